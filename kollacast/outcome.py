@@ -1,0 +1,37 @@
+"""What a run tells those who watch it: how far it is, and in the end how it went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+
+class Status(IntEnum):
+    """The exit status of a run."""
+
+    OK = 0  #: every expected copy is complete and verified
+    FAILED = 1  #: no verified copy
+    USAGE = 2  #: the command line cannot be carried out
+    PARTIAL = 4  #: some clients have a verified copy and some have not
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended."""
+
+    status: Status
+    line: str  #: one line, the last that the operator reads
+    report: dict[str, Any] = field(default_factory=dict)  #: for ``--report``; JSON types only
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is, at one moment."""
+
+    phase: str  #: in an operator's words, such as "waiting for clients"
+    bytes_done: int  #: of the image
+    bytes_total: int | None  #: of the image; None when it comes from a pipe
+    clients: int  #: that take part now
+    clients_expected: int
+    packets_repaired: int  #: sent again (server), asked for again and received (client)

@@ -1,0 +1,111 @@
+"""Where the image goes: a file that appears only when whole, or a stream such as a pipe."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+from kollacast import fdio
+from kollacast.atomic_file import AtomicFile
+
+
+class Sink(Protocol):
+    """Takes an image from its start to its end."""
+
+    def write(self, views: Sequence[memoryview]) -> None:
+        """Write every byte of `views` in order.
+
+        Blocks, so a worker thread calls it. Raises OSError, BrokenPipeError among them.
+        """
+
+    def commit(self) -> None:
+        """The image is whole and verified: bring it to disk, under its name. Raises OSError."""
+
+    def abandon(self) -> None:
+        """The image will not be whole: leave no file behind. Never raises; nothing after `commit`.
+
+        Any thread may call it at any time, and more than once. A `write` that waits in another
+        thread raises OSError (ECANCELED) within a moment.
+        """
+
+
+class FileSink:
+    """A `Sink` that is a file under its name only after `commit`."""
+
+    def __init__(self, path: str) -> None:
+        """Create the temporary file beside `path`. Raises OSError."""
+        self._file = AtomicFile(path)
+
+    def write(self, views: Sequence[memoryview]) -> None:
+        with self._file.descriptor() as fd:
+            fdio.write_all(fd, views, False, self._file.is_off)
+
+    def commit(self) -> None:
+        self._file.commit()
+
+    def abandon(self) -> None:
+        self._file.abandon()
+
+
+class StreamSink:
+    """A `Sink` on a descriptor, which it owns from here on: what is written cannot be taken back."""
+
+    def __init__(self, fd: int) -> None:
+        """Raises OSError when `fd` is not open."""
+        self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._polled = not fdio.never_blocks_for_long(fd)
+        fdio.enlarge_pipe(fd)
+        self._fd = _with_a_mode_of_its_own(fd)
+        self._lock = threading.Lock()
+        self._in_use = False
+        self._closed = False
+
+    def write(self, views: Sequence[memoryview]) -> None:
+        with self._lock:
+            if self._closed:
+                raise fdio.called_off()
+            self._in_use = True
+        try:
+            fdio.write_all(self._fd, views, self._polled, lambda: self._closed)
+        finally:
+            with self._lock:
+                self._in_use = False
+                if self._closed:
+                    os.close(self._fd)
+
+    def commit(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise fdio.called_off()
+            self._closed = True
+        try:
+            if self._is_file:  # `> image` is a file too, and "whole" then means on disk
+                os.fsync(self._fd)
+        finally:
+            os.close(self._fd)
+
+    def abandon(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if not self._in_use:
+                os.close(self._fd)
+
+
+def _with_a_mode_of_its_own(fd: int) -> int:
+    """Swap a pipe's descriptor for a non-blocking one that shares that mode with nobody.
+
+    Setting the mode on the inherited one would set it for the parent process as well.
+    """
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return fd
+    try:
+        own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return fd  # no /proc, another user's pipe, or a reader already gone: writing will tell
+    os.close(fd)
+    return own

@@ -1,0 +1,126 @@
+"""Where the image comes from: a file or a pipe, read in blocking calls by a worker thread."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from typing import Protocol
+
+from kollacast import fdio
+
+
+class Source(Protocol):
+    """An image to be read once, from its start to its end."""
+
+    @property
+    def name(self) -> str | None:
+        """File name of the image without its folder, or None where there is none."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes that are to come, or None when unknown (a pipe).
+
+        It is what the file said when it was opened: only the end of the stream is the truth.
+        """
+
+    def readinto(self, view: memoryview) -> int:
+        """Fill `view` from its start, maybe in part; return the bytes read, 0 at the end.
+
+        Blocks, so a worker thread calls it. Raises OSError.
+        """
+
+    def close(self) -> None:
+        """Give the input back. Any thread may call it at any time, and more than once.
+
+        A `readinto` that waits in another thread raises OSError (ECANCELED) within a moment.
+        """
+
+
+class FileSource:
+    """A `Source` on a descriptor, which it owns from here on."""
+
+    def __init__(self, fd: int, name: str | None) -> None:
+        """Raises OSError when `fd` cannot be read as a stream of bytes: a folder, for one."""
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError("is a directory")
+        self._name = name
+        self._fd = fd
+        self._polled = not fdio.never_blocks_for_long(fd)
+        self._size = _remaining_bytes(fd, mode)
+        self._lock = threading.Lock()
+        self._reading = False
+        self._closed = False
+        fdio.enlarge_pipe(fd)
+        if stat.S_ISREG(mode) and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    @property
+    def name(self) -> str | None:
+        return self._name
+
+    @property
+    def size(self) -> int | None:
+        return self._size
+
+    def readinto(self, view: memoryview) -> int:
+        with self._lock:
+            if self._closed:
+                raise fdio.called_off()
+            self._reading = True
+        try:
+            return fdio.read_some(self._fd, view, self._polled, lambda: self._closed)
+        finally:
+            with self._lock:
+                self._reading = False
+                if self._closed:
+                    os.close(self._fd)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            # A descriptor closed under a reader could be another file's by the time it reads.
+            if not self._reading:
+                os.close(self._fd)
+
+
+def open_source(path: str | None) -> FileSource:
+    """Open the file at `path`, or standard input where it is None. Raises OSError.
+
+    A named pipe is opened without waiting for its writer; reading waits for one.
+    """
+    if path is None:
+        fd = os.dup(0)
+        name = _name_of_standard_input()
+    else:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        name = os.path.basename(path)
+    try:
+        return FileSource(fd, name)
+    except OSError:
+        os.close(fd)
+        raise
+
+
+def _remaining_bytes(fd: int, mode: int) -> int | None:
+    """Bytes from the current offset to the end of a file or block device, else None."""
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        return None
+    here = os.lseek(fd, 0, os.SEEK_CUR)
+    end = os.lseek(fd, 0, os.SEEK_END)
+    os.lseek(fd, here, os.SEEK_SET)
+    return max(0, end - here)
+
+
+def _name_of_standard_input() -> str | None:
+    """File name behind a redirected standard input, where the system can tell."""
+    try:
+        path = os.readlink("/proc/self/fd/0")
+        if stat.S_ISREG(os.fstat(0).st_mode) and os.path.samestat(os.stat(path), os.fstat(0)):
+            return os.path.basename(path)
+    except OSError:
+        pass
+    return None
