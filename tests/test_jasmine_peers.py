@@ -474,7 +474,7 @@ class ClientStrictness(unittest.TestCase):
         self._refuses("wrong sum", *asked, wrong_sum)
         self._refuses("packet 1 where 0", *asked, _packet(1, b"abcd"))
         self._refuses("does not hold", *asked, _packet(0, b""))
-        self._refuses("1464 bytes", *asked, _packet(0, bytes(1464)))
+        self._refuses("packet 0 has 1464 bytes", *asked, _packet(0, bytes(1464)))
         self._refuses("out of turn: aa", *asked, _packet(0, b"abcd") + b"\xaa")
 
     def test_after_the_end(self) -> None:
