@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ class AtomicFile:
         A symbolic link at `path` stays, and what it points to is replaced. Raises OSError, also
         when `path` names something that is there and is no regular file.
         """
+        if not os.path.basename(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
         self._path = os.path.realpath(path)
         try:
             mode = os.stat(self._path).st_mode
@@ -38,11 +41,12 @@ class AtomicFile:
         # A long final name and its decoration must fit in the 255 bytes of a name together.
         stem = os.fsdecode(os.fsencode(name)[:200])
         self._temporary_path = os.path.join(folder, f".{stem}.{os.getpid()}.part")
-        self._fd = os.open(
-            self._temporary_path,
-            os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW,
-            0o666,
-        )
+        try:
+            self._fd = _create(self._temporary_path)
+        except FileExistsError:
+            # Left by a killed run: in a container every run may well have the same process id.
+            self._temporary_path = os.path.join(folder, f".{stem}.{secrets.token_hex(8)}.part")
+            self._fd = _create(self._temporary_path)
         self._lock = threading.Lock()
         self._in_use = False
         self._is_off = False
@@ -99,6 +103,11 @@ class AtomicFile:
 def prove_writable(path: str) -> None:
     """Raise the OSError that a later `AtomicFile(path)` would raise; leave nothing behind."""
     AtomicFile(path).abandon()
+
+
+def _create(path: str) -> int:
+    """Open a file that must be new for writing, with the mode that the umask gives."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
 def _sync_folder(folder: str) -> None:

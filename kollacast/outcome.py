@@ -33,5 +33,5 @@ class Progress:
     bytes_done: int  #: of the image
     bytes_total: int | None  #: of the image; None when it comes from a pipe
     clients: int  #: that take part now
-    clients_expected: int
+    clients_expected: int  #: 0 on a client, which knows of itself alone
     packets_repaired: int  #: sent again (server), asked for again and received (client)

@@ -51,7 +51,7 @@ class FileSink:
 
 
 class StreamSink:
-    """A `Sink` on a descriptor, which it owns from here on: what is written cannot be taken back."""
+    """A `Sink` on a descriptor, which it owns from here on; what is written stays written."""
 
     def __init__(self, fd: int) -> None:
         """Raises OSError when `fd` is not open."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import stat
 import threading
@@ -44,7 +46,7 @@ class FileSource:
         """Raises OSError when `fd` cannot be read as a stream of bytes: a folder, for one."""
         mode = os.fstat(fd).st_mode
         if stat.S_ISDIR(mode):
-            raise IsADirectoryError("is a directory")
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         self._name = name
         self._fd = fd
         self._polled = not fdio.never_blocks_for_long(fd)
@@ -103,6 +105,24 @@ def open_source(path: str | None) -> FileSource:
     except OSError:
         os.close(fd)
         raise
+
+
+def prove_readable(path: str | None) -> None:
+    """Raise the OSError that a later `open_source(path)`, or reading it, would raise.
+
+    A terminal is refused as well: nobody types an image.
+    """
+    if path is None:
+        if os.isatty(0):
+            raise OSError(errno.EINVAL, "is a terminal")
+        if fcntl.fcntl(0, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+            raise OSError(errno.EBADF, "is open for writing only")
+    elif stat.S_ISFIFO(os.stat(path).st_mode):
+        # To open it and close it again would break the pipe of a writer that waits already.
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return
+    open_source(path).close()
 
 
 def _remaining_bytes(fd: int, mode: int) -> int | None:

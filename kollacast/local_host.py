@@ -1,0 +1,44 @@
+"""What this host's network interfaces allow, asked of the kernel."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import sys
+
+from twisted.python.usage import UsageError
+
+#: Option of IPPROTO_IP that tells the MTU of a connected socket's route (ip(7), Linux only).
+_IP_MTU = 14
+
+
+def prove_local(local_ip: str) -> None:
+    """Raise `UsageError` unless an interface of this host has the address `local_ip`."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((local_ip, 0))
+            # bind alone takes a subnet's broadcast address as well
+            _leave_by(probe, local_ip)
+        except OSError as error:
+            if error.errno == errno.EADDRNOTAVAIL:
+                raise UsageError(
+                    f"local_ip {local_ip}: no network interface of this host has this address"
+                ) from None
+            raise UsageError(f"local_ip {local_ip}: {error.strerror}") from None
+
+
+def interface_mtu(local_ip: str, group: str) -> int | None:
+    """MTU in bytes of the way to `group` by the interface of `local_ip`; None when unknown."""
+    if not sys.platform.startswith("linux"):
+        return None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            _leave_by(probe, local_ip)
+            probe.connect((group, 9))  # sends nothing; 9 is the discard port
+            return probe.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+        except OSError:
+            return None
+
+
+def _leave_by(probe: socket.socket, local_ip: str) -> None:
+    probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(local_ip))

@@ -1,0 +1,390 @@
+"""The command lines of the server and the client, checked before anything waits or is written.
+
+Every mistake ends in one line on standard error and exit status 2 (`Status.USAGE`). Left to itself
+twistd would print the whole usage to standard output, where an image is expected.
+"""
+
+from __future__ import annotations
+
+import getopt
+import os
+import re
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from twisted.python import usage
+from twisted.python.usage import UsageError
+
+from kollacast import __version__, local_host, streams, values
+from kollacast.atomic_file import prove_writable
+from kollacast.config import ClientConfig, ServerConfig
+from kollacast.logs import STDERR_OBSERVER, shorten_crashes
+from kollacast.outcome import Status
+from kollacast.source import prove_readable
+
+DEFAULT_PORT = 18383
+#: Administratively scoped (RFC 2365): routers keep it inside the organisation.
+DEFAULT_GROUP = "239.238.0.31"
+#: What the jasmine programs have built in.
+JASMINE_GROUP = "224.238.0.31"
+JASMINE_MOST_PACKETS = 1024
+JASMINE_MOST_MTU = 1500
+
+PROGRESS_MODES = ("auto", "bar", "plain", "none")
+
+#: Bytes of a datagram that are not payload: IP and UDP headers, then a packet's own.
+_UDP_OVERHEAD = 28
+_PACKET_OVERHEAD = 12
+_LEAST_MTU = _UDP_OVERHEAD + _PACKET_OVERHEAD + 4  # payload comes in multiples of 4 bytes
+_MOST_MTU = 65535  # of an IPv4 datagram
+
+_MOST_CLIENTS = 65535
+_MOST_BUFFER_PACKETS = 1 << 20
+_MOST_WINDOW = 1024
+
+_port = values.integer("port", 1, 65535)
+_local_ip = values.interface_address("local_ip")
+
+_SHARED_PARAMETERS: list[list[Any]] = [
+    ["report", None, None, "Write a report in JSON to this file."],
+    [
+        "progress",
+        None,
+        "auto",
+        "How to show progress on standard error: bar, plain (a line every few seconds), none, or"
+        " auto (a bar on a terminal, else plain).",
+        values.one_of("--progress", PROGRESS_MODES),
+    ],
+]
+
+
+class _Options(usage.Options):
+    """What both command lines share."""
+
+    program: ClassVar[str]
+    arguments: ClassVar[str]  #: the positional ones, for the usage line
+
+    @property
+    def synopsis(self) -> str:
+        return f"Usage: twistd -n {self.program} [options] {self.arguments}"
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse and check. Raises SystemExit with status 2 after a line that says what is wrong."""
+        streams.console.program = self.program
+        shorten_crashes()
+        self.closed_streams = streams.fill_closed_streams()
+        try:
+            words = list(sys.argv[1:] if options is None else options)
+            super().parseOptions(self._options_first(words))
+        except UsageError as error:
+            streams.console.write_line(str(error))
+            raise SystemExit(int(Status.USAGE)) from None
+
+    def opt_version(self) -> None:
+        """
+        Display the version and exit.
+        """
+        print(f"{self.program} {__version__}")
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        self._check()
+        self._settle_with_twistd()
+
+    def _check(self) -> None:
+        raise NotImplementedError
+
+    @property
+    def is_daemon(self) -> bool:
+        """Whether twistd is going to run this detached, without standard streams."""
+        parent = self.parent
+        return parent is not None and not (parent.get("nodaemon", True) or parent.get("debug"))
+
+    def _options_first(self, words: list[str]) -> list[str]:
+        """Let options stand after the arguments too, as in most programs.
+
+        A negative number is an argument, or an option's value, and no option.
+        """
+        if "--_shell-completion" in words:
+            return words
+        escaped = ["\0" + word if re.match(r"-\d", word) else word for word in words]
+        try:
+            options, arguments = getopt.gnu_getopt(escaped, self.shortOpt, self.longOpt)
+        except getopt.error as error:
+            raise UsageError(str(error).replace("\0", "")) from None
+        ordered = []
+        for name, value in options:
+            takes_value = f"{name[2:]}=" in self.longOpt
+            ordered.append(f"{name}={value}" if takes_value else name)
+        return [word.replace("\0", "") for word in [*ordered, "--", *arguments]]
+
+    def _take(self, arguments: tuple[str, ...], least: int, most: int) -> None:
+        if not least <= len(arguments) <= most:
+            raise UsageError(
+                f"expected {self.arguments}, got"
+                f" {len(arguments)} argument{'' if len(arguments) == 1 else 's'}"
+            )
+
+    def _settle_with_twistd(self) -> None:
+        """In the foreground: log to standard error, and leave no pid file, unless told otherwise.
+
+        twistd would log to standard output, and keep a second run out of the same folder.
+        """
+        parent = self.parent
+        if parent is None or self.is_daemon:
+            return
+        if not (parent.get("logger") or parent.get("logfile") or parent.get("syslog")):
+            parent["logger"] = STDERR_OBSERVER
+        if parent.get("pidfile") == parent.defaults.get("pidfile"):
+            parent["pidfile"] = ""
+
+    def _check_file_to_write(self, option: str) -> None:
+        """Make the path of `option` absolute; raise `UsageError` when no file can be made there."""
+        path = self[option]
+        if path is None:
+            return
+        try:
+            prove_writable(path)
+        except OSError as error:
+            raise UsageError(f"--{option} {path}: cannot be written: {error.strerror}") from None
+        self[option] = os.path.abspath(path)
+
+    def _check_not_the_report(self, option: str) -> None:
+        """Raise `UsageError` when the report would take the place of the image."""
+        image, report = self[option], self["report"]
+        if image is not None and report is not None:
+            if os.path.realpath(image) == os.path.realpath(report):
+                raise UsageError(f"--report {report}: is the file of --{option}")
+
+
+class ServerOptions(_Options):
+    """``twistd -n kollacast-server``. After parsing, `config` holds the checked values."""
+
+    program = "kollacast-server"
+    arguments = "<local_ip> <number_of_clients> [port]"
+    longdesc = (
+        "Sends the image on standard input to <number_of_clients> clients by multicast from the"
+        f" interface of <local_ip>. Port is for UDP and TCP, default {DEFAULT_PORT}. Exit status:"
+        " 0 when every client has a verified image, 4 when some have, 1 when none has, 2 for a"
+        " wrong command line."
+    )
+
+    optParameters: ClassVar[list[list[Any]]] = [
+        [
+            "group",
+            None,
+            None,
+            f"Multicast group, default {DEFAULT_GROUP} (jasmine: {JASMINE_GROUP}).",
+            values.multicast_group("--group"),
+        ],
+        [
+            "ttl",
+            None,
+            8,
+            "Routers that the multicast may pass, plus one.",
+            values.integer("--ttl", 0, 255),
+        ],
+        [
+            "mtu",
+            None,
+            1500,
+            "Bytes of one datagram with its IP and UDP headers.",
+            values.integer("--mtu", _LEAST_MTU, _MOST_MTU),
+        ],
+        [
+            "buffer-packets",
+            None,
+            None,
+            "Packets a buffer; chosen by itself when not given.",
+            values.integer("--buffer-packets", 1, _MOST_BUFFER_PACKETS),
+        ],
+        [
+            "window",
+            None,
+            None,
+            "Buffers in flight at once; chosen by itself when not given.",
+            values.integer("--window", 1, _MOST_WINDOW),
+        ],
+        ["input", None, None, "Read the image from this file, not from standard input."],
+        [
+            "dialect",
+            None,
+            "kollacast",
+            "What to speak: kollacast, or jasmine with the C programs.",
+            values.one_of("--dialect", ("kollacast", "jasmine")),
+        ],
+        [
+            "group-size",
+            None,
+            64,
+            "Clients a TCP group.",
+            values.integer("--group-size", 1, _MOST_CLIENTS),
+        ],
+        [
+            "accept-timeout",
+            None,
+            0.0,
+            "Seconds to wait for all clients; 0 waits for ever.",
+            values.duration_s("--accept-timeout", 0),
+        ],
+        [
+            "client-timeout",
+            None,
+            60.0,
+            "Seconds of silence after which a client is given up.",
+            values.duration_s("--client-timeout", 0.1),
+        ],
+        [
+            "rate",
+            None,
+            None,
+            "Bits a second to multicast at most, as in 500M or 1G; auto (the default) finds it.",
+            values.rate_bps("--rate", 10_000, 10**12),
+        ],
+        *_SHARED_PARAMETERS,
+    ]
+
+    config: ServerConfig
+
+    def parseArgs(self, *arguments: str) -> None:
+        self._take(arguments, 2, 3)
+        self["local_ip"] = _local_ip(arguments[0])
+        self["clients"] = values.integer("number_of_clients", 1, _MOST_CLIENTS)(arguments[1])
+        self["port"] = _port(arguments[2]) if len(arguments) > 2 else DEFAULT_PORT
+
+    def _check(self) -> None:
+        is_jasmine = self["dialect"] == "jasmine"
+        if is_jasmine:
+            self._check_jasmine()
+        group = self["group"] or (JASMINE_GROUP if is_jasmine else DEFAULT_GROUP)
+        local_host.prove_local(self["local_ip"])
+        self._check_interface_mtu(group)
+        self._check_input()
+        self._check_file_to_write("report")
+        self._check_not_the_report("input")
+        self.config = ServerConfig(
+            local_ip=self["local_ip"],
+            clients=self["clients"],
+            port=self["port"],
+            group=group,
+            ttl=self["ttl"],
+            mtu=self["mtu"],
+            buffer_packets=self["buffer-packets"],
+            window=1 if is_jasmine else self["window"],
+            dialect_name=self["dialect"],
+            group_size=self["group-size"],
+            accept_timeout_s=self["accept-timeout"],
+            client_timeout_s=self["client-timeout"],
+            rate_bps=self["rate"],
+        )
+
+    def _check_jasmine(self) -> None:
+        """The limits of the C client, which has no way to say what it can take."""
+        if (self["buffer-packets"] or 0) > JASMINE_MOST_PACKETS:
+            raise UsageError(
+                f"--buffer-packets {self['buffer-packets']}: a jasmine client holds"
+                f" {JASMINE_MOST_PACKETS} packets"
+            )
+        if self["mtu"] > JASMINE_MOST_MTU:
+            raise UsageError(
+                f"--mtu {self['mtu']}: a jasmine client takes datagrams of up to"
+                f" {JASMINE_MOST_MTU} bytes"
+            )
+        if (self["window"] or 1) != 1:
+            raise UsageError(
+                f"--window {self['window']}: the jasmine dialect has one buffer in flight"
+            )
+
+    def _check_interface_mtu(self, group: str) -> None:
+        limit = local_host.interface_mtu(self["local_ip"], group)
+        if limit is not None and self["mtu"] > limit:
+            raise UsageError(
+                f"--mtu {self['mtu']}: the interface of {self['local_ip']} takes {limit} bytes"
+            )
+
+    def _check_input(self) -> None:
+        path = self["input"]
+        if path is None and self.is_daemon:
+            raise UsageError("a daemon has no standard input: give --input, or run twistd -n")
+        if path is None and 0 in self.closed_streams:
+            raise UsageError("standard input is closed: redirect the image to it, or give --input")
+        try:
+            prove_readable(path)
+        except OSError as error:
+            what = "standard input" if path is None else f"--input {path}"
+            raise UsageError(f"{what}: cannot be read: {error.strerror}") from None
+        if path is not None:
+            self["input"] = os.path.abspath(path)
+
+
+class ClientOptions(_Options):
+    """``twistd -n kollacast-client``. After parsing, `config` holds the checked values."""
+
+    program = "kollacast-client"
+    arguments = "<local_ip> <server_ip> [port]"
+    longdesc = (
+        "Receives the image that the server at <server_ip> multicasts, on the interface of"
+        f" <local_ip>, and writes it to standard output. Default port {DEFAULT_PORT}. Exit status:"
+        " 0 when the image is complete and verified, 1 otherwise, 2 for a wrong command line."
+    )
+
+    optParameters: ClassVar[list[list[Any]]] = [
+        [
+            "output",
+            None,
+            None,
+            "Write the image to this file, which appears only when whole and verified, not to"
+            " standard output.",
+        ],
+        [
+            "connect-timeout",
+            None,
+            60.0,
+            "Seconds to keep trying until the server is up.",
+            values.duration_s("--connect-timeout", 0.1),
+        ],
+        [
+            "name",
+            None,
+            None,
+            "What to be called in the server's report, default the host name.",
+            values.label("--name", 255),
+        ],
+        *_SHARED_PARAMETERS,
+    ]
+
+    config: ClientConfig
+
+    def parseArgs(self, *arguments: str) -> None:
+        self._take(arguments, 2, 3)
+        self["local_ip"] = _local_ip(arguments[0])
+        self["server_ip"] = values.host("server_ip")(arguments[1])
+        self["port"] = _port(arguments[2]) if len(arguments) > 2 else DEFAULT_PORT
+
+    def _check(self) -> None:
+        local_host.prove_local(self["local_ip"])
+        self._check_output()
+        self._check_file_to_write("report")
+        self._check_not_the_report("output")
+        self.config = ClientConfig(
+            local_ip=self["local_ip"],
+            server_ip=self["server_ip"],
+            port=self["port"],
+            connect_timeout_s=self["connect-timeout"],
+            name=self["name"] or socket.gethostname() or self["local_ip"],
+        )
+
+    def _check_output(self) -> None:
+        if self["output"] is not None:
+            self._check_file_to_write("output")
+            return
+        if self.is_daemon:
+            raise UsageError("a daemon has no standard output: give --output, or run twistd -n")
+        if 1 in self.closed_streams:
+            raise UsageError("standard output is closed: redirect it, or give --output")
+        try:
+            streams.prove_standard_output_takes_an_image()
+        except OSError as error:
+            raise UsageError(f"standard output: cannot take the image: {error.strerror}") from None

@@ -1,0 +1,38 @@
+"""Puts the server together from its command line, for twistd."""
+
+from __future__ import annotations
+
+from kollacast import streams
+from kollacast.exit_status import end_process_with
+from kollacast.logs import announce
+from kollacast.options import ServerOptions
+from kollacast.progress import choose_display
+from kollacast.service import KollacastService, Run
+from kollacast.source import open_source
+
+Options = ServerOptions
+
+
+def makeService(options: ServerOptions) -> KollacastService:
+    """Make the service of ``kollacast-server``; nothing is opened before it starts."""
+    # By now twistd has installed the reactor that its command line asks for.
+    from twisted.internet import reactor
+
+    # The engine is loaded here, so that --help and a wrong command line answer at once.
+    from kollacast.server import Server
+
+    if not options.is_daemon:
+        streams.close_standard_output()
+
+    def make_run() -> Run:
+        source = open_source(options["input"])
+        return Run(Server(reactor, options.config, source), source.close)
+
+    return KollacastService(
+        reactor,
+        make_run,
+        choose_display(options["progress"], streams.console, reactor, announce),
+        announce,
+        end_process_with,
+        options["report"],
+    )

@@ -1,0 +1,110 @@
+"""The three standard streams: standard output is for the image, standard error for every word.
+
+Everything here works on descriptors 0, 1 and 2 themselves, because twistd puts objects of its own
+in the place of ``sys.stdout`` and ``sys.stderr``.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import locale
+import os
+import select
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+_STALL_MS = 1000  # how long a non-blocking standard error that is full may hold a line up
+
+
+class Console:
+    """Standard error, line by line. A text stream, as far as a progress bar needs one."""
+
+    def __init__(self, fd: int = 2) -> None:
+        self._fd = fd
+        self.program = "kollacast"  #: opens every line
+        #: Entered around each line, so that what is drawn on the terminal can step aside.
+        self.line_guard: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.encoding = locale.getpreferredencoding(False)
+
+    def write_line(self, text: str) -> None:
+        """Write `text` as one line, whatever it holds. Never raises."""
+        with self.line_guard():
+            self.write(f"{self.program}: {one_line(text)}\n")
+
+    def write(self, text: str) -> int:
+        """Write `text` as it is. Never raises: nobody is left to be told."""
+        data = memoryview(text.encode(self.encoding, "backslashreplace"))
+        while data:
+            try:
+                data = data[os.write(self._fd, data) :]
+            except BlockingIOError:
+                poller = select.poll()
+                poller.register(self._fd, select.POLLOUT)
+                if not poller.poll(_STALL_MS):
+                    break
+            except OSError:
+                break
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is ever held back."""
+
+    def fileno(self) -> int:
+        """The descriptor, which tells a progress bar how wide the terminal is."""
+        return self._fd
+
+    def isatty(self) -> bool:
+        """Whether somebody watches."""
+        return os.isatty(self._fd)
+
+
+#: The one console of the process.
+console = Console()
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks; other control characters (a peer may send any) are spelt out."""
+    joined = " ".join(text.split("\n")).strip()
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in joined)
+
+
+def fill_closed_streams() -> frozenset[int]:
+    """Open the null device in the place of each standard stream that is closed; return which.
+
+    Otherwise the next file that is opened, the image for one, takes that place and its traffic.
+    """
+    closed = []
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)
+            closed.append(fd)
+    return frozenset(closed)
+
+
+def prove_standard_output_takes_an_image() -> None:
+    """Raise OSError when standard output is a terminal, or cannot be written to."""
+    if os.isatty(1):
+        raise OSError(errno.EINVAL, "is a terminal")
+    if fcntl.fcntl(1, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+        raise OSError(errno.EBADF, "is open for reading only")
+
+
+def take_standard_output() -> int:
+    """Return a descriptor of standard output that nothing else in this process knows.
+
+    From then on whatever is written to descriptor 1, by whomever, goes to standard error.
+    """
+    private = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
+    close_standard_output()
+    return private
+
+
+def close_standard_output() -> None:
+    """Send whatever is written to descriptor 1, by whomever, to standard error."""
+    os.dup2(2, 1)
