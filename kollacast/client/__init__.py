@@ -1,0 +1,5 @@
+"""Floor 3: the receiver's side of a session."""
+
+from kollacast.client.client import Client
+
+__all__ = ["Client"]

@@ -1,0 +1,233 @@
+"""The buffers of one image as they come in: announced, received, repaired, flushed.
+
+Each announced buffer is a :class:`_Flight`; flights end in the order in which
+they were announced.  What the server says comes in through the methods named
+after its messages, and answers leave through ``send``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.python.failure import Failure
+
+from kollacast.core.buffer import InconsistentBuffer, PacketBuffer
+from kollacast.core.digest import Digester
+from kollacast.core.intake import Intake
+from kollacast.sink import Sink
+from kollacast.transport.worker import Worker
+from kollacast.wire.dialect import Dialect
+from kollacast.wire.packets import PacketCodec
+from kollacast.wire.parser import Packet
+from kollacast.wire.structures import BufferCtl, Tag, WireError
+
+#: How often a packet may arrive damaged by TCP before the server is given up.
+_MAX_DAMAGED = 16
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """One announced buffer: how far it is."""
+
+    ctl: BufferCtl
+    buffer: PacketBuffer | None = None
+    ready: bool = False
+    sent: bool = False
+    flushing: bool = False
+    flushed: bool = False
+
+
+class Connection(Protocol):
+    """The way back to the server, and what is expected on it."""
+
+    def send(self, message: bytes) -> None:
+        """Send a message."""
+
+    def expect_packets(self, count: int) -> None:
+        """So many retransmissions are due."""
+
+
+class Reception:
+    """Receives one image into ``sink``, ``window`` buffers at a time.
+
+    ``drain`` empties the multicast socket.  :attr:`ended` fires when the
+    empty buffer is sent and all before it is flushed: DONE for it is then due.
+    It fails with OSError when the sink does, and with InconsistentBuffer.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        dialect: Dialect,
+        codec: PacketCodec,
+        *,
+        capacity: int,
+        buffer_packets: int,
+        window: int,
+        sink: Sink,
+        digester: Digester,
+        disk: Worker,
+        digest_worker: Worker,
+    ) -> None:
+        self.intake = Intake(codec, capacity)
+        self.drain: Callable[[], None] = lambda: None
+        self.ended: Deferred[None] = Deferred()
+        self.bytes_flushed = 0
+        self.packets_repaired = 0
+        self._connection = connection
+        self._dialect = dialect
+        self._codec = codec
+        self._buffer_packets = buffer_packets
+        self._window = window
+        self._sink = sink
+        self._digester = digester
+        self._disk = disk
+        self._digest_worker = digest_worker
+        self._flights: deque[_Flight] = deque()
+        self._free: list[PacketBuffer] = []
+        self._unallocated = window
+        self._next_seq = 0
+        self._end_announced = False
+        self._damaged = 0
+        self._stopped = False
+
+    @property
+    def packets_multicast(self) -> int:
+        return self.intake.counts.placed
+
+    def stop(self) -> None:
+        """The session is over: nothing more is sent, whatever still ends."""
+        self._stopped = True
+
+    # What the server says.
+
+    def buffer(self, ctl: BufferCtl) -> None:
+        """A buffer is announced."""
+        ctl.check(self.intake.capacity, self._buffer_packets)
+        if len(self._flights) >= self._window:
+            raise WireError(f"a buffer beyond the window of {self._window} is announced")
+        if self._end_announced or ctl.packet_id_base != self._next_seq:
+            raise WireError(f"a buffer is announced that begins with seq {ctl.packet_id_base}")
+        self._next_seq += ctl.pkt_count
+        self._end_announced = ctl.is_end
+        self._flights.append(_Flight(ctl))
+        self._make_ready()
+
+    def sent(self) -> None:
+        """The oldest buffer that was still under way is multicast."""
+        flight = next((f for f in self._flights if not f.sent), None)
+        if flight is None or not flight.ready:
+            raise WireError("SENT for a buffer that was not announced or is not ready")
+        flight.sent = True
+        # The announcement may have overtaken datagrams that wait in the socket.
+        self.drain()
+        if flight.buffer is not None and not flight.buffer.complete:
+            self._ask(flight.buffer.missing())
+        self.arrived()
+
+    def packet(self, packet: Packet) -> None:
+        """A retransmission."""
+        if not packet.payload:
+            raise WireError(f"the server does not hold the packet {packet.seq} any more")
+        payload = memoryview(packet.payload)
+        for flight in self._flights:
+            buffer = flight.buffer
+            if buffer is not None and buffer.slot_of(packet.seq) is not None:
+                break
+        else:
+            return
+        if not self._codec.intact(packet.seq, packet.crc, payload):
+            self._damaged += 1
+            if self._damaged > _MAX_DAMAGED:
+                raise WireError("the server's retransmissions are damaged")
+            self._ask([packet.seq])
+        elif not flight.flushing and buffer.put(packet.seq, payload):
+            self.packets_repaired += 1
+            if buffer.complete:
+                self.arrived()
+
+    def arrived(self) -> None:
+        """Packets have come: flush what is complete, in order."""
+        for flight in self._flights:
+            if flight.flushing:
+                continue
+            if not flight.ready or (flight.buffer is not None and not flight.buffer.complete):
+                break
+            self._flush(flight)
+        self._finish_flights()
+
+    # How it goes on.
+
+    def _ask(self, seqs: list[int]) -> None:
+        self._connection.expect_packets(len(seqs))
+        self._connection.send(self._dialect.request(seqs))
+
+    def _make_ready(self) -> None:
+        for flight in self._flights:
+            if flight.ready:
+                continue
+            if not flight.ctl.is_end:
+                buffer = self._take_buffer()
+                if buffer is None:
+                    return
+                buffer.init(flight.ctl)
+                flight.buffer = buffer
+                self.intake.arm(buffer)
+            flight.ready = True
+            self._connection.send(bytes((Tag.CLIENT_READY,)))
+
+    def _take_buffer(self) -> PacketBuffer | None:
+        if self._free:
+            return self._free.pop()
+        if self._unallocated == 0:
+            return None
+        self._unallocated -= 1
+        return PacketBuffer(self.intake.capacity, self._buffer_packets)
+
+    def _flush(self, flight: _Flight) -> None:
+        flight.flushing = True
+        buffer = flight.buffer
+        if buffer is None:
+            flight.flushed = True
+            return
+        self.intake.disarm(buffer)
+        try:
+            views = buffer.views()
+        except InconsistentBuffer:
+            self._failed(Failure())
+            return
+        flushed = gatherResults(
+            [
+                self._disk.run(self._sink.write, views),
+                self._digest_worker.run(self._digester.update, views),
+            ],
+            consumeErrors=True,
+        )
+        flushed.addCallback(lambda _: self._flushed(flight))
+        flushed.addErrback(lambda failure: self._failed(failure.value.subFailure))
+
+    def _flushed(self, flight: _Flight) -> None:
+        flight.flushed = True
+        self.bytes_flushed += flight.ctl.buffer_size
+        self._finish_flights()
+
+    def _finish_flights(self) -> None:
+        while self._flights and self._flights[0].flushed and self._flights[0].sent:
+            if self._stopped:
+                return
+            flight = self._flights.popleft()
+            if flight.buffer is not None:
+                self._free.append(flight.buffer)
+                self._connection.send(bytes((Tag.CLIENT_DONE,)))
+                self._make_ready()
+            else:
+                self.ended.callback(None)
+
+    def _failed(self, failure: Failure) -> None:
+        if not self._stopped:
+            self._stopped = True
+            self.ended.errback(failure)

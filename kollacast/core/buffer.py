@@ -1,0 +1,166 @@
+"""The packets of one buffer, in memory that the kernel reads and fills in place.
+
+Headers lie together and payloads lie together, both in the order of their
+seqs.  A vector of alternating header and payload views (:attr:`PacketBuffer.iov`)
+is a run of datagrams as it crosses the network, so that one system call sends
+or receives many packets without a copy, while the payload stays one piece for
+reading, digesting and writing.
+
+A buffer is allocated once and used again and again: :meth:`PacketBuffer.init`
+begins its next life.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import compress
+
+from kollacast.wire.structures import PACKET_HEADER_SIZE, BufferCtl
+
+
+#: Swaps 0 and 1.
+_INVERT = bytes((1, 0)) + bytes(254)
+
+
+class InconsistentBuffer(ValueError):
+    """The packets of a buffer are not what its announcement said."""
+
+
+class PacketBuffer:
+    """``max_packets`` slots of ``capacity`` payload bytes each.
+
+    A sender calls :meth:`fill`; a receiver :meth:`init`, then :meth:`put` or
+    :meth:`mark` until :attr:`complete`, then :meth:`flush`.
+    """
+
+    def __init__(self, capacity: int, max_packets: int) -> None:
+        self.capacity = capacity
+        self.max_packets = max_packets
+        self.headers = memoryview(bytearray(PACKET_HEADER_SIZE * max_packets))
+        self.payload = memoryview(bytearray(capacity * max_packets))
+        self.payloads = [
+            self.payload[start : start + capacity]
+            for start in range(0, len(self.payload), capacity)
+        ]
+        self.iov: list[memoryview] = [self.headers] * (2 * max_packets)
+        self.iov[0::2] = [
+            self.headers[start : start + PACKET_HEADER_SIZE]
+            for start in range(0, len(self.headers), PACKET_HEADER_SIZE)
+        ]
+        self.iov[1::2] = self.payloads
+        self.init(BufferCtl(0, 0, 0, 0))
+
+    def init(self, ctl: BufferCtl) -> None:
+        """Begin anew as the buffer of ``ctl``, with no packet received."""
+        self.ctl = ctl
+        self._have = bytearray(ctl.pkt_count)
+        self._missing = ctl.pkt_count
+        self._sizes = [0] * ctl.pkt_count
+
+    # Sending.
+
+    def fill(self, readinto: Callable[[memoryview], int], max_packets: int) -> int:
+        """Read payload until ``max_packets`` are full or the input ends.
+
+        ``readinto(view)`` fills a part of ``view`` and returns its length, 0
+        at the end.  Returns the bytes read; :meth:`announce` then names them.
+        """
+        limit = max_packets * self.capacity
+        filled = 0
+        while filled < limit:
+            count = readinto(self.payload[filled:limit])
+            if count == 0:
+                break
+            filled += count
+        return filled
+
+    def announce(self, buffer_id: int, packet_id_base: int, size: int) -> BufferCtl:
+        """Begin the life of a filled buffer that holds ``size`` bytes."""
+        self.init(BufferCtl(buffer_id, size, packet_id_base, -(-size // self.capacity)))
+        return self.ctl
+
+    def sealed_slots(self, first: int, count: int) -> list[memoryview]:
+        """The payloads of slots ``first`` on, the last of the buffer as long as it is."""
+        payloads = self.payloads[first : first + count]
+        end = self.ctl.pkt_count
+        if first + len(payloads) >= end:
+            payloads = payloads[: end - first]
+            if payloads:
+                payloads[-1] = self.payload[(end - 1) * self.capacity : self.ctl.buffer_size]
+        return payloads
+
+    def slot_of(self, seq: int) -> int | None:
+        """The slot of the packet ``seq``, or None when it is another buffer's."""
+        slot = seq - self.ctl.packet_id_base
+        return slot if 0 <= slot < self.ctl.pkt_count else None
+
+    def get(self, seq: int) -> memoryview | None:
+        """The payload of the packet ``seq`` of a filled buffer, or None."""
+        slot = self.slot_of(seq)
+        return None if slot is None else self.sealed_slots(slot, 1)[0]
+
+    # Receiving.
+
+    @property
+    def missing_count(self) -> int:
+        return self._missing
+
+    @property
+    def complete(self) -> bool:
+        return self._missing == 0
+
+    def missing(self) -> list[int]:
+        """The seqs that have not been put yet, ascending."""
+        base = self.ctl.packet_id_base
+        absent = self._have.translate(_INVERT)
+        return list(compress(range(base, base + self.ctl.pkt_count), absent))
+
+    def vacant_run(self, slot: int, limit: int) -> int:
+        """How many slots from ``slot`` on, ``limit`` at the most, are all missing."""
+        end = min(slot + limit, self.ctl.pkt_count)
+        taken = self._have.find(1, slot, end)
+        return max((end if taken < 0 else taken) - slot, 0)
+
+    def mark(self, slot: int, sizes: Sequence[int]) -> int:
+        """Packets of these ``sizes`` now lie, verified, in ``slot`` and after.
+
+        Returns how many of them are new.
+        """
+        end = slot + len(sizes)
+        new = len(sizes) - self._have.count(1, slot, end)
+        self._have[slot:end] = b"\x01" * len(sizes)
+        self._sizes[slot:end] = sizes
+        self._missing -= new
+        return new
+
+    def put(self, seq: int, payload: bytes | memoryview) -> bool:
+        """Copy a verified packet to its slot; False when it was there already.
+
+        ``seq`` must be of this buffer and ``payload`` of 1 to ``capacity`` bytes.
+        """
+        slot = seq - self.ctl.packet_id_base
+        if self._have[slot]:
+            return False
+        self.payloads[slot][: len(payload)] = payload
+        self.mark(slot, (len(payload),))
+        return True
+
+    def views(self) -> list[memoryview]:
+        """The payload of a complete buffer, in order, in as few views as possible.
+
+        Raises :class:`InconsistentBuffer` when its packets do not add up to
+        the announced size.
+        """
+        sizes = self._sizes
+        if sum(sizes) != self.ctl.buffer_size:
+            raise InconsistentBuffer(
+                f"buffer {self.ctl.buffer_id} was announced with {self.ctl.buffer_size} bytes"
+                f" and came with {sum(sizes)}"
+            )
+        if sizes.count(self.capacity) >= len(sizes) - (sizes[-1:] != [self.capacity]):
+            return [self.payload[: self.ctl.buffer_size]] if sizes else []
+        return [payload[:size] for payload, size in zip(self.payloads, sizes, strict=False) if size]
+
+    def flush(self, write: Callable[[Sequence[memoryview]], None]) -> None:
+        """Write the payload of a complete buffer with ``write(views)``."""
+        write(self.views())

@@ -1,0 +1,224 @@
+"""Where multicast packets land: into the place where the next ones belong.
+
+The packets of a batch usually follow the ones before, so the kernel is given
+the slots behind the last packet seen (:meth:`Intake.landing`).  A batch that
+turns out to be those very packets is verified in place and marked; any other
+is moved to a scratch buffer and copied from there, run by run, to where its
+seqs say.
+
+A batch that is longer than the free slots goes on into the scratch buffer,
+and so nothing that has arrived already is ever overwritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kollacast.core.buffer import PacketBuffer
+from kollacast.wire.packets import Headers, PacketCodec
+from kollacast.wire.structures import PACKET_HEADER_SIZE
+
+#: The most packets of one batch: what recvmmsg is asked for at once, and more
+#: than the 45 packets of 1472 bytes that one coalesced datagram can hold.
+BATCH = 64
+
+
+@dataclass(slots=True)
+class Landing:
+    """Slots for the next batch: ``room`` of ``buffer`` from ``slot`` on, then scratch ones."""
+
+    buffer: PacketBuffer
+    slot: int
+    room: int
+
+
+@dataclass(slots=True)
+class IntakeCounts:
+    """Packets by what became of them."""
+
+    placed: int = 0
+    repeated: int = 0
+    damaged: int = 0
+
+
+class Intake:
+    """The buffers that are being received, oldest first."""
+
+    def __init__(self, codec: PacketCodec, capacity: int) -> None:
+        self.counts = IntakeCounts()
+        self.capacity = capacity
+        self.stride = PACKET_HEADER_SIZE + capacity
+        self.scratch = PacketBuffer(capacity, BATCH)
+        self._codec = codec
+        self._buffers: list[PacketBuffer] = []
+        self._expected = 0
+        self._full_sizes = (capacity,) * BATCH
+
+    def arm(self, buffer: PacketBuffer) -> None:
+        """Receive into ``buffer`` from now on; its packets follow all others'."""
+        if not self._buffers:
+            self._expected = buffer.ctl.packet_id_base
+        self._buffers.append(buffer)
+
+    def disarm(self, buffer: PacketBuffer) -> None:
+        """Let nothing more land in ``buffer``."""
+        self._buffers.remove(buffer)
+
+    def landing(self) -> Landing:
+        """The slots where the next batch most likely belongs."""
+        buffer = self._buffer_of(self._expected)
+        if buffer is not None:
+            slot = self._expected - buffer.ctl.packet_id_base
+            room = buffer.vacant_run(slot, BATCH)
+            if room:
+                return Landing(buffer, slot, room)
+        return Landing(self.scratch, 0, 0)
+
+    def vector(self, landing: Landing, packets: int) -> list[memoryview]:
+        """Header and payload views of ``packets`` slots, for a scattering read."""
+        room = min(landing.room, packets)
+        iov = landing.buffer.iov[2 * landing.slot : 2 * (landing.slot + room)]
+        return iov + self.scratch.iov[: 2 * (packets - room)] if room < packets else iov
+
+    def coalesced(self, landing: Landing, length: int, segment: int) -> None:
+        """``length`` bytes have been scattered over the landing's vector.
+
+        They are datagrams of ``segment`` bytes each but for the last one,
+        which may be shorter.
+        """
+        if segment != self.stride and length > segment:
+            vector = self.vector(landing, BATCH)
+            data = b"".join(vector)[:length]
+            for start in range(0, length, segment):
+                self.datagram(data[start : start + segment])
+            return
+        count = -(-length // self.stride)
+        last = length - (count - 1) * self.stride - PACKET_HEADER_SIZE
+        in_place = min(count, landing.room)
+        if in_place == count:
+            self._take(landing.buffer, landing.slot, self._sizes(count, last))
+            return
+        if in_place:
+            self._take(landing.buffer, landing.slot, self._sizes(in_place, self.capacity))
+        self._take(self.scratch, 0, self._sizes(count - in_place, last))
+
+    def frames(self, landing: Landing, lengths: Sequence[int]) -> None:
+        """One datagram of each of ``lengths`` bytes lies in a slot of its own.
+
+        They lie in the landing's slots if it has room, else in the scratch ones.
+        """
+        if lengths.count(self.stride) == len(lengths):
+            sizes = self._full_sizes[: len(lengths)]
+        else:
+            sizes = tuple([length - PACKET_HEADER_SIZE for length in lengths])
+        self._take(landing.buffer, landing.slot, sizes)
+
+    def datagram(self, data: bytes) -> None:
+        """One datagram of any shape, from any other place."""
+        if len(data) > self.stride or len(data) <= PACKET_HEADER_SIZE:
+            self.counts.damaged += 1
+            return
+        self.scratch.headers[:PACKET_HEADER_SIZE] = data[:PACKET_HEADER_SIZE]
+        self.scratch.payload[: len(data) - PACKET_HEADER_SIZE] = data[PACKET_HEADER_SIZE:]
+        self._take(self.scratch, 0, (len(data) - PACKET_HEADER_SIZE,))
+
+    def _sizes(self, count: int, last: int) -> tuple[int, ...]:
+        if last == self.capacity:
+            return self._full_sizes[:count]
+        return (*self._full_sizes[: count - 1], last)
+
+    def _buffer_of(self, seq: int) -> PacketBuffer | None:
+        for buffer in self._buffers:
+            if 0 <= seq - buffer.ctl.packet_id_base < buffer.ctl.pkt_count:
+                return buffer
+        return None
+
+    def _take(self, store: PacketBuffer, slot: int, sizes: tuple[int, ...]) -> None:
+        """Verify the packets in these slots of ``store`` and place each."""
+        count = len(sizes)
+        headers = self._codec.read(store.headers, slot, count)
+        payloads = store.payloads[slot : slot + count]
+        if sizes.count(self.capacity) != count:
+            payloads = [p[: max(s, 0)] for p, s in zip(payloads, sizes, strict=True)]
+        if store is not self.scratch:
+            first = store.ctl.packet_id_base + slot
+            if (
+                headers.seqs == tuple(range(first, first + count))
+                and headers.sizes == sizes
+                and headers.crcs == self._codec.checksum.batch(headers.seqs, payloads)
+            ):
+                self.counts.placed += store.mark(slot, sizes)
+                self._expected = first + count
+                return
+            # Packets are about to be copied forward over each other's slots.
+            start = slot * self.capacity
+            self.scratch.payload[: count * self.capacity] = store.payload[
+                start : start + count * self.capacity
+            ]
+            payloads = [p[: max(s, 0)] for p, s in zip(self.scratch.payloads, sizes, strict=False)]
+        self._place(headers, self._codec.checksum.batch(headers.seqs, payloads), payloads, sizes)
+
+    def _place(
+        self,
+        headers: Headers,
+        crcs: tuple[int, ...],
+        payloads: list[memoryview],
+        sizes: tuple[int, ...],
+    ) -> None:
+        """Copy the packets in the scratch buffer's first slots to where they belong.
+
+        ``crcs`` are of their ``payloads``, and ``sizes`` what the datagrams held.
+        """
+        seqs = headers.seqs
+        start = 0
+        while start < len(seqs):
+            buffer = self._buffer_of(seqs[start])
+            end = self._run_end(seqs, start)
+            if buffer is not None:
+                slot = seqs[start] - buffer.ctl.packet_id_base
+                end = start + max(buffer.vacant_run(slot, end - start), 1)
+                if (
+                    headers.crcs[start:end] == crcs[start:end]
+                    and headers.sizes[start:end] == sizes[start:end]
+                    and sizes[start:end].count(self.capacity) == end - start
+                    and buffer.vacant_run(slot, 1)
+                ):
+                    buffer.payload[slot * self.capacity : (slot + end - start) * self.capacity] = (
+                        self.scratch.payload[start * self.capacity : end * self.capacity]
+                    )
+                    self.counts.placed += buffer.mark(slot, sizes[start:end])
+                    self._expected = seqs[end - 1] + 1
+                    start = end
+                    continue
+            for index in range(start, end):
+                intact = headers.crcs[index] == crcs[index] and headers.sizes[index] == sizes[index]
+                self._place_one(buffer, seqs[index], payloads[index], intact)
+            start = end
+
+    def _place_one(
+        self, buffer: PacketBuffer | None, seq: int, payload: memoryview, intact: bool
+    ) -> None:
+        if not intact or not payload:
+            # Another session's packets look like damaged ones of this session.
+            self.counts.damaged += 1
+        elif buffer is None:
+            self.counts.repeated += 1
+        elif buffer.put(seq, payload):
+            self.counts.placed += 1
+            self._expected = seq + 1
+        else:
+            self.counts.repeated += 1
+
+    def _run_end(self, seqs: tuple[int, ...], start: int) -> int:
+        """The end of the run of consecutive seqs that begins at ``start``."""
+        first = seqs[start]
+        end = len(seqs)
+        if seqs[-1] - first == end - 1 - start and seqs[start:] == tuple(
+            range(first, first + end - start)
+        ):
+            return end
+        end = start + 1
+        while end < len(seqs) and seqs[end] == first + end - start:
+            end += 1
+        return end

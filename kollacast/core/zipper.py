@@ -1,0 +1,58 @@
+"""The zipper: a chain of parents and children that carries a barrier.
+
+Every member waits for its parent, lets its child go, does its own part,
+waits for its child and lets its parent go.  A phase so runs down the chain
+and back up again, and its first member knows that all are through.  At the
+ends of the chain, the calls that would reach beyond are no-ops.
+
+Several phases may be under way at once: a release is a token, and tokens are
+taken in the order in which they were given.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+from twisted.internet.defer import Deferred, DeferredQueue, succeed
+
+_T = TypeVar("_T")
+
+
+class Zipper(Generic[_T]):
+    """One member's links; what a parent releases carries a value down."""
+
+    def __init__(self) -> None:
+        self._parent: Zipper[_T] | None = None
+        self._child: Zipper[_T] | None = None
+        self._from_parent: DeferredQueue[_T] = DeferredQueue()
+        self._from_child: DeferredQueue[None] = DeferredQueue()
+
+    def attach(self, child: Zipper[_T]) -> None:
+        """Hang ``child`` below this member, which must have none."""
+        assert self._child is None and child._parent is None
+        self._child = child
+        child._parent = self
+
+    def release_child(self, value: _T) -> None:
+        """Let the child begin a phase; no-op at the chain's end."""
+        if self._child is not None:
+            self._child._from_parent.put(value)
+
+    def wait_child(self) -> Deferred[None]:
+        """Fires when the child has ended a phase; at once at the chain's end."""
+        return succeed(None) if self._child is None else self._from_child.get()
+
+    def wait_parent(self) -> Deferred[_T]:
+        """Fires with the parent's value when the parent begins a phase."""
+        return self._from_parent.get()
+
+    def release_parent(self) -> None:
+        """Tell the parent that this member's phase has ended; no-op at the root."""
+        if self._parent is not None:
+            self._parent._from_child.put(None)
+
+
+def chain(members: list[Zipper[Any]]) -> None:
+    """Link ``members`` in order, the first one as the root."""
+    for parent, child in zip(members, members[1:], strict=False):
+        parent.attach(child)

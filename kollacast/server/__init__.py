@@ -1,0 +1,5 @@
+"""Floor 3: the sender's side of a session."""
+
+from kollacast.server.server import Server
+
+__all__ = ["Server"]

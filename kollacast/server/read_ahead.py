@@ -1,0 +1,85 @@
+"""Reads the image ahead of the multicast, into buffers that go round.
+
+Reading and digesting run in a thread each; a buffer comes out as soon as it
+is read, and goes in again once it is released and digested.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, DeferredQueue
+
+from kollacast.core.buffer import PacketBuffer
+from kollacast.core.digest import Digester
+from kollacast.source import Source
+from kollacast.transport.worker import Worker
+
+
+class ReadAhead:
+    """Buffers of the image in order, the last one empty.
+
+    ``buffers`` are allocated, once there is something to put into each.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        digester: Digester,
+        reader: Worker,
+        digest_worker: Worker,
+        *,
+        capacity: int,
+        buffer_packets: int,
+        buffers: int,
+    ) -> None:
+        self._source = source
+        self._digester = digester
+        self._reader = reader
+        self._digest_worker = digest_worker
+        self._capacity = capacity
+        self._buffer_packets = buffer_packets
+        self._unallocated = buffers
+        self._free: DeferredQueue[PacketBuffer] = DeferredQueue()
+        self._filled: DeferredQueue[tuple[PacketBuffer, int]] = DeferredQueue()
+        self._digested: dict[PacketBuffer, Deferred[None]] = {}
+        self._ended = False
+        self._failure: Exception | None = None
+        self.bytes_read = 0
+
+    def start(self) -> Deferred[None]:
+        """Begin to read; fires when all is read, fails with OSError."""
+        return Deferred.fromCoroutine(self._read())
+
+    def next(self) -> Deferred[tuple[PacketBuffer, int]]:
+        """The next filled buffer and its payload size; 0 after the last one."""
+        return self._filled.get()
+
+    def release(self, buffer: PacketBuffer) -> None:
+        """The packets of ``buffer`` are not needed any more."""
+        digested = self._digested.pop(buffer, None)
+        if digested is None:
+            self._free.put(buffer)
+        else:
+            digested.addCallback(lambda _: self._free.put(buffer))
+
+    def digest(self) -> Deferred[bytes]:
+        """The digest of all that was read; ask once the empty buffer came out."""
+        return self._digest_worker.run(self._digester.value)
+
+    async def _read(self) -> None:
+        while True:
+            buffer = await self._next_free()
+            size = await self._reader.run(buffer.fill, self._source.readinto, self._buffer_packets)
+            self.bytes_read += size
+            if size:
+                self._digested[buffer] = self._digest_worker.run(
+                    self._digester.update, [buffer.payload[:size]]
+                )
+            self._filled.put((buffer, size))
+            if size == 0:
+                return
+
+    def _next_free(self) -> Deferred[PacketBuffer]:
+        if self._unallocated and not self._free.pending:
+            self._unallocated -= 1
+            self._free.put(PacketBuffer(self._capacity, self._buffer_packets))
+        return self._free.get()

@@ -1,0 +1,389 @@
+"""One run of the server, from its open ports to its outcome."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from twisted.internet.defer import (
+    Deferred,
+    DeferredList,
+    DeferredQueue,
+    DeferredSemaphore,
+    maybeDeferred,
+    succeed,
+)
+from twisted.internet.error import CannotListenError
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from kollacast.config import ServerConfig
+from kollacast.core.digest import Digester
+from kollacast.outcome import Outcome, Progress, Status
+from kollacast.server.client_protocol import ClientFactory, ClientProtocol, ClientRecord
+from kollacast.server.cycle import cycle
+from kollacast.server.groups import ClientGroup, GroupChain, Phase
+from kollacast.server.read_ahead import ReadAhead
+from kollacast.server.session import Flight, Session
+from kollacast.source import Source
+from kollacast.transport.pacing import Pacer
+from kollacast.transport.sender import MulticastProtocol, open_sender
+from kollacast.transport.worker import ThreadWorker, Worker
+from kollacast.wire.checksum import best_crc32c
+from kollacast.wire.greeting import Hello
+from kollacast.wire.structures import SEQ_LIMIT
+
+_log = Logger()
+
+#: Connections that may wait to be accepted: a whole cluster comes at once.
+_BACKLOG = 4096
+#: Buffers that are filled while a full window is in flight.
+_READ_AHEAD = 1
+#: Seconds between looks at who has fallen silent.
+_WATCH_S = 1.0
+_ACCEPTING = "waiting for clients"
+
+WorkerFactory = Callable[[Any, str], Worker]
+SenderFactory = Callable[[Any, MulticastProtocol, str, int], Any]
+
+
+class _Failure(Exception):
+    """The session ends; the text is for the operator."""
+
+
+class Server:
+    """Brings ``source`` to the clients that ``config`` expects.
+
+    ``reactor`` is also the clock.  ``make_worker`` and ``open_port`` take the
+    place of threads and of the multicast port in tests.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        config: ServerConfig,
+        source: Source,
+        *,
+        make_worker: WorkerFactory = ThreadWorker,
+        open_port: SenderFactory = open_sender,
+    ) -> None:
+        engine, warning = best_crc32c()
+        if warning:
+            _log.warn("{warning}", warning=warning)
+        self.clock = reactor
+        self.session = Session(config, engine, source.name, source.size)
+        self._reactor = reactor
+        self._config = config
+        self._source = source
+        self._open_port = open_port
+        self._workers = [make_worker(reactor, name) for name in ("read", "digest")]
+        self._pacer = Pacer(reactor, config.rate_bps)
+        self._sender = MulticastProtocol(
+            reactor,
+            self.session.codec,
+            self._pacer,
+            (config.group, config.port),
+            descending=self.session.dialect.descending,
+        )
+        self._factory = ClientFactory(self)
+        self._chain = GroupChain(config.group_size)
+        self._clients: list[ClientProtocol] = []
+        self._records: list[ClientRecord] = []
+        self._phase = "starting"
+        self._cycle = cycle(self)
+        self._accepted: Deferred[None] | None = None
+        self._accept_timer: Any = None
+        self._watch = LoopingCall(self._drop_silent)
+        self._watch.clock = reactor
+        self._finished: Deferred[Outcome] = Deferred()
+        self._ended = False
+        self._ports: list[Any] = []
+        self._reader: ReadAhead | None = None
+        self._digester = Digester(config.digest)
+        self._announced: DeferredQueue[tuple[Flight, Deferred[None]]] = DeferredQueue()
+        self._current: Flight
+        self._ready: Deferred[None]
+        self._window = DeferredSemaphore(1)
+        self._through: Deferred[None] = succeed(None)
+        self._bytes_done = 0
+        self._digest: bytes | None = None
+        self._started_at = 0.0
+        self._seconds = 0.0
+
+    # The run as a whole.
+
+    def run(self) -> Deferred[Outcome]:
+        """Fires with the outcome, whatever happens."""
+        try:
+            self._ports.append(
+                self._reactor.listenTCP(self._config.port, self._factory, backlog=_BACKLOG)
+            )
+            self._ports.append(
+                self._open_port(
+                    self._reactor, self._sender, self._config.local_ip, self._config.ttl
+                )
+            )
+        except CannotListenError as error:
+            reason = getattr(error.socketError, "strerror", None) or error.socketError
+            self._end(f"cannot listen on port {error.port}: {reason}")
+            return self._finished
+        except OSError as error:
+            self._end(f"cannot multicast from {self._config.local_ip}: {error.strerror}")
+            return self._finished
+        self._cycle.start()
+        return self._finished
+
+    def interrupt(self, reason: str) -> Deferred[None]:
+        """End the run now; fires once all ports are closed."""
+        self._end(reason)
+        closed: Deferred[None] = Deferred()
+        self._finished.addBoth(lambda outcome: (closed.callback(None), outcome)[1])
+        return closed
+
+    def progress(self) -> Progress:
+        return Progress(
+            phase=self._phase,
+            bytes_done=self._bytes_done,
+            bytes_total=self._source.size,
+            clients=len(self._clients),
+            clients_expected=self._config.clients,
+            packets_repaired=sum(record.packets_repaired for record in self._records),
+        )
+
+    # What clients ask of their host.
+
+    def refusal(self, hello: Hello | None) -> str | None:
+        if self._ended:
+            return "the session has ended"
+        if self._phase != _ACCEPTING:
+            return "the session has begun without this client"
+        if len(self._clients) >= self._config.clients:
+            return f"all {self._config.clients} clients are here already"
+        return None
+
+    def joined(self, client: ClientProtocol) -> ClientGroup:
+        self._clients.append(client)
+        self._records.append(client.record)
+        _log.info(
+            "client {name} ({address}) is in: {count} of {expected}",
+            name=client.record.name,
+            address=client.record.address,
+            count=len(self._clients),
+            expected=self._config.clients,
+        )
+        group = self._chain.join(client)
+        if len(self._clients) == self._config.clients and self._accepted is not None:
+            # The client must be in its group before anything begins.
+            self._reactor.callLater(0, self._all_here)
+        return group
+
+    def verified(self, client: ClientProtocol) -> None:
+        pass
+
+    def left(self, client: ClientProtocol) -> None:
+        self._clients.remove(client)
+        if self._phase == _ACCEPTING:
+            self._records.remove(client.record)
+        elif not self._clients and not any(record.verified for record in self._records):
+            self._end("no client is left")
+
+    # The machine's work, state by state.
+
+    def accept(self) -> Deferred[None]:
+        self._phase = _ACCEPTING
+        self._accepted = Deferred()
+        if self._config.accept_timeout_s:
+            self._accept_timer = self._reactor.callLater(
+                self._config.accept_timeout_s, self._too_few
+            )
+        return self._accepted
+
+    def prepare(self) -> Deferred[None]:
+        if self._reader is None:
+            self._begin()
+
+        def announced(item: tuple[Flight, Deferred[None]]) -> None:
+            self._current, self._ready = item
+
+        return self._announced.get().addCallback(announced)
+
+    def synchronize(self) -> Deferred[None]:
+        return self._ready
+
+    def send(self) -> Deferred[bool]:
+        flight = self._current
+        buffer = flight.buffer
+
+        def sent(_: None) -> bool:
+            flight.sent = True
+            self._bytes_done += buffer.ctl.buffer_size
+            self._through = self._chain.begin(Phase.SENT, buffer.ctl)
+            self._through.addCallback(lambda _: self._retire(flight))
+            return not buffer.ctl.is_end
+
+        return self._sender.multicast(buffer).addCallback(sent)
+
+    def finish(self) -> None:
+        Deferred.fromCoroutine(self._prove()).addErrback(lambda failure: self.fail(failure.value))
+
+    def fail(self, error: BaseException) -> None:
+        if isinstance(error, OSError):
+            self._end(f"cannot multicast: {error.strerror or error}")
+        elif isinstance(error, _Failure):
+            self._end(str(error))
+        else:
+            _log.error("{error!r}", error=error)
+            self._end(f"an error of the program: {error!r}")
+
+    # Parts of it.
+
+    def _all_here(self) -> None:
+        accepted = self._accepted
+        if accepted is not None and len(self._clients) == self._config.clients:
+            self._accepted = None
+            accepted.callback(None)
+
+    def _too_few(self) -> None:
+        came = ", ".join(f"{r.name} ({r.address})" for r in self._records) or "none"
+        self._end(
+            f"{len(self._clients)} of {self._config.clients} clients came within"
+            f" {self._config.accept_timeout_s:g} s: {came}"
+        )
+
+    def _begin(self) -> None:
+        """Everyone is in: read, announce and watch from now on."""
+        self._phase = "sending"
+        self._started_at = self.clock.seconds()
+        if self._accept_timer is not None and self._accept_timer.active():
+            self._accept_timer.cancel()
+        self.session.limit([client.packets for client in self._clients])
+        self._reader = ReadAhead(
+            self._source,
+            self._digester,
+            *self._workers,
+            capacity=self.session.capacity,
+            buffer_packets=self.session.buffer_packets,
+            buffers=self.session.window + _READ_AHEAD,
+        )
+        self._reader.start().addErrback(self._cannot_read)
+        announcing = Deferred.fromCoroutine(self._announce_ahead(self._reader))
+        announcing.addErrback(lambda failure: self.fail(failure.value))
+        self._watch.start(_WATCH_S, now=False)
+
+    async def _announce_ahead(self, reader: ReadAhead) -> None:
+        """Announce buffers as long as the window has room for one more."""
+        self._window = DeferredSemaphore(self.session.window)
+        seq = 0
+        for buffer_id in itertools.count(1):
+            await self._window.acquire()
+            buffer, size = await reader.next()
+            ctl = buffer.announce(buffer_id, seq, size)
+            seq += ctl.pkt_count
+            if seq > SEQ_LIMIT:
+                raise _Failure("the image has more packets than there are sequence numbers")
+            flight = Flight(buffer)
+            self.session.flights.append(flight)
+            self._announced.put((flight, self._chain.begin(Phase.ANNOUNCE, ctl)))
+            if ctl.is_end:
+                return
+
+    def _retire(self, flight: Flight) -> None:
+        self.session.flights.remove(flight)
+        assert self._reader is not None
+        self._reader.release(flight.buffer)
+        self._window.release()
+
+    async def _prove(self) -> None:
+        self._phase = "verifying"
+        await self._through
+        assert self._reader is not None
+        self._digest = await self._reader.digest()
+        if self.session.dialect.proves:
+            await self._chain.begin(Phase.PROVE, self._digest)
+        self._end(None)
+
+    def _cannot_read(self, failure: Failure) -> None:
+        error = failure.value
+        if isinstance(error, OSError):
+            self._end(f"cannot read the image: {error.strerror or error}")
+        else:
+            self.fail(error)
+
+    def _drop_silent(self) -> None:
+        timeout = self._config.client_timeout_s
+        for client in list(self._clients):
+            if client.silent_s() > timeout:
+                client.drop(f"no {client.owes} for {timeout:g} s")
+
+    # The end.
+
+    def _end(self, reason: str | None) -> None:
+        """The run is over: for ``reason``, or because all is done."""
+        if self._ended:
+            return
+        self._ended = True
+        self._phase = "ending"
+        self._seconds = self.clock.seconds() - self._started_at if self._started_at else 0.0
+        self._cycle.stop()
+        if self._watch.running:
+            self._watch.stop()
+        if self._accept_timer is not None and self._accept_timer.active():
+            self._accept_timer.cancel()
+        for worker in self._workers:
+            worker.stop()
+        self._source.close()
+        closing = [client.end(reason) for client in list(self._factory.connections)]
+        closing += [maybeDeferred(port.stopListening) for port in self._ports]
+        DeferredList(closing, consumeErrors=True).addCallback(
+            lambda _: self._finished.callback(self._outcome(reason))
+        )
+
+    def _outcome(self, reason: str | None) -> Outcome:
+        verified = sum(record.verified for record in self._records)
+        expected = self._config.clients
+        if verified == expected and reason is None:
+            status = Status.OK
+        else:
+            status = Status.PARTIAL if verified else Status.FAILED
+        report = self._report(verified, reason)
+        line = (
+            f"{verified} of {expected} clients have the image: {report['bytes']} bytes"
+            f" in {self._seconds:.1f} s ({report['throughput_bytes_per_s'] / 1e6:.1f} MB/s)"
+        )
+        if self._digest is not None:
+            line += f", {self._config.digest} {self._digest.hex()}"
+        without = "; ".join(
+            f"{record.name} ({record.address}): {record.reason}"
+            for record in self._records
+            if not record.verified and record.reason != reason
+        )
+        if status is Status.OK:
+            return Outcome(status, line, report)
+        if reason is not None:
+            line = reason if not verified else f"{reason}; {verified} of {expected} have the image"
+        else:
+            line = f"{verified} of {expected} clients have the image"
+        return Outcome(status, f"{line}; without: {without}" if without else line, report)
+
+    def _report(self, verified: int, reason: str | None) -> dict[str, Any]:
+        size = self._bytes_done
+        throughput = size / self._seconds if self._seconds else 0.0
+        return {
+            "dialect": self.session.dialect.name,
+            "group": self._config.group,
+            "port": self._config.port,
+            "name": self._source.name,
+            "bytes": size,
+            self._config.digest: None if self._digest is None else self._digest.hex(),
+            "seconds": round(self._seconds, 3),
+            "throughput_bytes_per_s": round(throughput),
+            "packets_multicast": self._sender.packets_sent,
+            "packets_repaired": sum(record.packets_repaired for record in self._records),
+            "clients_expected": self._config.clients,
+            "clients_verified": verified,
+            "reason": reason,
+            "clients": [asdict(record) for record in self._records],
+        }

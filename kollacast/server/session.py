@@ -1,0 +1,82 @@
+"""What all clients of one run share: the dialect, the greeting, the buffers held."""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from dataclasses import dataclass
+
+from kollacast.config import ServerConfig
+from kollacast.core.buffer import PacketBuffer
+from kollacast.wire.checksum import Engine
+from kollacast.wire.dialect import DIALECTS
+from kollacast.wire.greeting import Greeting, GroupInfo
+from kollacast.wire.structures import payload_capacity
+
+#: Payload bytes of a buffer unless ``--buffer-packets`` says otherwise.
+_BUFFER_BYTES = 6 * 1024 * 1024
+#: Buffers in flight unless ``--window`` says otherwise.
+_WINDOW = 4
+
+
+@dataclass(slots=True)
+class Flight:
+    """A buffer under way; requests for its packets are good once it is ``sent``."""
+
+    buffer: PacketBuffer
+    sent: bool = False
+
+
+class Session:
+    """One image's way to all its clients."""
+
+    def __init__(
+        self, config: ServerConfig, engine: Engine, name: str | None, size: int | None
+    ) -> None:
+        self.dialect = DIALECTS[config.dialect_name]
+        self.capacity = payload_capacity(config.mtu)
+        buffer_packets = config.buffer_packets or max(_BUFFER_BYTES // self.capacity, 1)
+        self.buffer_packets = min(buffer_packets, self.dialect.max_buffer_packets)
+        self.window = min(config.window or _WINDOW, self.dialect.max_window)
+        salt = secrets.randbits(32) if self.dialect.greets else 0
+        self.codec = self.dialect.codec(salt, engine)
+        self.greeting: Greeting | GroupInfo
+        if self.dialect.greets:
+            self.greeting = Greeting(
+                session=secrets.token_hex(8),
+                salt=salt,
+                group=config.group,
+                port=config.port,
+                mtu=config.mtu,
+                buffer_packets=self.buffer_packets,
+                window=self.window,
+                digest=config.digest,
+                name=name,
+                size=size,
+            )
+        else:
+            self.greeting = GroupInfo(config.group, config.port)
+        self.flights: deque[Flight] = deque()
+
+    def limit(self, packets: list[int | None]) -> None:
+        """Keep within what every client can hold; None where it does not say."""
+        least = min((count for count in packets if count is not None), default=None)
+        if least is not None:
+            self.buffer_packets = min(self.buffer_packets, least)
+            self.window = min(self.window, least // self.buffer_packets)
+
+    @property
+    def max_request(self) -> int:
+        """The most packets that a client may have asked for and not got yet."""
+        return self.window * self.buffer_packets
+
+    def held(self, seq: int) -> PacketBuffer | None:
+        """The multicast buffer that holds the packet ``seq``, if any does."""
+        for flight in self.flights:
+            if flight.sent and flight.buffer.slot_of(seq) is not None:
+                return flight.buffer
+        return None
+
+    def holds_all(self, seqs: tuple[int, ...]) -> bool:
+        """Whether every one of ``seqs`` is held; what is held is one run of seqs."""
+        return not seqs or (self.held(min(seqs)) is not None and self.held(max(seqs)) is not None)

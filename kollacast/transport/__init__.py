@@ -1,0 +1,1 @@
+"""Floor 2: how datagrams and messages leave and arrive, fast."""

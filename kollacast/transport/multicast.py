@@ -1,0 +1,58 @@
+"""What sender and receiver share: the multicast port of Twisted with a socket set up.
+
+Constants that Python's socket module lacks are those of Linux's UAPI headers
+(``linux/udp.h``, ``linux/in.h``, ``asm-generic/socket.h``).
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+from twisted.internet import udp
+
+LINUX = sys.platform.startswith("linux")
+
+SOL_UDP = 17
+UDP_SEGMENT = 103
+UDP_GRO = 104
+SO_SNDBUFFORCE = 32
+SO_RCVBUFFORCE = 33
+IP_MULTICAST_ALL = 49
+
+
+class MulticastPort(udp.MulticastPort):
+    """A port on one interface, whose socket buffers can be sized."""
+
+    def send_from(self, local_ip: str, ttl: int) -> None:
+        """Multicast leaves by the interface of ``local_ip`` and loops back to this host."""
+        sock = self.socket
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(local_ip))
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
+
+    def join(self, group: str, local_ip: str) -> None:
+        """Receive ``group`` on the interface of ``local_ip``, and on no other.
+
+        Raises OSError where the interface cannot.
+        """
+        member = socket.inet_aton(group) + socket.inet_aton(local_ip)
+        self.socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+        if LINUX:
+            self.socket.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+
+    def set_buffer(self, option: int, size: int) -> int:
+        """Size SO_SNDBUF or SO_RCVBUF, by force where that is permitted.
+
+        ``size`` counts payload bytes; the kernel doubles it to make room for
+        its own bookkeeping.  Returns the bytes granted, in the same sense.
+        """
+        force = SO_RCVBUFFORCE if option == socket.SO_RCVBUF else SO_SNDBUFFORCE
+        if LINUX:
+            try:
+                self.socket.setsockopt(socket.SOL_SOCKET, force, size)
+            except OSError:
+                self.socket.setsockopt(socket.SOL_SOCKET, option, size)
+            return self.socket.getsockopt(socket.SOL_SOCKET, option) // 2
+        self.socket.setsockopt(socket.SOL_SOCKET, option, size)
+        return self.socket.getsockopt(socket.SOL_SOCKET, option)

@@ -1,0 +1,30 @@
+"""How fast multicast may leave: a token bucket on the given clock."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+
+#: How long an idle sender saves up tokens.  Twice the timer's granularity of
+#: a millisecond keeps the rate, and is short beside a switch's queue.
+_BURST_S = 0.002
+
+
+class Pacer:
+    """Lets ``rate_bps`` bits a second leave, or everything when it is None."""
+
+    def __init__(self, clock: IReactorTime, rate_bps: float | None) -> None:
+        self._clock = clock
+        self._free_at = clock.seconds()
+        self.rate_bps = rate_bps
+
+    def delay_s(self) -> float:
+        """Seconds until something may leave; 0 when it may now."""
+        if self.rate_bps is None:
+            return 0.0
+        return max(self._free_at - self._clock.seconds(), 0.0)
+
+    def sent(self, size: int) -> None:
+        """``size`` bytes have left, headers included."""
+        if self.rate_bps is not None:
+            start = max(self._free_at, self._clock.seconds() - _BURST_S)
+            self._free_at = start + size * 8 / self.rate_bps

@@ -1,0 +1,150 @@
+"""The multicast receiver: batches of datagrams, straight into the intake's slots.
+
+Three ways to read, fastest first, chosen by what the link delivers:
+
+* coalesced: one ``recvmsg`` brings a run of datagrams that the kernel has
+  kept together (UDP_GRO, Linux 5.0), scattered over headers and payloads;
+* frames: one ``recvmmsg`` brings up to 64 single datagrams, each to its slot;
+* plain: one datagram a call, where the kernel offers neither.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.protocol import DatagramProtocol
+from twisted.logger import Logger
+
+from kollacast.core.intake import BATCH, Intake
+from kollacast.transport import frames
+from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_GRO, MulticastPort
+
+_log = Logger()
+
+_MAX_DATAGRAM = 65536
+_ANCILLARY_SIZE = socket.CMSG_SPACE(4)
+#: Batches read before the reactor gets its turn again.
+_BATCHES_A_TURN = 16
+#: So many single datagrams in a row say that the link does not coalesce.
+_SINGLES = 128
+
+_NOTHING = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR}
+
+
+class MulticastReceiver(DatagramProtocol):
+    """Hands what arrives at its port to an :class:`Intake`.
+
+    ``arrived()`` is called after each turn that brought something.
+    """
+
+    def __init__(self, intake: Intake, arrived: Callable[[], None]) -> None:
+        self._intake = intake
+        self.arrived = arrived
+        self.packets_received = 0
+        self._read: Callable[[], bool] = self._read_plain
+        self._singles = 0
+
+    def startProtocol(self) -> None:
+        self._socket: socket.socket = self.transport.socket
+        if LINUX:
+            try:
+                self._socket.setsockopt(SOL_UDP, UDP_GRO, 1)
+                self._read = self._read_coalesced
+            except OSError:
+                if frames.available():
+                    self._read = self._read_frames
+
+    def readable(self) -> None:
+        """Something waits, and it is the receiver's turn."""
+        self._read_batches(_BATCHES_A_TURN)
+
+    def drain(self) -> None:
+        """Read all that waits, so that what is missing now has not come."""
+        # Bounded: a sender faster than this loop must not hold the reactor.
+        self._read_batches(64 * _BATCHES_A_TURN)
+
+    def _read_batches(self, limit: int) -> None:
+        for turn in range(limit):
+            try:
+                more = self._read()
+            except OSError as error:
+                if error.errno not in _NOTHING and error.errno != errno.ECONNREFUSED:
+                    raise
+                more = False
+            if not more:
+                if turn:
+                    self.arrived()
+                return
+        self.arrived()
+
+    def _read_coalesced(self) -> bool:
+        intake = self._intake
+        landing = intake.landing()
+        iov = intake.vector(landing, min(_MAX_DATAGRAM // intake.stride + 1, BATCH))
+        length, ancillary, flags, _ = self._socket.recvmsg_into(iov, _ANCILLARY_SIZE)
+        segment = length
+        for level, kind, value in ancillary:
+            if level == SOL_UDP and kind == UDP_GRO:
+                (segment,) = struct.unpack("=i", value[:4])
+        if flags & socket.MSG_TRUNC or length == 0:
+            return True
+        intake.coalesced(landing, length, segment)
+        if segment < length:
+            self._singles = 0
+        else:
+            self._singles += 1
+            if self._singles == _SINGLES and frames.available():
+                self._socket.setsockopt(SOL_UDP, UDP_GRO, 0)
+                self._read = self._read_frames
+        return True
+
+    def _read_frames(self) -> bool:
+        landing = self._intake.landing()
+        lengths = frames.receive(
+            self._socket.fileno(), landing.buffer, landing.slot, landing.room or BATCH
+        )
+        self._intake.frames(landing, lengths)
+        return True
+
+    def _read_plain(self) -> bool:
+        self._intake.datagram(self._socket.recv(_MAX_DATAGRAM))
+        return True
+
+
+class _ReceivePort(MulticastPort):
+    """A port that lets its protocol read in batches."""
+
+    def doRead(self) -> None:
+        self.protocol.readable()
+
+
+def open_receiver(
+    reactor: Any, protocol: MulticastReceiver, group: tuple[str, int], local_ip: str, window: int
+) -> _ReceivePort:
+    """Join ``group`` (address, port) on the interface of ``local_ip``.
+
+    ``window`` is how many bytes the kernel should be able to hold.  Raises
+    CannotListenError and OSError.
+    """
+    address, number = group
+    port = _ReceivePort(number, protocol, address, reactor=reactor, listenMultiple=True)
+    port.startListening()
+    try:
+        port.join(address, local_ip)
+    except OSError:
+        port.stopListening()
+        raise
+    granted = port.set_buffer(socket.SO_RCVBUF, window)
+    if granted < window:
+        _log.warn(
+            "the kernel holds {granted} KiB of multicast, {window} KiB are wanted:"
+            " sysctl -w net.core.rmem_max={value}",
+            granted=granted // 1024,
+            window=window // 1024,
+            value=window,
+        )
+    return port

@@ -1,0 +1,187 @@
+"""The multicast sender: whole buffers out of one port, in batches.
+
+A batch is as many packets as one datagram of the kernel may be cut into
+(UDP_SEGMENT, Linux 4.18): one system call for 44 packets at an MTU of 1500,
+straight from the buffer's slots.  Where the kernel or the device refuses, a
+batch is one packet.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import DatagramProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from kollacast.core.buffer import PacketBuffer
+from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_SEGMENT, MulticastPort
+from kollacast.transport.pacing import Pacer
+from kollacast.wire.packets import PacketCodec
+from kollacast.wire.structures import IP_UDP_HEADER_SIZE, PACKET_HEADER_SIZE
+
+_log = Logger()
+
+#: UDP payload bytes of the largest IPv4 datagram.
+_MAX_DATAGRAM = 65507
+#: UDP_MAX_SEGMENTS of Linux.
+_MAX_SEGMENTS = 64
+#: Batches handed to the kernel before the reactor gets its turn again.
+_BATCHES_A_TURN = 16
+#: The kernel's queue behind the socket: short enough that it pushes back
+#: before the queue of the egress link drops, long enough to bridge a turn.
+_SEND_BUFFER = 512 * 1024
+
+_AGAIN = {errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS}
+#: A device or kernel that cannot segment says one of these.
+_NO_SEGMENTS = {errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
+
+
+class _SendPort(MulticastPort):
+    """A port that asks its protocol for more whenever it can be written to."""
+
+    def doWrite(self) -> None:
+        self.protocol.writable()
+
+
+@dataclass(slots=True)
+class _Job:
+    """One buffer on its way: ``done`` packets of it have left."""
+
+    buffer: PacketBuffer
+    finished: Deferred[None]
+    done: int = 0
+
+
+class MulticastProtocol(DatagramProtocol):
+    """Multicasts buffers to one group, one after another."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        codec: PacketCodec,
+        pacer: Pacer,
+        group: tuple[str, int],
+        *,
+        descending: bool,
+    ) -> None:
+        self._clock = clock
+        self._codec = codec
+        self._pacer = pacer
+        self._group = group
+        self._descending = descending
+        self._jobs: deque[_Job] = deque()
+        self._wake: IDelayedCall | None = None
+        self._segments = LINUX
+        self.bytes_sent = 0
+        self.packets_sent = 0
+
+    def startProtocol(self) -> None:
+        if self._segments:
+            try:
+                self.transport.socket.setsockopt(SOL_UDP, UDP_SEGMENT, 0)
+            except OSError:
+                self._segments = False
+
+    def multicast(self, buffer: PacketBuffer) -> Deferred[None]:
+        """Send every packet of ``buffer``, sealing its headers on the way.
+
+        Fires when the kernel has taken the last packet.
+        """
+        finished: Deferred[None] = Deferred(lambda _: self._jobs.clear())
+        if buffer.ctl.pkt_count == 0:
+            finished.callback(None)
+        else:
+            self._jobs.append(_Job(buffer, finished))
+            self.transport.startWriting()
+        return finished
+
+    def writable(self) -> None:
+        """The socket takes more, and it is the sender's turn."""
+        for _ in range(_BATCHES_A_TURN):
+            if not self._jobs:
+                self.transport.stopWriting()
+                return
+            delay = self._pacer.delay_s()
+            if delay > 0:
+                self.transport.stopWriting()
+                self._wake = self._clock.callLater(delay, self._resume)
+                return
+            try:
+                if not self._send_batch(self._jobs[0]):
+                    return
+            except OSError:
+                self.transport.stopWriting()
+                failure = Failure()
+                while self._jobs:
+                    self._jobs.popleft().finished.errback(failure)
+                return
+
+    def stopProtocol(self) -> None:
+        if self._wake is not None:
+            self._wake.cancel()
+            self._wake = None
+        self._jobs.clear()
+
+    def _resume(self) -> None:
+        self._wake = None
+        self.transport.startWriting()
+
+    def _send_batch(self, job: _Job) -> bool:
+        """Send the job's next batch; False when the kernel takes none now."""
+        buffer = job.buffer
+        stride = PACKET_HEADER_SIZE + buffer.capacity
+        left = buffer.ctl.pkt_count - job.done
+        count = min(left, _MAX_DATAGRAM // stride, _MAX_SEGMENTS) if self._segments else 1
+        if self._descending:
+            # All segments but the last must be full, so a short packet goes alone.
+            if job.done == 0 and buffer.ctl.buffer_size % buffer.capacity:
+                count = 1
+            first = left - count
+        else:
+            first = job.done
+        payloads = buffer.sealed_slots(first, count)
+        self._codec.seal(buffer.headers, first, buffer.ctl.packet_id_base + first, payloads)
+        iov = buffer.iov[2 * first : 2 * (first + count)]
+        iov[-1] = payloads[-1]
+        if self._descending:
+            iov = [view for slot in range(count - 1, -1, -1) for view in iov[2 * slot :][:2]]
+        ancillary: list[Any] = (
+            [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", stride))] if count > 1 else []
+        )
+        try:
+            sent = self.transport.socket.sendmsg(iov, ancillary, 0, self._group)
+        except OSError as error:
+            if error.errno in _AGAIN:
+                return False
+            if count > 1 and error.errno in _NO_SEGMENTS:
+                _log.info("the kernel sends packets one by one: {error}", error=error.strerror)
+                self._segments = False
+                return True
+            raise
+        self.bytes_sent += sent
+        self.packets_sent += count
+        self._pacer.sent(sent + count * IP_UDP_HEADER_SIZE)
+        job.done += count
+        if job.done == buffer.ctl.pkt_count:
+            self._jobs.popleft()
+            job.finished.callback(None)
+        return True
+
+
+def open_sender(reactor: Any, protocol: MulticastProtocol, local_ip: str, ttl: int) -> _SendPort:
+    """Open the port that ``protocol`` sends from.  Raises CannotListenError."""
+    port = _SendPort(0, protocol, local_ip, reactor=reactor)
+    port.startListening()
+    # It only sends: what arrives at an ephemeral port is not for it.
+    port.stopReading()
+    port.send_from(local_ip, ttl)
+    port.set_buffer(socket.SO_SNDBUF, _SEND_BUFFER)
+    return port

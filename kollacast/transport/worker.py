@@ -1,0 +1,79 @@
+"""One thread that does blocking calls in order, so that the reactor never does.
+
+The thread is a daemon: a read from a pipe that never delivers, or a write to
+one that nobody reads, does not keep the process from ending.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.python.failure import Failure
+
+_T = TypeVar("_T")
+_Job = tuple[Deferred[Any], Callable[..., Any], tuple[Any, ...]]
+
+
+class Worker(Protocol):
+    """Calls functions elsewhere, one at a time and in order."""
+
+    def run(self, function: Callable[..., _T], *args: Any) -> Deferred[_T]:
+        """Fires with the result of ``function(*args)``, or with its exception."""
+
+    def stop(self) -> None:
+        """Take no more calls; the one under way may still end."""
+
+
+class ThreadWorker:
+    """A :class:`Worker` with a thread of its own, started at the first call."""
+
+    def __init__(self, reactor: IReactorFromThreads, name: str) -> None:
+        self._reactor = reactor
+        self._name = name
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._started = False
+
+    def run(self, function: Callable[..., _T], *args: Any) -> Deferred[_T]:
+        if not self._started:
+            self._started = True
+            threading.Thread(target=self._loop, name=self._name, daemon=True).start()
+        done: Deferred[_T] = Deferred()
+        self._jobs.put((done, function, args))
+        return done
+
+    def stop(self) -> None:
+        self._jobs.put(None)
+
+    def _loop(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            done, function, args = job
+            try:
+                result = function(*args)
+            except BaseException:
+                self._reactor.callFromThread(done.errback, Failure())
+            else:
+                self._reactor.callFromThread(done.callback, result)
+            # Nothing may keep a buffer alive while the thread waits.
+            del job, done, function, args
+
+
+class InlineWorker:
+    """A :class:`Worker` that calls at once, in the caller's thread: for tests."""
+
+    def run(self, function: Callable[..., _T], *args: Any) -> Deferred[_T]:
+        done: Deferred[_T] = Deferred()
+        try:
+            result = function(*args)
+        except Exception:
+            done.errback(Failure())
+        else:
+            done.callback(result)
+        return done
+
+    def stop(self) -> None:
+        pass

@@ -1,0 +1,119 @@
+"""The two dialects of the protocol, each one a value.
+
+Code above the wire never asks which dialect it has: what differs is either
+packed and parsed here or is a field of :class:`Dialect`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kollacast.wire.checksum import Engine, WordSum, Crc32c
+from kollacast.wire.packets import PacketCodec
+from kollacast.wire.structures import PACKET_HEADER_SIZE, BufferCtl, Tag
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one kind of peer speaks.
+
+    ``byte_order`` is a struct prefix; ``tagged`` says whether every message
+    begins with its tag; ``greets`` whether both sides introduce themselves in
+    JSON; ``proves`` whether a digest and reports follow the last buffer;
+    ``descending`` whether a buffer is multicast from its last packet to its
+    first; ``answers_unheld`` whether a request for a packet that the server
+    does not hold is answered with an empty packet instead of the door.
+    ``max_buffer_packets`` and ``max_window`` bound one buffer and the buffers
+    in flight.
+    """
+
+    name: str
+    byte_order: str
+    tagged: bool
+    greets: bool
+    proves: bool
+    descending: bool
+    answers_unheld: bool
+    max_buffer_packets: int
+    max_window: int
+    max_mtu: int
+    default_group: str
+
+    def codec(self, salt: int, engine: Engine) -> PacketCodec:
+        """The packet codec of a session with this ``salt``."""
+        return PacketCodec(self.byte_order, Crc32c(salt, engine) if self.greets else WordSum())
+
+    def _tag(self, tag: Tag) -> bytes:
+        return bytes((tag,)) if self.tagged else b""
+
+    # From the server.
+
+    def buffer(self, ctl: BufferCtl) -> bytes:
+        """The announcement of a buffer."""
+        return self._tag(Tag.BUFFER) + struct.pack(
+            self.byte_order + "4I",
+            ctl.buffer_id,
+            ctl.buffer_size,
+            ctl.packet_id_base,
+            ctl.pkt_count,
+        )
+
+    def packets(
+        self, headers: memoryview, slots: Sequence[int], payloads: Sequence[memoryview]
+    ) -> bytes:
+        """Retransmissions: the packets of these ``slots``, in this order.
+
+        ``headers`` holds the sealed headers of the whole buffer, and
+        ``payloads`` the payload of each slot asked for.
+        """
+        tag = self._tag(Tag.PACKET)
+        parts: list[bytes | memoryview] = []
+        for slot, payload in zip(slots, payloads, strict=True):
+            start = PACKET_HEADER_SIZE * slot
+            parts += (tag, headers[start : start + PACKET_HEADER_SIZE], payload)
+        return b"".join(parts)
+
+    def unheld_packet(self, seq: int) -> bytes:
+        """The answer to a request for a packet that is not held."""
+        return self._tag(Tag.PACKET) + struct.pack(self.byte_order + "3I", seq, 0, 0)
+
+    # From the client.
+
+    def request(self, seqs: Sequence[int]) -> bytes:
+        """A request for these packets."""
+        return bytes((Tag.CLIENT_REQ,)) + struct.pack(
+            f"{self.byte_order}{1 + len(seqs)}I", len(seqs), *seqs
+        )
+
+
+KOLLACAST = Dialect(
+    name="kollacast",
+    byte_order="!",
+    tagged=True,
+    greets=True,
+    proves=True,
+    descending=False,
+    answers_unheld=False,
+    max_buffer_packets=65536,
+    max_window=64,
+    max_mtu=65535,
+    default_group="239.238.0.31",
+)
+
+JASMINE = Dialect(
+    name="jasmine",
+    byte_order="<",
+    tagged=False,
+    greets=False,
+    proves=False,
+    descending=True,
+    answers_unheld=True,
+    max_buffer_packets=1024,
+    max_window=1,
+    max_mtu=1500,
+    default_group="224.238.0.31",
+)
+
+DIALECTS = {dialect.name: dialect for dialect in (KOLLACAST, JASMINE)}

@@ -1,0 +1,178 @@
+"""Who speaks first: the greeting and the hello in JSON, and jasmine's group info.
+
+The JSON texts are where later features are agreed on: unknown keys are
+ignored, known ones are checked before anything acts on them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+import struct
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kollacast.wire.structures import (
+    GROUP_INFO_SIZE,
+    MAX_JSON_SIZE,
+    MAX_MTU,
+    WireError,
+    payload_capacity,
+)
+
+#: Opens a kollacast server's greeting.
+MAGIC = b"KCST"
+#: Opens a jasmine server's group info: AF_INET of Linux as a little-endian u16.
+GROUP_INFO_START = b"\x02\x00"
+
+PROTOCOL_VERSION = 1
+
+_MAX_TEXT = 200
+
+
+@dataclass(frozen=True)
+class GroupInfo:
+    """Where a jasmine server multicasts to."""
+
+    group: str
+    port: int
+
+    def encode(self) -> bytes:
+        """A ``sockaddr_in`` as Linux lays it out."""
+        return struct.pack("<H", 2) + struct.pack("!H4s8x", self.port, socket.inet_aton(self.group))
+
+    @classmethod
+    def decode(cls, data: bytes) -> GroupInfo:
+        """Raise :class:`WireError` unless ``data`` names a multicast group."""
+        if len(data) != GROUP_INFO_SIZE or data[:2] != GROUP_INFO_START:
+            raise WireError("the server's group info is no IPv4 socket address")
+        port, address = struct.unpack_from("!H4s", data, 2)
+        return cls(group=_group(socket.inet_ntoa(address)), port=_number(port, "port", 1, 65535))
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """What a kollacast server says of the session, to everyone who connects.
+
+    ``salt`` seeds the packets' CRC; ``size`` is the image's in bytes, None
+    where it is not known.
+    """
+
+    session: str
+    salt: int
+    group: str
+    port: int
+    mtu: int
+    buffer_packets: int
+    window: int
+    digest: str
+    name: str | None = None
+    size: int | None = None
+
+    def encode(self) -> bytes:
+        return MAGIC + encode_json({"version": PROTOCOL_VERSION, **asdict(self)})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Greeting | Refusal:
+        """The greeting, or the refusal that came in its place."""
+        fields = decode_json(data)
+        if "refused" in fields:
+            return Refusal(clean_text(fields["refused"]))
+        _version(fields)
+        mtu = _number(fields.get("mtu"), "mtu", 0, MAX_MTU)
+        if payload_capacity(mtu) < 4:
+            raise WireError(f"the peer's mtu {mtu} holds no packet")
+        size = fields.get("size")
+        name = fields.get("name")
+        return cls(
+            session=clean_text(fields.get("session", "")),
+            salt=_number(fields.get("salt"), "salt", 0, 0xFFFFFFFF),
+            group=_group(fields.get("group")),
+            port=_number(fields.get("port"), "port", 1, 65535),
+            mtu=mtu,
+            buffer_packets=_number(fields.get("buffer_packets"), "buffer_packets", 1, 65536),
+            window=_number(fields.get("window"), "window", 1, 64),
+            digest=clean_text(fields.get("digest", "")),
+            name=None if name is None else clean_text(name),
+            size=None if size is None else _number(size, "size", 0, 1 << 63),
+        )
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The server does not let this client in; ``reason`` says why."""
+
+    reason: str
+
+    def encode(self) -> bytes:
+        return MAGIC + encode_json({"refused": self.reason})
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a client answers: its name and how many packets it can hold."""
+
+    name: str
+    packets: int
+
+    def encode(self) -> bytes:
+        return encode_json({"version": PROTOCOL_VERSION, **asdict(self)})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Hello:
+        fields = decode_json(data)
+        _version(fields)
+        return cls(
+            name=clean_text(fields.get("name", "")),
+            packets=_number(fields.get("packets"), "packets", 1, 1 << 31),
+        )
+
+
+def encode_json(fields: dict[str, Any]) -> bytes:
+    """``fields`` as JSON behind its length (u32, network order)."""
+    data = json.dumps(fields, separators=(",", ":")).encode()
+    return struct.pack("!I", len(data)) + data
+
+
+def decode_json(data: bytes) -> dict[str, Any]:
+    """The JSON object in ``data``; :class:`WireError` if there is none."""
+    if len(data) > MAX_JSON_SIZE:
+        raise WireError(f"{len(data)} bytes of JSON, {MAX_JSON_SIZE} is the limit")
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError):
+        raise WireError("the peer's JSON cannot be read") from None
+    if not isinstance(fields, dict):
+        raise WireError("the peer's JSON is no object")
+    return fields
+
+
+def clean_text(value: object) -> str:
+    """A peer's text as one printable line of bounded length."""
+    if not isinstance(value, str):
+        raise WireError("the peer sent something else where a text belongs")
+    return "".join(c if c.isprintable() else "?" for c in value[:_MAX_TEXT])
+
+
+def _version(fields: dict[str, Any]) -> None:
+    version = fields.get("version")
+    if version != PROTOCOL_VERSION:
+        shown = version if isinstance(version, int) else "nothing sensible"
+        raise WireError(f"the peer speaks version {shown}, this is version {PROTOCOL_VERSION}")
+
+
+def _number(value: object, name: str, low: int, high: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise WireError(f"the peer's {name} is not a number from {low} to {high}")
+    return value
+
+
+def _group(value: object) -> str:
+    try:
+        address = ipaddress.IPv4Address(clean_text(value))
+    except ValueError:
+        raise WireError("the peer's group is no IPv4 address") from None
+    if not address.is_multicast:
+        raise WireError(f"the peer's group {address} is not a multicast address")
+    return str(address)
