@@ -49,7 +49,8 @@ class Intake:
         self.counts = IntakeCounts()
         self.capacity = capacity
         self.stride = PACKET_HEADER_SIZE + capacity
-        self.scratch = PacketBuffer(capacity, BATCH)
+        # The first half for what is moved, the second for what overflows a landing.
+        self.scratch = PacketBuffer(capacity, 2 * BATCH)
         self._codec = codec
         self._buffers: list[PacketBuffer] = []
         self._expected = 0
@@ -79,7 +80,7 @@ class Intake:
         """Header and payload views of ``packets`` slots, for a scattering read."""
         room = min(landing.room, packets)
         iov = landing.buffer.iov[2 * landing.slot : 2 * (landing.slot + room)]
-        return iov + self.scratch.iov[: 2 * (packets - room)] if room < packets else iov
+        return iov + self.scratch.iov[2 * BATCH : 2 * (BATCH + packets - room)]
 
     def coalesced(self, landing: Landing, length: int, segment: int) -> None:
         """``length`` bytes have been scattered over the landing's vector.
@@ -101,7 +102,7 @@ class Intake:
             return
         if in_place:
             self._take(landing.buffer, landing.slot, self._sizes(in_place, self.capacity))
-        self._take(self.scratch, 0, self._sizes(count - in_place, last))
+        self._take(self.scratch, BATCH, self._sizes(count - in_place, last))
 
     def frames(self, landing: Landing, lengths: Sequence[int]) -> None:
         """One datagram of each of ``lengths`` bytes lies in a slot of its own.
@@ -157,16 +158,19 @@ class Intake:
                 start : start + count * self.capacity
             ]
             payloads = [p[: max(s, 0)] for p, s in zip(self.scratch.payloads, sizes, strict=False)]
-        self._place(headers, self._codec.checksum.batch(headers.seqs, payloads), payloads, sizes)
+            slot = 0
+        crcs = self._codec.checksum.batch(headers.seqs, payloads)
+        self._place(slot, headers, crcs, payloads, sizes)
 
     def _place(
         self,
+        origin: int,
         headers: Headers,
         crcs: tuple[int, ...],
         payloads: list[memoryview],
         sizes: tuple[int, ...],
     ) -> None:
-        """Copy the packets in the scratch buffer's first slots to where they belong.
+        """Copy the packets in the scratch slots from ``origin`` on to where they belong.
 
         ``crcs`` are of their ``payloads``, and ``sizes`` what the datagrams held.
         """
@@ -184,9 +188,12 @@ class Intake:
                     and sizes[start:end].count(self.capacity) == end - start
                     and buffer.vacant_run(slot, 1)
                 ):
-                    buffer.payload[slot * self.capacity : (slot + end - start) * self.capacity] = (
-                        self.scratch.payload[start * self.capacity : end * self.capacity]
-                    )
+                    size = (end - start) * self.capacity
+                    target = slot * self.capacity
+                    source = (origin + start) * self.capacity
+                    buffer.payload[target : target + size] = self.scratch.payload[
+                        source : source + size
+                    ]
                     self.counts.placed += buffer.mark(slot, sizes[start:end])
                     self._expected = seqs[end - 1] + 1
                     start = end
