@@ -17,7 +17,6 @@ from itertools import compress
 
 from kollacast.wire.structures import PACKET_HEADER_SIZE, BufferCtl
 
-
 #: Swaps 0 and 1.
 _INVERT = bytes((1, 0)) + bytes(254)
 

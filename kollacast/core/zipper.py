@@ -11,6 +11,7 @@ taken in the order in which they were given.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredQueue, succeed
@@ -29,7 +30,8 @@ class Zipper(Generic[_T]):
 
     def attach(self, child: Zipper[_T]) -> None:
         """Hang ``child`` below this member, which must have none."""
-        assert self._child is None and child._parent is None
+        assert self._child is None
+        assert child._parent is None
         self._child = child
         child._parent = self
 
@@ -54,5 +56,5 @@ class Zipper(Generic[_T]):
 
 def chain(members: list[Zipper[Any]]) -> None:
     """Link ``members`` in order, the first one as the root."""
-    for parent, child in zip(members, members[1:], strict=False):
+    for parent, child in pairwise(members):
         parent.attach(child)

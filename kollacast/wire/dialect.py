@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kollacast.wire.checksum import Engine, WordSum, Crc32c
+from kollacast.wire.checksum import Crc32c, Engine, WordSum
 from kollacast.wire.packets import PacketCodec
 from kollacast.wire.structures import PACKET_HEADER_SIZE, BufferCtl, Tag
 
