@@ -265,7 +265,7 @@ class Client:
             disk=disk,
             digest_worker=digest_worker,
         )
-        receiver = MulticastReceiver(reception.intake, reception.arrived)
+        receiver = MulticastReceiver(self._reactor, reception.intake, reception.arrived)
         local_ip = self._config.local_ip
         try:
             self._port = self._open_port(

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
@@ -29,6 +30,9 @@ _MAX_DATAGRAM = 65536
 _ANCILLARY_SIZE = socket.CMSG_SPACE(4)
 #: Batches read before the reactor gets its turn again.
 _BATCHES_A_TURN = 16
+#: Seconds for which datagrams may gather once the socket is empty.  Woken for
+#: each one, a client at 1 Gbit/s spends more on waking than on receiving.
+_GATHER_S = 0.003
 #: So many single datagrams in a row say that the link does not coalesce.
 _SINGLES = 128
 
@@ -41,12 +45,14 @@ class MulticastReceiver(DatagramProtocol):
     ``arrived()`` is called after each turn that brought something.
     """
 
-    def __init__(self, intake: Intake, arrived: Callable[[], None]) -> None:
+    def __init__(self, clock: IReactorTime, intake: Intake, arrived: Callable[[], None]) -> None:
+        self._clock = clock
         self._intake = intake
         self.arrived = arrived
         self.packets_received = 0
         self._read: Callable[[], bool] = self._read_plain
         self._singles = 0
+        self._gathering: IDelayedCall | None = None
 
     def startProtocol(self) -> None:
         self._socket: socket.socket = self.transport.socket
@@ -60,26 +66,43 @@ class MulticastReceiver(DatagramProtocol):
 
     def readable(self) -> None:
         """Something waits, and it is the receiver's turn."""
-        self._read_batches(_BATCHES_A_TURN)
+        if self._read_batches(_BATCHES_A_TURN):
+            return
+        # The socket is empty now: let some more come before the next look.
+        if self._gathering is None:
+            self.transport.stopReading()
+            self._gathering = self._clock.callLater(_GATHER_S, self._gathered)
 
     def drain(self) -> None:
         """Read all that waits, so that what is missing now has not come."""
         # Bounded: a sender faster than this loop must not hold the reactor.
         self._read_batches(64 * _BATCHES_A_TURN)
 
-    def _read_batches(self, limit: int) -> None:
+    def stopProtocol(self) -> None:
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+
+    def _gathered(self) -> None:
+        self._gathering = None
+        self.transport.startReading()
+
+    def _read_batches(self, limit: int) -> bool:
+        """Read up to ``limit`` batches; False when nothing is left to read."""
         for turn in range(limit):
             try:
                 more = self._read()
             except OSError as error:
                 if error.errno not in _NOTHING and error.errno != errno.ECONNREFUSED:
                     raise
-                more = False
-            if not more:
                 if turn:
                     self.arrived()
-                return
+                return False
+            if not more:
+                self.arrived()
+                return False
         self.arrived()
+        return True
 
     def _read_coalesced(self) -> bool:
         intake = self._intake
@@ -108,7 +131,7 @@ class MulticastReceiver(DatagramProtocol):
             self._socket.fileno(), landing.buffer, landing.slot, landing.room or BATCH
         )
         self._intake.frames(landing, lengths)
-        return True
+        return len(lengths) == (landing.room or BATCH)
 
     def _read_plain(self) -> bool:
         self._intake.datagram(self._socket.recv(_MAX_DATAGRAM))

@@ -12,6 +12,8 @@ import importlib
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from operator import xor
 from typing import Protocol
 
 import crcmod.predefined
@@ -43,8 +45,7 @@ class Crc32c:
     engine: Engine
 
     def batch(self, seqs: Iterable[int], payloads: Sequence[memoryview]) -> tuple[int, ...]:
-        salt = self.salt
-        return tuple(map(self.engine, payloads, [salt ^ seq for seq in seqs]))
+        return tuple(map(self.engine, payloads, map(xor, seqs, repeat(self.salt))))
 
 
 @dataclass(frozen=True)
