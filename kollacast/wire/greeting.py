@@ -156,10 +156,9 @@ def clean_text(value: object) -> str:
 
 
 def _version(fields: dict[str, Any]) -> None:
-    version = fields.get("version")
+    version = _number(fields.get("version"), "version", 0, 0xFFFFFFFF)
     if version != PROTOCOL_VERSION:
-        shown = version if isinstance(version, int) else "nothing sensible"
-        raise WireError(f"the peer speaks version {shown}, this is version {PROTOCOL_VERSION}")
+        raise WireError(f"the peer speaks version {version}, this is version {PROTOCOL_VERSION}")
 
 
 def _number(value: object, name: str, low: int, high: int) -> int:

@@ -1,0 +1,329 @@
+"""Who speaks first: the greeting, the hello, and whatever else may come in their place."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial import unittest
+
+from kollacast.wire.greeting import (
+    MAGIC,
+    Greeting,
+    GroupInfo,
+    Hello,
+    Refusal,
+    clean_text,
+    decode_json,
+    encode_json,
+)
+from kollacast.wire.structures import MAX_JSON_SIZE, WireError
+from tests.vectors import GROUP_INFO, PROPERTY
+
+GREETING = Greeting(
+    session="00ff00ff00ff00ff",
+    salt=0xDEADBEEF,
+    group="239.238.0.31",
+    port=18383,
+    mtu=1500,
+    buffer_packets=4309,
+    window=4,
+    digest="sha256",
+    name="kolla_image.tgz",
+    size=5_000_000_000,
+)
+
+_FIELDS: dict[str, Any] = {
+    "version": 1,
+    "session": "00ff00ff00ff00ff",
+    "salt": 0xDEADBEEF,
+    "group": "239.238.0.31",
+    "port": 18383,
+    "mtu": 1500,
+    "buffer_packets": 4309,
+    "window": 4,
+    "digest": "sha256",
+    "name": "kolla_image.tgz",
+    "size": 5_000_000_000,
+}
+
+
+class _Refused(unittest.SynchronousTestCase):
+    def refused(self, decode: Any, data: bytes, pattern: str = "") -> None:
+        """Every refusal is a WireError of one short line."""
+        with self.assertRaisesRegex(WireError, pattern) as caught:
+            decode(data)
+        text = str(caught.exception)
+        self.assertTrue(text.isprintable() and 0 < len(text) < 300, text)
+
+
+class Greetings(_Refused):
+    def greeting(self, **changes: Any) -> Greeting | Refusal:
+        return Greeting.decode(json.dumps({**_FIELDS, **changes}).encode())
+
+    def not_greeted(self, pattern: str = "", **changes: Any) -> None:
+        self.refused(Greeting.decode, json.dumps({**_FIELDS, **changes}).encode(), pattern)
+
+    def test_the_bytes(self) -> None:
+        message = GREETING.encode()
+        self.assertEqual(message[:4], b"KCST")
+        self.assertEqual(int.from_bytes(message[4:8], "big"), len(message) - 8)
+        self.assertEqual(json.loads(message[8:]), _FIELDS)
+
+    def test_there_and_back(self) -> None:
+        self.assertEqual(Greeting.decode(GREETING.encode()[8:]), GREETING)
+        unnamed = Greeting(**{**vars(GREETING), "name": None, "size": None})
+        self.assertEqual(Greeting.decode(unnamed.encode()[8:]), unnamed)
+
+    def test_unknown_keys_are_ignored(self) -> None:
+        self.assertEqual(self.greeting(fec={"k": 32, "n": 40}, x=None), GREETING)
+
+    def test_a_name_and_a_size_are_not_always_known(self) -> None:
+        fields = {key: value for key, value in _FIELDS.items() if key not in ("name", "size")}
+        greeting = Greeting.decode(json.dumps(fields).encode())
+        assert isinstance(greeting, Greeting)
+        self.assertIsNone(greeting.name)
+        self.assertIsNone(greeting.size)
+
+    def test_every_other_key_must_be_there(self) -> None:
+        for key in ("version", "salt", "group", "port", "mtu", "buffer_packets", "window"):
+            fields = {name: value for name, value in _FIELDS.items() if name != key}
+            self.refused(Greeting.decode, json.dumps(fields).encode(), key)
+
+    def test_the_extremes_are_accepted(self) -> None:
+        for key, value in (
+            ("salt", 0),
+            ("salt", 0xFFFFFFFF),
+            ("port", 1),
+            ("port", 65535),
+            ("mtu", 44),
+            ("mtu", 65535),
+            ("buffer_packets", 1),
+            ("buffer_packets", 65536),
+            ("window", 1),
+            ("window", 64),
+            ("size", 0),
+            ("group", "224.0.0.0"),
+            ("group", "239.255.255.255"),
+        ):
+            greeting = self.greeting(**{key: value})
+            self.assertEqual(getattr(greeting, key), value)
+
+    def test_numbers_out_of_range(self) -> None:
+        for key, value in (
+            ("salt", -1),
+            ("salt", 1 << 32),
+            ("port", 0),
+            ("port", 65536),
+            ("mtu", -1),
+            ("mtu", 43),
+            ("mtu", 65536),
+            ("buffer_packets", 0),
+            ("buffer_packets", 1 << 40),
+            ("window", 0),
+            ("window", 65),
+            ("size", -1),
+            ("size", 10**40),
+        ):
+            self.not_greeted(key, **{key: value})
+
+    def test_wrong_types(self) -> None:
+        wrong = (None, True, 1.0, math.nan, math.inf, "1", "", [], [1], {}, {"a": 1})
+        for key in ("salt", "port", "mtu", "buffer_packets", "window", "group", "version"):
+            for value in wrong:
+                self.not_greeted(**{key: value})
+        for key in ("session", "digest", "name"):
+            for value in (True, 1, 1.5, [], {}):
+                self.not_greeted(**{key: value})
+        for value in (True, 1.0, math.nan, "1", [], {}):
+            self.not_greeted("size", size=value)
+
+    def test_groups_that_are_none(self) -> None:
+        for group in ("10.0.0.1", "223.255.255.255", "240.0.0.0", "255.255.255.255", "0.0.0.0"):
+            self.not_greeted("multicast", group=group)
+        for group in ("", "ff02::1", "239.1.1", "239.1.1.1/24", "239.1.1.256", "239.1.1.1\n", "x"):
+            self.not_greeted("group", group=group)
+
+    def test_another_version_is_named(self) -> None:
+        self.not_greeted("version 2, this is version 1", version=2)
+        self.not_greeted("version 0", version=0)
+        for version in ("1", "\x1b[2J\n", [1], 10**3000, -(10**3000)):
+            self.not_greeted("version", version=version)
+
+    def test_names_become_one_printable_line(self) -> None:
+        greeting = self.greeting(name="a\0b\n\x1b[31mc\u202e\ud800é" + "x" * 1000)
+        assert isinstance(greeting, Greeting)
+        assert greeting.name is not None
+        self.assertTrue(greeting.name.startswith("a?b??[31mc??é"))
+        self.assertTrue(greeting.name.isprintable())
+        self.assertEqual(len(greeting.name), 200)
+        greeting.name.encode()
+
+    def test_any_name_of_a_file_gets_across(self) -> None:
+        greeting = Greeting(**{**vars(GREETING), "name": "\udcff\n" * 127})
+        decoded = Greeting.decode(greeting.encode()[8:])
+        assert isinstance(decoded, Greeting)
+        self.assertEqual(decoded.name, "?" * 200)
+
+    def test_a_refusal_carries_its_reason(self) -> None:
+        refusal = Refusal("all 3 clients are here already")
+        message = refusal.encode()
+        self.assertEqual(message[:4], MAGIC)
+        self.assertEqual(Greeting.decode(message[8:]), refusal)
+
+    def test_a_refusal_is_understood_whatever_its_version(self) -> None:
+        data = json.dumps({"version": 99, "refused": "too\nold"}).encode()
+        self.assertEqual(Greeting.decode(data), Refusal("too?old"))
+
+    def test_a_refusal_that_gives_no_text(self) -> None:
+        for reason in (None, 1, [], {}):
+            self.refused(Greeting.decode, json.dumps({"refused": reason}).encode(), "text")
+
+
+class Hellos(_Refused):
+    def test_there_and_back(self) -> None:
+        hello = Hello("node-17", 8192)
+        message = hello.encode()
+        self.assertEqual(int.from_bytes(message[:4], "big"), len(message) - 4)
+        self.assertEqual(
+            json.loads(message[4:]), {"version": 1, "name": "node-17", "packets": 8192}
+        )
+        self.assertEqual(Hello.decode(message[4:]), hello)
+
+    def test_unknown_keys_are_ignored_and_a_name_may_be_missing(self) -> None:
+        data = b'{"version": 1, "packets": 1, "later": [1, {"a": null}]}'
+        self.assertEqual(Hello.decode(data), Hello("", 1))
+
+    def test_a_name_becomes_one_printable_line(self) -> None:
+        data = json.dumps({"version": 1, "packets": 1, "name": "\x1b]0;x\x07\r\n\0"}).encode()
+        self.assertEqual(Hello.decode(data).name, "?]0;x????")
+
+    def test_nonsense(self) -> None:
+        for fields in (
+            {},
+            {"version": 1},
+            {"packets": 1},
+            {"version": 2, "packets": 1},
+            {"version": 1, "packets": 0},
+            {"version": 1, "packets": -1},
+            {"version": 1, "packets": 1 << 40},
+            {"version": 1, "packets": 1e9},
+            {"version": 1, "packets": True},
+            {"version": 1, "packets": 1, "name": ["x"]},
+            {"version": 1, "packets": 1, "name": None},
+        ):
+            self.refused(Hello.decode, json.dumps(fields).encode())
+
+
+class GroupInfos(_Refused):
+    def test_there_and_back(self) -> None:
+        info = GroupInfo("224.238.0.31", 18383)
+        self.assertEqual(info.encode(), GROUP_INFO)
+        self.assertEqual(GroupInfo.decode(GROUP_INFO), info)
+
+    def test_the_last_eight_bytes_are_ignored(self) -> None:
+        self.assertEqual(
+            GroupInfo.decode(GROUP_INFO[:8] + b"\xff" * 8), GroupInfo("224.238.0.31", 18383)
+        )
+
+    def test_nonsense(self) -> None:
+        address = GROUP_INFO[4:]
+        for data, pattern in (
+            (b"", "socket address"),
+            (GROUP_INFO[:-1], "socket address"),
+            (GROUP_INFO + b"\0", "socket address"),
+            (b"\x0a\x00" + GROUP_INFO[2:], "socket address"),
+            (b"\x02\x00\x00\x00" + address, "port"),
+            (b"\x02\x00\x47\xcf\x0a\x00\x00\x01" + bytes(8), "10.0.0.1"),
+            (b"\x02\x00\x47\xcf" + bytes(12), "multicast"),
+        ):
+            self.refused(GroupInfo.decode, data, pattern)
+
+
+class Json(_Refused):
+    def test_what_is_no_json_object(self) -> None:
+        for data in (
+            b"",
+            b"{",
+            b"[]",
+            b"null",
+            b"1",
+            b'"x"',
+            b"NaN",
+            b"{}{}",
+            b"\xff\xfe",
+            b"\x00",
+            b'{"a": "\xff"}',
+            b'{"a": 1,}',
+            b"1" * 60000,
+            b'{"a": ' + b"1" * 60000 + b"z}",
+        ):
+            self.refused(decode_json, data)
+
+    def test_64_kib_of_brackets(self) -> None:
+        for bracket in (b"[", b'{"a":', b"[{}, ["):
+            self.refused(decode_json, (bracket * MAX_JSON_SIZE)[:MAX_JSON_SIZE], "cannot be read")
+        half = MAX_JSON_SIZE // 2
+        self.refused(decode_json, b"[" * half + b"]" * half)
+
+    def test_more_than_64_kib(self) -> None:
+        padding = b" " * (MAX_JSON_SIZE - 2)
+        self.assertEqual(decode_json(b"{}" + padding), {})
+        self.refused(decode_json, b"{}" + padding + b" ", "65536 is the limit")
+
+    @PROPERTY
+    @given(
+        st.dictionaries(
+            st.text(max_size=5), st.integers() | st.text() | st.none() | st.booleans(), max_size=5
+        )
+    )
+    def test_what_is_encoded_is_decoded(self, fields: dict[str, Any]) -> None:
+        message = encode_json(fields)
+        self.assertEqual(int.from_bytes(message[:4], "big"), len(message) - 4)
+        self.assertEqual(decode_json(message[4:]), fields)
+
+    @PROPERTY
+    @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+    def test_any_bytes_are_an_object_or_a_wire_error(self, data: bytes) -> None:
+        for decode in (decode_json, Hello.decode, Greeting.decode, GroupInfo.decode):
+            try:
+                decode(data)
+            except WireError as error:
+                self.assertTrue(str(error).isprintable())
+
+    @PROPERTY
+    @given(
+        st.sampled_from(sorted(_FIELDS)),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner),
+            max_leaves=5,
+        ),
+    )
+    def test_any_value_of_any_key_is_taken_or_a_wire_error(self, key: str, value: Any) -> None:
+        data = json.dumps({**_FIELDS, key: value}).encode()
+        try:
+            greeting = Greeting.decode(data)
+        except WireError as error:
+            self.assertTrue(str(error).isprintable())
+            self.assertLess(len(str(error)), 300)
+        else:
+            self.assertIsInstance(greeting, Greeting)
+
+
+class Texts(unittest.SynchronousTestCase):
+    @PROPERTY
+    @given(st.text(st.characters(), max_size=300))
+    def test_any_text_is_one_printable_line_of_bounded_length(self, text: str) -> None:
+        clean = clean_text(text)
+        self.assertTrue(clean.isprintable())
+        self.assertEqual(len(clean), min(len(text), 200))
+        clean.encode()
+
+    def test_what_is_no_text(self) -> None:
+        for value in (None, 1, b"x", ["x"]):
+            with self.assertRaises(WireError):
+                clean_text(value)
