@@ -136,9 +136,12 @@ class _Stream:
         self._queue = ReceiveQueue()
         self._parse: _Parse | None = None
         self._needed = 0
+        self._error: WireError | None = None
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """Messages that ``data`` completes; :class:`WireError` on nonsense."""
+        """Messages that ``data`` completes; :class:`WireError` on nonsense, and ever after."""
+        if self._error is not None:
+            raise self._error
         self._queue.append(data)
         while True:
             if self._parse is None:
@@ -153,6 +156,9 @@ class _Stream:
                     self._parse = None
                     yield stop.value
                     break
+                except WireError as error:
+                    self._error = error
+                    raise
             else:
                 return
 
