@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
-from types import TracebackType
 
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from kollacast.streams import Console, console
@@ -53,7 +54,7 @@ class StderrObserver:
         if not (self._debugging or _concerns_an_operator(event)):
             return
         self._console.write_line(_text_of(event))
-        failure = event.get("log_failure")
+        failure = _failure_of(event)
         if self._debugging and failure is not None:
             self._console.write(failure.getTraceback())
 
@@ -63,7 +64,7 @@ def _concerns_an_operator(event: LogEvent) -> bool:
     level = event.get("log_level", LogLevel.info)
     if "warning" in event and namespace == "twisted.logger._global":
         return False  # the warnings module speaks to developers
-    failure = event.get("log_failure")
+    failure = _failure_of(event)
     if failure is not None and failure.check(ReactorNotRunning):
         return False  # a second signal while the first is being obeyed
     if namespace.partition(".")[0] == "kollacast":
@@ -71,31 +72,39 @@ def _concerns_an_operator(event: LogEvent) -> bool:
     return bool(level >= LogLevel.warn)
 
 
+def _failure_of(event: LogEvent) -> Failure | None:
+    failure: Failure | None = event.get("log_failure") or event.get("failure")
+    return failure
+
+
 def _text_of(event: LogEvent) -> str:
-    failure = event.get("log_failure")
+    failure = _failure_of(event)
     if failure is None:
         return formatEvent(event)
-    if "log_legacy" in event:  # whose text is the traceback
+    if "failure" in event:  # of the old log module, whose text is the traceback
         text = event.get("why") or "unexpected error"
     else:
         text = (formatEvent(event).strip() or "unexpected error").splitlines()[0]
-    return f"{text.rstrip(':')}: {failure.type.__name__}: {failure.getErrorMessage()}"
+    return f"{text.rstrip(':')}: {type(failure.value).__name__}: {failure.getErrorMessage()}"
 
 
 def shorten_crashes() -> None:
-    """Have Python report an uncaught exception of the main thread in one line.
+    """Have Python report an uncaught exception in one line.
 
     Between the command line and the running reactor that is what an interrupt is, too.
     """
 
-    def excepthook(
-        kind: type[BaseException], value: BaseException, where: TracebackType | None
-    ) -> None:
-        if issubclass(kind, KeyboardInterrupt):
+    def report(value: BaseException) -> None:
+        if isinstance(value, KeyboardInterrupt):
             console.write_line("interrupted")
         else:
-            console.write_line(f"{kind.__name__}: {value}")
+            console.write_line(f"{type(value).__name__}: {value}")
         if is_debugging():
-            console.write("".join(traceback.format_exception(kind, value, where)))
+            console.write("".join(traceback.format_exception(value)))
 
-    sys.excepthook = excepthook
+    def of_a_thread(crash: threading.ExceptHookArgs) -> None:
+        if crash.exc_value is not None and not isinstance(crash.exc_value, SystemExit):
+            report(crash.exc_value)
+
+    sys.excepthook = lambda kind, value, where: report(value)
+    threading.excepthook = of_a_thread

@@ -66,8 +66,7 @@ class _Options(usage.Options):
     program: ClassVar[str]
     arguments: ClassVar[str]  #: the positional ones, for the usage line
 
-    @property
-    def synopsis(self) -> str:
+    def getSynopsis(self) -> str:
         return f"Usage: twistd -n {self.program} [options] {self.arguments}"
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -30,8 +31,8 @@ class Display(Protocol):
     def show(self, progress: Progress) -> None:
         """Show the run as it is now."""
 
-    def close(self) -> None:
-        """Nothing more is to come."""
+    def close(self, progress: Progress) -> None:
+        """Show the run as it is now, if that is still worth it, and nothing more after it."""
 
 
 class Bar:
@@ -39,8 +40,7 @@ class Bar:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar: Any = None  # made at the first moment, so that it starts counting there
-        self._is_moving = False
+        self._bar: Any = None  # made when there is something to show
 
     def show(self, progress: Progress) -> None:
         if self._bar is None:
@@ -50,24 +50,23 @@ class Bar:
                 unit="B",
                 unit_scale=True,
                 file=self._console,
-                dynamic_ncols=True,
+                **_size(self._console),
                 # every look is drawn: looks are rare enough
                 mininterval=0,
                 miniters=0,
             )
             self._console.line_guard = lambda: tqdm.external_write_mode(file=self._console)
-        if progress.bytes_done and not self._is_moving:
+        if not progress.bytes_done:
             # waiting for clients must not count as time it took to send
-            self._is_moving = True
-            self._bar.reset(progress.bytes_total)
+            self._bar.reset()
         self._bar.total = progress.bytes_total
-        self._bar.set_description(progress.phase, refresh=False)
+        self._bar.set_description_str(progress.phase, refresh=False)
         self._bar.set_postfix_str(", ".join(_companions(progress)), refresh=False)
         self._bar.update(max(0, progress.bytes_done - self._bar.n))
 
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    def close(self, progress: Progress) -> None:
+        self.show(progress)
+        self._bar.close()
 
 
 class Lines:
@@ -87,8 +86,8 @@ class Lines:
         self._emit(self._line(progress, now_s))
         self._last, self._last_s = progress, now_s
 
-    def close(self) -> None:
-        pass
+    def close(self, progress: Progress) -> None:
+        pass  # the line that says how the run ended says it all
 
     def _line(self, progress: Progress, now_s: float) -> str:
         parts = [_amount(progress)]
@@ -108,7 +107,7 @@ class Nothing:
     def show(self, progress: Progress) -> None:
         pass
 
-    def close(self) -> None:
+    def close(self, progress: Progress) -> None:
         pass
 
 
@@ -129,7 +128,7 @@ class Watch:
     def __init__(self, clock: IReactorTime, look: Callable[[], Progress], display: Display) -> None:
         self._display = display
         self._look = look
-        self._loop = LoopingCall(self._show)
+        self._loop = LoopingCall(self._show, display.show)
         self._loop.clock = clock
 
     def start(self) -> None:
@@ -140,14 +139,22 @@ class Watch:
         """Show the run as it is now, for the last time."""
         if self._loop.running:
             self._loop.stop()
-            self._show()
-            self._display.close()
+            self._show(self._display.close)
 
-    def _show(self) -> None:
+    def _show(self, how: Callable[[Progress], None]) -> None:
         try:
-            self._display.show(self._look())
+            how(self._look())
         except Exception:  # a display that fails must not take the run with it
             _log.failure("cannot show progress")
+
+
+def _size(console: Console) -> dict[str, Any]:
+    """How tqdm is told the size of the terminal: a serial line claims to be 0 by 0."""
+    try:
+        columns, rows = os.get_terminal_size(console.fileno())
+    except OSError:
+        columns = rows = 0
+    return {"dynamic_ncols": True} if columns and rows else {"ncols": 79, "nrows": 24}
 
 
 def _amount(progress: Progress) -> str:
@@ -162,11 +169,13 @@ def _amount(progress: Progress) -> str:
 def _companions(progress: Progress) -> list[str]:
     words = []
     if progress.clients_expected:
-        words.append(f"{progress.clients} of {progress.clients_expected} clients")
+        words.append(f"{progress.clients}/{progress.clients_expected} clients")
     words.append(f"{progress.packets_repaired} repaired")
     return words
 
 
 def _bytes(number: float) -> str:
+    if number < 1000:
+        return f"{number:.0f} B"
     text: str = tqdm.format_sizeof(number, "B")
     return text

@@ -1,0 +1,378 @@
+"""Command lines: what they come to, and the one line that each mistake is answered with."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+from unittest import mock
+
+from twisted.python.usage import Options, UsageError
+from twisted.trial.unittest import SynchronousTestCase
+
+from kollacast import local_host, options, streams, values
+from kollacast.logs import STDERR_OBSERVER
+from kollacast.options import ClientOptions, ServerOptions
+
+
+class _Twistd(Options):
+    """As much of twistd's own options as a subcommand looks at."""
+
+    optFlags = (("nodaemon", "n", ""), ("syslog", None, ""))
+    optParameters = (
+        ("logger", None, None, ""),
+        ("logfile", "l", None, ""),
+        ("pidfile", None, "twistd.pid", ""),
+    )
+
+
+class _OptionsTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.image = self.folder / "image.tgz"
+        self.image.write_bytes(b"image")
+        self.patch(sys, "excepthook", sys.excepthook)
+        self.patch(threading, "excepthook", threading.excepthook)
+        self.patch(streams.console, "program", streams.console.program)
+        self.said: list[str] = []
+        self.patch(streams.console, "write", self.said.append)
+        # whatever the standard streams of the test run are
+        self.patch(options, "prove_readable", mock.Mock())
+        self.patch(streams, "prove_standard_output_takes_an_image", mock.Mock())
+        self.patch(streams, "fill_closed_streams", frozenset)
+
+    def server(self, *words: str, parent: Options | None = None) -> ServerOptions:
+        parsed = ServerOptions()
+        parsed.parent = parent
+        parsed.parseOptions(words)
+        return parsed
+
+    def client(self, *words: str, parent: Options | None = None) -> ClientOptions:
+        parsed = ClientOptions()
+        parsed.parent = parent
+        parsed.parseOptions(words)
+        return parsed
+
+    def refused(self, parsed: ServerOptions | ClientOptions, *words: str) -> str:
+        """Parse `words`; return the one line that they are refused with."""
+        self.said.clear()
+        refusal = self.assertRaises(SystemExit, parsed.parseOptions, words)
+        self.assertEqual(refusal.code, 2)
+        self.assertEqual(len(self.said), 1, self.said)
+        [line] = self.said
+        self.assertTrue(line.startswith(f"{parsed.program}: "), line)
+        self.assertEqual(line.count("\n"), 1, line)
+        return line
+
+    def refused_server(self, *words: str) -> str:
+        return self.refused(ServerOptions(), *words)
+
+    def refused_client(self, *words: str) -> str:
+        return self.refused(ClientOptions(), *words)
+
+
+class ServerTests(_OptionsTestCase):
+    def test_defaults(self) -> None:
+        config = self.server("127.0.0.1", "3").config
+        self.assertEqual(config.local_ip, "127.0.0.1")
+        self.assertEqual(config.clients, 3)
+        self.assertEqual(config.port, 18383)
+        self.assertEqual(config.group, "239.238.0.31")
+        self.assertEqual(config.ttl, 8)
+        self.assertEqual(config.mtu, 1500)
+        self.assertEqual(config.group_size, 64)
+        self.assertEqual(config.accept_timeout_s, 0)
+        self.assertEqual(config.dialect_name, "kollacast")
+        self.assertEqual(config.digest, "sha256")
+        self.assertIsNone(config.buffer_packets)
+        self.assertIsNone(config.window)
+        self.assertIsNone(config.rate_bps)
+
+    def test_everything(self) -> None:
+        parsed = self.server(
+            *("--group", "239.1.2.3", "--ttl=1", "--mtu", "9000", "--buffer-packets", "100"),
+            *("--window", "2", "--input", str(self.image), "--group-size", "7"),
+            *("--accept-timeout", "5m", "--client-timeout", "2.5", "--rate", "500M"),
+            *("--report", str(self.folder / "report.json"), "--progress", "none"),
+            *("127.0.0.1", "70", "4000"),
+        )
+        config = parsed.config
+        self.assertEqual((config.group, config.ttl, config.mtu), ("239.1.2.3", 1, 9000))
+        self.assertEqual((config.buffer_packets, config.window), (100, 2))
+        self.assertEqual((config.group_size, config.clients, config.port), (7, 70, 4000))
+        self.assertEqual((config.accept_timeout_s, config.client_timeout_s), (300, 2.5))
+        self.assertEqual(config.rate_bps, 500_000_000)
+        self.assertEqual(parsed["input"], os.path.abspath(self.image))
+        self.assertEqual(parsed["report"], os.path.abspath(self.folder / "report.json"))
+        self.assertEqual(parsed["progress"], "none")
+        self.assertEqual(sorted(self.folder.iterdir()), [self.image])
+
+    def test_options_after_arguments(self) -> None:
+        config = self.server("127.0.0.1", "--ttl", "3", "2", "--window=4", "5000").config
+        self.assertEqual((config.clients, config.port), (2, 5000))
+        self.assertEqual((config.ttl, config.window), (3, 4))
+
+    def test_jasmine(self) -> None:
+        config = self.server("--dialect", "jasmine", "127.0.0.1", "1").config
+        self.assertEqual(config.group, "224.238.0.31")
+        self.assertEqual(config.window, 1)
+        config = self.server(
+            *("--dialect", "jasmine", "--group", "239.9.9.9", "--buffer-packets", "1024"),
+            *("--window", "1", "127.0.0.1", "1"),
+        ).config
+        self.assertEqual((config.group, config.buffer_packets), ("239.9.9.9", 1024))
+
+    def test_jasmine_limits(self) -> None:
+        jasmine = ("127.0.0.1", "1", "--dialect", "jasmine")
+        self.assertIn("holds 1024 packets", self.refused_server(*jasmine, "--buffer-packets=1025"))
+        self.assertIn("up to 1500 bytes", self.refused_server(*jasmine, "--mtu=1501"))
+        self.assertIn("one buffer in flight", self.refused_server(*jasmine, "--window=2"))
+
+    def test_number_of_arguments(self) -> None:
+        self.assertIn("got 0 arguments", self.refused_server())
+        self.assertIn("got 1 argument\n", self.refused_server("127.0.0.1"))
+        self.assertIn("got 4 arguments", self.refused_server("127.0.0.1", "3", "1", "2"))
+
+    def test_number_of_clients(self) -> None:
+        for words in ("0", "-1", "three", "", "1.5", "65536", "9" * 30, "²"):
+            self.assertIn("number_of_clients", self.refused_server("127.0.0.1", words))
+
+    def test_port(self) -> None:
+        for word in ("0", "65536", "-5", "http"):
+            self.assertIn("port", self.refused_server("127.0.0.1", "3", word))
+
+    def test_local_ip(self) -> None:
+        for word in ("here", "1.2.3", "::1", "1.2.3.4.5", ""):
+            self.assertIn("must be an IPv4 address", self.refused_server(word, "3"))
+        self.assertIn("not of all", self.refused_server("0.0.0.0", "3"))
+        self.assertIn("not a group", self.refused_server("239.1.1.1", "3"))
+        self.assertIn("not a group", self.refused_server("255.255.255.255", "3"))
+
+    def test_local_ip_of_no_interface(self) -> None:
+        # of the block for documentation, RFC 5737
+        line = self.refused_server("192.0.2.77", "3")
+        self.assertIn("no network interface of this host has this address", line)
+
+    def test_local_ip_that_is_a_broadcast_address(self) -> None:
+        self.assertIn("no network interface", self.refused_server("127.255.255.255", "3"))
+
+    def test_group(self) -> None:
+        for word in ("10.0.0.1", "240.0.0.1", "all", ""):
+            line = self.refused_server("127.0.0.1", "3", "--group", word)
+            self.assertIn("must be a multicast address", line)
+
+    def test_mtu_holds_one_packet(self) -> None:
+        self.assertEqual(self.server("127.0.0.1", "3", "--mtu=44").config.mtu, 44)
+        self.assertIn("from 44 to 65535", self.refused_server("127.0.0.1", "3", "--mtu=43"))
+        self.assertIn("from 44 to 65535", self.refused_server("127.0.0.1", "3", "--mtu=65536"))
+
+    def test_mtu_of_the_interface(self) -> None:
+        self.patch(local_host, "interface_mtu", lambda local_ip, group: 1450)
+        self.assertEqual(self.server("127.0.0.1", "3", "--mtu=1450").config.mtu, 1450)
+        line = self.refused_server("127.0.0.1", "3", "--mtu=1451")
+        self.assertIn("--mtu 1451: the interface of 127.0.0.1 takes 1450 bytes", line)
+
+    def test_mtu_of_an_unknown_interface(self) -> None:
+        self.patch(local_host, "interface_mtu", lambda local_ip, group: None)
+        self.assertEqual(self.server("127.0.0.1", "3", "--mtu=9000").config.mtu, 9000)
+
+    def test_other_numbers(self) -> None:
+        for option, word in (
+            ("--ttl", "256"),
+            ("--ttl", "-1"),
+            ("--buffer-packets", "0"),
+            ("--window", "0"),
+            ("--group-size", "0"),
+            ("--accept-timeout", "-1"),
+            ("--accept-timeout", "soon"),
+            ("--client-timeout", "0"),
+            ("--rate", "fast"),
+            ("--rate", "0"),
+            ("--dialect", "latin"),
+            ("--progress", "much"),
+        ):
+            line = self.refused_server("127.0.0.1", "3", option, word)
+            self.assertIn(f"{option} {word!r}", line)
+
+    def test_unknown_option(self) -> None:
+        self.assertIn("--bogus", self.refused_server("127.0.0.1", "3", "--bogus"))
+        self.assertIn("-z", self.refused_server("-z", "127.0.0.1", "3"))
+
+    def test_missing_value(self) -> None:
+        self.assertIn("--mtu", self.refused_server("127.0.0.1", "3", "--mtu"))
+
+    def test_standard_input_closed(self) -> None:
+        self.patch(streams, "fill_closed_streams", lambda: frozenset([0]))
+        self.assertIn("standard input is closed", self.refused_server("127.0.0.1", "3"))
+        self.server("127.0.0.1", "3", "--input", str(self.image))
+
+    def test_report_over_the_image(self) -> None:
+        line = self.refused_server(
+            *("127.0.0.1", "3", "--input", str(self.image)),
+            *("--report", f"{self.folder}/../{self.folder.name}/image.tgz"),
+        )
+        self.assertIn("is the file of --input", line)
+        self.assertEqual(self.image.read_bytes(), b"image")
+
+
+class InputTests(_OptionsTestCase):
+    """What is checked about the input, for real."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        from kollacast.source import prove_readable
+
+        self.patch(options, "prove_readable", prove_readable)
+
+    def test_missing(self) -> None:
+        line = self.refused_server("127.0.0.1", "3", "--input", "/no/such/file")
+        self.assertIn("--input /no/such/file: cannot be read: No such file or directory", line)
+
+    def test_folder(self) -> None:
+        line = self.refused_server("127.0.0.1", "3", "--input", str(self.folder))
+        self.assertIn("cannot be read: Is a directory", line)
+
+    def test_empty_name(self) -> None:
+        self.assertIn("cannot be read", self.refused_server("127.0.0.1", "3", "--input="))
+
+
+class ClientTests(_OptionsTestCase):
+    def test_defaults(self) -> None:
+        config = self.client("127.0.0.1", "10.1.2.3").config
+        self.assertEqual((config.local_ip, config.server_ip), ("127.0.0.1", "10.1.2.3"))
+        self.assertEqual((config.port, config.connect_timeout_s), (18383, 60))
+        self.assertEqual(config.name, socket.gethostname())
+
+    def test_everything(self) -> None:
+        parsed = self.client(
+            *("--output", str(self.image), "--connect-timeout", "1.5", "--name", "rack 7, host 3"),
+            *("127.0.0.1", "installer.example.org", "99"),
+        )
+        self.assertEqual(parsed.config.server_ip, "installer.example.org")
+        self.assertEqual(parsed.config.port, 99)
+        self.assertEqual(parsed.config.connect_timeout_s, 1.5)
+        self.assertEqual(parsed.config.name, "rack 7, host 3")
+        self.assertEqual(parsed["output"], os.path.abspath(self.image))
+        self.assertEqual(self.image.read_bytes(), b"image")
+
+    def test_server_ip(self) -> None:
+        for word in ("300.1.1.1", "1.2.3", "", "a b", "::1", "239.1.1.1", "0.0.0.0", "-host"):
+            self.assertIn("server_ip", self.refused_client("--", "127.0.0.1", word))
+
+    def test_name(self) -> None:
+        for word in ("", " ", "two\nlines", "x" * 256):
+            self.assertIn("--name", self.refused_client("127.0.0.1", "h", "--name", word))
+
+    def test_connect_timeout(self) -> None:
+        for word in ("0", "-1", "inf", "nan", "1e3", "1 week"):
+            line = self.refused_client("127.0.0.1", "h", "--connect-timeout", word)
+            self.assertIn("--connect-timeout", line)
+
+    def test_output_in_a_missing_folder(self) -> None:
+        line = self.refused_client("127.0.0.1", "h", "--output", "/no/such/folder/image")
+        self.assertIn("cannot be written: No such file or directory", line)
+
+    def test_output_that_is_a_folder(self) -> None:
+        for word in (f"{self.folder}", f"{self.folder}/", f"{self.folder}/new/"):
+            line = self.refused_client("127.0.0.1", "h", "--output", word)
+            self.assertIn("Is a directory", line)
+
+    def test_output_that_is_a_device(self) -> None:
+        line = self.refused_client("127.0.0.1", "h", "--output", "/dev/null")
+        self.assertIn("not a regular file", line)
+
+    def test_report_over_the_image(self) -> None:
+        words = ("--output", str(self.image), "--report", str(self.image))
+        self.assertIn("is the file of --output", self.refused_client("127.0.0.1", "h", *words))
+
+    def test_standard_output_closed(self) -> None:
+        self.patch(streams, "fill_closed_streams", lambda: frozenset([1]))
+        self.assertIn("standard output is closed", self.refused_client("127.0.0.1", "h"))
+        self.client("127.0.0.1", "h", "--output", str(self.image))
+
+    def test_standard_output_unfit(self) -> None:
+        self.patch(
+            streams,
+            "prove_standard_output_takes_an_image",
+            mock.Mock(side_effect=OSError(22, "is a terminal")),
+        )
+        self.assertIn("is a terminal", self.refused_client("127.0.0.1", "h"))
+
+
+class UnderTwistdTests(_OptionsTestCase):
+    """What a subcommand does to the options of twistd above it."""
+
+    def _twistd(self, *words: str) -> _Twistd:
+        parent = _Twistd()
+        parent.parseOptions(words)
+        return parent
+
+    def test_foreground(self) -> None:
+        parent = self._twistd("-n")
+        self.assertFalse(self.client("127.0.0.1", "h", parent=parent).is_daemon)
+        self.assertEqual(parent["logger"], STDERR_OBSERVER)
+        self.assertEqual(parent["pidfile"], "")
+
+    def test_foreground_with_choices(self) -> None:
+        parent = self._twistd("-n", "--logfile", "x.log", "--pidfile", "x.pid")
+        self.client("127.0.0.1", "h", parent=parent)
+        self.assertIsNone(parent["logger"])
+        self.assertEqual(parent["pidfile"], "x.pid")
+
+    def test_daemon(self) -> None:
+        parent = self._twistd()
+        parsed = self.client("127.0.0.1", "h", "--output", str(self.image), parent=parent)
+        self.assertTrue(parsed.is_daemon)
+        self.assertIsNone(parent["logger"])
+        self.assertEqual(parent["pidfile"], "twistd.pid")
+
+    def test_daemon_has_no_streams(self) -> None:
+        client, server = ClientOptions(), ServerOptions()
+        client.parent = server.parent = self._twistd()
+        self.assertIn("give --output", self.refused(client, "127.0.0.1", "h"))
+        self.assertIn("give --input", self.refused(server, "127.0.0.1", "3"))
+
+
+class ValuesTests(SynchronousTestCase):
+    def test_rate(self) -> None:
+        parse = values.rate_bps("--rate", 1000, 10**12)
+        for text, rate in (
+            ("1G", 10**9),
+            ("500M", 5 * 10**8),
+            ("950mbit", 95 * 10**7),
+            ("1.5g", 15 * 10**8),
+            ("64kbit/s", 64000),
+            ("64kbps", 64000),
+            ("1000000", 10**6),
+            ("auto", None),
+        ):
+            self.assertEqual(parse(text), rate, text)
+        for text in ("", "G", "-1M", "1T", "1MB", "1,5G", "999", "2000G"):
+            self.assertRaises(UsageError, parse, text)
+
+    def test_duration(self) -> None:
+        parse = values.duration_s("--accept-timeout", 0)
+        for text, seconds in (("0", 0), ("90", 90), ("1.5", 1.5), ("30s", 30), ("5m", 300)):
+            self.assertEqual(parse(text), seconds, text)
+        for text in ("", "s", "-1", "1d", "1e9", "٣"):
+            self.assertRaises(UsageError, parse, text)
+
+
+class LocalHostTests(SynchronousTestCase):
+    """What the kernel says about the loopback interface."""
+
+    def test_loopback(self) -> None:
+        local_host.prove_local("127.0.0.1")
+        self.assertRaises(UsageError, local_host.prove_local, "192.0.2.77")
+
+    def test_mtu(self) -> None:
+        if not sys.platform.startswith("linux"):
+            self.assertIsNone(local_host.interface_mtu("127.0.0.1", "239.238.0.31"))
+            return
+        told = Path("/sys/class/net/lo/mtu").read_text()
+        self.assertEqual(
+            local_host.interface_mtu("127.0.0.1", "239.238.0.31"), min(int(told), 65535)
+        )

@@ -1,0 +1,237 @@
+"""One run under a reactor in memory, from its start to its exit status or to an early end."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from kollacast.outcome import Outcome, Progress, Status
+from kollacast.progress import Nothing
+from kollacast.service import INTERRUPT_S, KollacastService, Run, write_report
+
+_DONE = Outcome(Status.OK, "3 of 3 clients have the image", {"bytes": 12, "clients": []})
+
+
+class _Engine:
+    """An engine whose end the test decides."""
+
+    def __init__(self) -> None:
+        self.ending: Deferred[Outcome] = Deferred()
+        self.is_running = False
+        self.reasons: list[str] = []
+
+    def run(self) -> Deferred[Outcome]:
+        self.is_running = True
+        return self.ending
+
+    def progress(self) -> Progress:
+        return Progress("sending", 0, None, 0, 3, 0)
+
+    def interrupt(self, reason: str) -> Deferred[None]:
+        self.reasons.append(reason)
+        return Deferred()
+
+
+class _Reactor(MemoryReactorClock):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stops = 0
+
+    def run(self) -> None:
+        super().run()
+        self.stops -= 1  # that `run` ends by calling stop is a habit of the imitation
+
+    def stop(self) -> None:
+        self.stops += 1
+
+
+class _RunCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reactor = _Reactor()
+        self.engine = _Engine()
+        self.announced: list[str] = []
+        self.statuses: list[Status] = []
+        self.releases = 0
+        self.report = Path(self.mktemp())
+
+    def release(self) -> None:
+        self.releases += 1
+
+    def make_service(self, with_report: bool = True) -> KollacastService:
+        return KollacastService(
+            self.reactor,
+            self.make_run,
+            Nothing(),
+            self.announced.append,
+            self.statuses.append,
+            str(self.report) if with_report else None,
+        )
+
+    def make_run(self) -> Run:
+        return Run(self.engine, self.release)
+
+    def start(self, with_report: bool = True) -> KollacastService:
+        made = self.make_service(with_report)
+        made.startService()
+        self.reactor.run()
+        return made
+
+
+class EndingTests(_RunCase):
+    def test_begins_when_the_reactor_runs(self) -> None:
+        self.make_service().startService()
+        self.assertFalse(self.engine.is_running)
+        self.reactor.run()
+        self.assertTrue(self.engine.is_running)
+
+    def test_success(self) -> None:
+        self.start()
+        self.assertEqual((self.announced, self.statuses, self.reactor.stops), ([], [], 0))
+        self.engine.ending.callback(_DONE)
+        self.assertEqual(self.announced, ["3 of 3 clients have the image"])
+        self.assertEqual(self.statuses, [Status.OK])
+        self.assertEqual((self.reactor.stops, self.releases), (1, 1))
+        self.assertEqual(
+            json.loads(self.report.read_text()),
+            {
+                "exit_status": 0,
+                "message": "3 of 3 clients have the image",
+                "bytes": 12,
+                "clients": [],
+            },
+        )
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_every_status(self) -> None:
+        for status in Status:
+            self.setUp()
+            self.start()
+            self.engine.ending.callback(Outcome(status, "so it is"))
+            self.assertEqual(self.statuses, [status])
+            self.assertEqual(json.loads(self.report.read_text())["exit_status"], int(status))
+
+    def test_at_once(self) -> None:
+        self.engine.ending.callback(Outcome(Status.FAILED, "port 18383 is in use"))
+        self.start()
+        self.assertEqual(self.announced, ["port 18383 is in use"])
+        self.assertEqual((self.statuses, self.reactor.stops), ([Status.FAILED], 1))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_no_report_asked_for(self) -> None:
+        self.start(with_report=False)
+        self.engine.ending.callback(_DONE)
+        self.assertFalse(self.report.exists())
+        self.assertEqual(self.statuses, [Status.OK])
+
+    def test_stop_after_the_end(self) -> None:
+        made = self.start()
+        self.engine.ending.callback(_DONE)
+        self.assertIsNone(made.stopService())
+        self.assertEqual((self.engine.reasons, self.reactor.stops), ([], 1))
+
+
+class TroubleTests(_RunCase):
+    def test_input_gone_since_the_check(self) -> None:
+        def make_run() -> Run:
+            raise FileNotFoundError(2, "No such file or directory", "/srv/image")
+
+        self.make_run = make_run  # type: ignore[method-assign]
+        self.start()
+        self.assertEqual(self.announced, ["/srv/image: No such file or directory"])
+        self.assertEqual((self.statuses, self.reactor.stops), ([Status.FAILED], 1))
+
+    def test_engine_that_fails_against_its_word(self) -> None:
+        self.start()
+        self.engine.ending.errback(ZeroDivisionError("division by zero"))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.announced, ["gave up: division by zero"])
+        self.assertEqual((self.statuses, self.reactor.stops), ([Status.FAILED], 1))
+
+    def test_report_that_cannot_be_written(self) -> None:
+        self.report = Path(self.mktemp(), "folder", "report.json")
+        self.start()
+        self.engine.ending.callback(_DONE)
+        self.assertEqual(len(self.announced), 2)
+        self.assertIn("the report was not written", self.announced[0])
+        self.assertEqual(self.statuses, [Status.FAILED])
+
+    def test_report_that_cannot_be_written_hides_no_status(self) -> None:
+        self.report = Path(self.mktemp(), "folder", "report.json")
+        self.start()
+        self.engine.ending.callback(Outcome(Status.PARTIAL, "2 of 3"))
+        self.assertEqual(self.statuses, [Status.PARTIAL])
+
+    def test_report_that_json_cannot_say(self) -> None:
+        self.report.write_text("older")
+        self.start()
+        self.engine.ending.callback(Outcome(Status.OK, "done", {"rate": float("inf")}))
+        self.assertIn("the report was not written", self.announced[0])
+        self.assertEqual(self.statuses, [Status.FAILED])
+        self.assertEqual(self.report.read_text(), "older")
+
+
+class InterruptTests(_RunCase):
+    def test_interrupt(self) -> None:
+        made = self.start()
+        stopped = made.stopService()
+        assert stopped is not None
+        self.assertEqual(self.engine.reasons, ["interrupted"])
+        self.assertEqual(self.releases, 1)
+        self.assertNoResult(stopped)
+        self.engine.ending.callback(Outcome(Status.FAILED, "interrupted"))
+        self.successResultOf(stopped)
+        self.assertEqual((self.announced, self.statuses), (["interrupted"], [Status.FAILED]))
+        self.assertTrue(self.report.exists())
+        self.assertEqual(self.reactor.stops, 0)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_engine_that_does_not_end(self) -> None:
+        made = self.start()
+        stopped = made.stopService()
+        assert stopped is not None
+        self.reactor.advance(INTERRUPT_S)
+        self.successResultOf(stopped)
+        self.assertEqual(self.announced, ["interrupted, and not ended within 5 s"])
+        self.assertEqual(self.statuses, [Status.FAILED])
+        self.assertTrue(self.report.exists())
+        self.engine.ending.callback(_DONE)
+        self.assertEqual(len(self.announced), 1)
+
+    def test_interrupt_that_fails(self) -> None:
+        def interrupt(reason: str) -> Deferred[None]:
+            raise ZeroDivisionError
+
+        self.engine.interrupt = interrupt  # type: ignore[method-assign]
+        made = self.start()
+        stopped = made.stopService()
+        assert stopped is not None
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.engine.ending.callback(Outcome(Status.FAILED, "interrupted"))
+        self.successResultOf(stopped)
+
+    def test_before_the_reactor_runs(self) -> None:
+        made = self.make_service()
+        made.startService()
+        self.assertIsNone(made.stopService())
+        self.reactor.run()
+        self.assertFalse(self.engine.is_running)
+
+
+class ReportTests(SynchronousTestCase):
+    def test_older_one_stays_until_the_new_one_is_whole(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        path = folder / "report.json"
+        path.write_text("older")
+        self.patch(os, "write", self._fail)
+        self.assertRaises(OSError, write_report, str(path), _DONE)
+        self.assertEqual(path.read_text(), "older")
+        self.assertEqual(os.listdir(folder), ["report.json"])
+
+    def _fail(self, fd: int, data: bytes) -> int:
+        raise OSError(28, "No space left on device")

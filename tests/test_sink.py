@@ -1,0 +1,295 @@
+"""Where images go: files under their name only when whole, and streams with awkward readers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+from unittest import mock
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from kollacast import fdio
+from kollacast.atomic_file import prove_writable
+from kollacast.sink import FileSink, StreamSink
+
+_PATIENCE_S = 10.0
+
+
+def _views(*parts: bytes) -> list[memoryview]:
+    return [memoryview(part) for part in parts]
+
+
+class FileSinkTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.path = self.folder / "image.tgz"
+
+    def sink(self) -> FileSink:
+        return FileSink(str(self.path))
+
+    def test_commit(self) -> None:
+        sink = self.sink()
+        sink.write(_views(b"one", b"", b"two"))
+        sink.write(_views(b"three"))
+        self.assertFalse(self.path.exists())
+        sink.commit()
+        self.assertEqual(self.path.read_bytes(), b"onetwothree")
+        self.assertEqual(os.listdir(self.folder), ["image.tgz"])
+
+    def test_empty(self) -> None:
+        sink = self.sink()
+        sink.commit()
+        self.assertEqual(self.path.read_bytes(), b"")
+
+    def test_more_views_than_one_call_takes(self) -> None:
+        parts = [bytes([n % 251]) * (n % 7) for n in range(3000)]
+        sink = self.sink()
+        sink.write(_views(*parts))
+        sink.commit()
+        self.assertEqual(self.path.read_bytes(), b"".join(parts))
+
+    def test_abandon(self) -> None:
+        sink = self.sink()
+        sink.write(_views(b"half"))
+        sink.abandon()
+        self.assertEqual(os.listdir(self.folder), [])
+        sink.abandon()
+        error = self.assertRaises(OSError, sink.write, _views(b"more"))
+        self.assertEqual(error.errno, errno.ECANCELED)
+        self.assertRaises(OSError, sink.commit)
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def test_older_file_until_commit(self) -> None:
+        self.path.write_bytes(b"older")
+        sink = self.sink()
+        sink.write(_views(b"new"))
+        self.assertEqual(self.path.read_bytes(), b"older")
+        sink.abandon()
+        self.assertEqual(self.path.read_bytes(), b"older")
+        sink = self.sink()
+        sink.write(_views(b"new"))
+        sink.commit()
+        self.assertEqual(self.path.read_bytes(), b"new")
+
+    def test_abandon_after_commit(self) -> None:
+        sink = self.sink()
+        sink.commit()
+        sink.abandon()
+        self.assertTrue(self.path.exists())
+
+    def test_content_is_on_disk_before_the_name(self) -> None:
+        sink = self.sink()
+        calls = mock.Mock()
+        self.patch(os, "fsync", calls.fsync)
+        rename = os.rename
+        self.patch(os, "rename", lambda *to: (calls.rename(), rename(*to)))
+        sink.commit()
+        self.assertEqual([name for name, _, _ in calls.mock_calls], ["fsync", "rename", "fsync"])
+
+    def test_commit_that_fails(self) -> None:
+        self.path.write_bytes(b"older")
+        sink = self.sink()
+        sink.write(_views(b"new"))
+        self.patch(os, "fsync", mock.Mock(side_effect=OSError(errno.EIO, "broken")))
+        self.assertRaises(OSError, sink.commit)
+        sink.abandon()
+        self.assertEqual(self.path.read_bytes(), b"older")
+        self.assertEqual(os.listdir(self.folder), ["image.tgz"])
+
+    def test_mode(self) -> None:
+        before = os.umask(0o027)
+        try:
+            self.sink().commit()
+        finally:
+            os.umask(before)
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o640)
+
+    def test_symbolic_link_stays(self) -> None:
+        target = self.folder / "real.tgz"
+        target.write_bytes(b"older")
+        self.path.symlink_to("real.tgz")
+        sink = self.sink()
+        sink.write(_views(b"new"))
+        sink.commit()
+        self.assertTrue(self.path.is_symlink())
+        self.assertEqual(target.read_bytes(), b"new")
+
+    def test_leftover_of_a_killed_run(self) -> None:
+        leftover = self.folder / f".image.tgz.{os.getpid()}.part"
+        leftover.write_bytes(b"left")
+        sink = self.sink()
+        sink.write(_views(b"new"))
+        sink.commit()
+        self.assertEqual(self.path.read_bytes(), b"new")
+        self.assertEqual(leftover.read_bytes(), b"left")
+
+    def test_longest_name(self) -> None:
+        self.path = self.folder / ("n" * 255)
+        self.sink().commit()
+        self.assertEqual(os.listdir(self.folder), ["n" * 255])
+
+    def test_full_disk(self) -> None:
+        sink = self.sink()
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.patch(os, "writev", mock.Mock(side_effect=full))
+        error = self.assertRaises(OSError, sink.write, _views(b"x"))
+        self.assertEqual(error.errno, errno.ENOSPC)
+        sink.abandon()
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def test_not_inherited(self) -> None:
+        with self.sink()._file.descriptor() as fd:
+            self.assertFalse(os.get_inheritable(fd))
+
+    def test_prove_writable(self) -> None:
+        prove_writable(str(self.path))
+        self.assertEqual(os.listdir(self.folder), [])
+        self.assertRaises(IsADirectoryError, prove_writable, str(self.folder))
+        self.assertRaises(FileNotFoundError, prove_writable, str(self.folder / "no" / "image"))
+        self.assertRaises(OSError, prove_writable, "/dev/null")
+        self.assertRaises(OSError, prove_writable, "")
+
+
+class ShortWritesTests(SynchronousTestCase):
+    """A kernel that takes less than it is offered, at any byte."""
+
+    @settings(max_examples=100, deadline=None)
+    @given(
+        parts=st.lists(st.binary(max_size=40), max_size=30),
+        takes=st.lists(st.integers(0, 25), min_size=1),
+    )
+    def test_every_byte_once(self, parts: list[bytes], takes: list[int]) -> None:
+        taken = bytearray()
+        appetite = iter(takes)
+
+        def writev(fd: int, views: list[memoryview]) -> int:
+            offered = b"".join(views)
+            size = min(next(appetite, 1000), len(offered))
+            if not size and offered:
+                raise BlockingIOError(errno.EAGAIN, "try again")
+            taken.extend(offered[:size])
+            return size
+
+        read_end, write_end = os.pipe()
+        try:
+            with mock.patch.object(os, "writev", writev):
+                fdio.write_all(write_end, _views(*parts), False, lambda: False)
+        finally:
+            os.close(read_end)
+            os.close(write_end)
+        self.assertEqual(bytes(taken), b"".join(parts))
+
+
+class _Reader(threading.Thread):
+    """Reads a descriptor to its end."""
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self.fd = fd
+        self.data = b""
+        self.start()
+
+    def run(self) -> None:
+        with open(self.fd, "rb", buffering=0, closefd=False) as file:
+            self.data = file.readall()
+
+
+class StreamSinkTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.read_end, self.write_end = os.pipe()
+        self.addCleanup(os.close, self.read_end)
+
+    def test_pipe(self) -> None:
+        keeper = os.dup(self.write_end)
+        image = os.urandom(3 << 20)
+        sink = StreamSink(self.write_end)
+        reader = _Reader(self.read_end)
+        sink.write(_views(image[:5], b"", image[5 : 2 << 20], image[2 << 20 :]))
+        sink.commit()
+        os.close(keeper)
+        reader.join(_PATIENCE_S)
+        self.assertEqual(reader.data, image)
+
+    def test_mode_of_the_inherited_descriptor_stays(self) -> None:
+        keeper = os.dup(self.write_end)
+        self.addCleanup(os.close, keeper)
+        sink = StreamSink(self.write_end)
+        self.assertTrue(os.get_blocking(keeper))
+        sink.abandon()
+
+    def test_descriptor_without_a_mode_of_its_own(self) -> None:
+        from kollacast import sink as module
+
+        self.patch(module, "_with_a_mode_of_its_own", lambda fd: fd)
+        self.test_pipe()
+
+    def test_broken_pipe(self) -> None:
+        read_end, write_end = os.pipe()
+        os.close(read_end)
+        sink = StreamSink(write_end)
+        self.assertRaises(BrokenPipeError, sink.write, _views(b"x"))
+        sink.abandon()
+
+    def test_reader_that_leaves_while_a_write_waits(self) -> None:
+        read_end, write_end = os.pipe()
+        sink = StreamSink(write_end)
+        errors = self._write_until_it_waits(sink, read_end)
+        os.close(read_end)
+        self.assertIsInstance(errors.join_and_get(), BrokenPipeError)
+        sink.abandon()
+
+    def test_abandon_while_a_write_waits(self) -> None:
+        sink = StreamSink(self.write_end)
+        errors = self._write_until_it_waits(sink, self.read_end)
+        sink.abandon()
+        error = errors.join_and_get()
+        self.assertEqual(getattr(error, "errno", None), errno.ECANCELED)
+
+    def test_abandon_while_a_write_waits_on_a_blocking_pipe(self) -> None:
+        from kollacast import sink as module
+
+        self.patch(module, "_with_a_mode_of_its_own", lambda fd: fd)
+        self.test_abandon_while_a_write_waits()
+
+    def test_regular_file_is_on_disk(self) -> None:
+        path = self.mktemp()
+        synced: list[int] = []
+        self.patch(os, "fsync", synced.append)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+        sink = StreamSink(fd)
+        sink.write(_views(b"image"))
+        sink.commit()
+        self.assertEqual(synced, [fd])
+        self.assertEqual(Path(path).read_bytes(), b"image")
+
+    def _write_until_it_waits(self, sink: StreamSink, read_end: int) -> _Attempt:
+        """Start a write of more than the pipe holds, and return once it is under way."""
+        attempt = _Attempt(sink)
+        attempt.start()
+        # The first bytes are there: the write is under way, and it can only end by an error.
+        self.assertTrue(os.read(read_end, 1))
+        return attempt
+
+
+class _Attempt(threading.Thread):
+    """Writes more than any pipe holds and keeps the error it ends with."""
+
+    def __init__(self, sink: StreamSink) -> None:
+        super().__init__()
+        self._sink = sink
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            self._sink.write(_views(bytes(8 << 20)))
+        except Exception as error:
+            self._error = error
+
+    def join_and_get(self) -> Exception | None:
+        self.join(_PATIENCE_S)
+        return self._error
