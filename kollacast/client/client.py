@@ -25,7 +25,7 @@ from kollacast.transport.worker import ThreadWorker, Worker
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, GroupInfo, Hello, Refusal, clean_text, encode_json
-from kollacast.wire.parser import Digest, Message, Packet, Report, Sent
+from kollacast.wire.parser import Digest, Message, Packet, Repaired, Report, Sent
 from kollacast.wire.structures import BufferCtl, Tag, WireError, payload_capacity
 
 _log = Logger()
@@ -193,6 +193,8 @@ class Client:
             self._reception.buffer(message)
         elif isinstance(message, Sent):
             self._reception.sent()
+        elif isinstance(message, Repaired):
+            self._reception.repaired(message.buffer_id)
         elif isinstance(message, Packet):
             self._reception.packet(message)
         elif isinstance(message, Digest):
@@ -221,7 +223,8 @@ class Client:
             window=greeting.window,
         )
         if opened and self._connection is not None:
-            self._connection.send(Hello(self._config.name, packets).encode())
+            hello = Hello(self._config.name, packets, coding=greeting.coding)
+            self._connection.send(hello.encode())
 
     def _grouped(self, info: GroupInfo) -> None:
         self._digester = Digester("sha256")
@@ -385,6 +388,7 @@ class Client:
             name: self._digest.hex() if self._digest else None,
             "packets_multicast": counts.placed if counts else 0,
             "packets_repaired": reception.packets_repaired if reception else 0,
+            "packets_decoded": counts.decoded if counts else 0,
             "packets_repeated": counts.repeated if counts else 0,
             "packets_damaged": counts.damaged if counts else 0,
             "seconds": round(self._reactor.seconds() - self._began_at, 3),

@@ -77,7 +77,7 @@ class Reception:
         self.drain: Callable[[], None] = lambda: None
         self.ended: Deferred[None] = Deferred()
         self.bytes_flushed = 0
-        self.packets_repaired = 0
+        self._retransmitted = 0
         self._connection = connection
         self._dialect = dialect
         self._codec = codec
@@ -98,6 +98,11 @@ class Reception:
     @property
     def packets_multicast(self) -> int:
         return self.intake.counts.placed
+
+    @property
+    def packets_repaired(self) -> int:
+        """Packets that came again, by TCP or out of a coded repair."""
+        return self._retransmitted + self.intake.counts.decoded
 
     def stop(self) -> None:
         """The session is over: nothing more is sent, whatever still ends."""
@@ -129,6 +134,15 @@ class Reception:
             self._ask(flight.buffer.missing())
         self.arrived()
 
+    def repaired(self, buffer_id: int) -> None:
+        """Coded repairs of a buffer have been multicast: ask for what they did not mend."""
+        self.drain()
+        for flight in self._flights:
+            buffer = flight.buffer
+            if buffer is not None and buffer.ctl.buffer_id == buffer_id and not buffer.complete:
+                self._ask(buffer.missing())
+        self.arrived()
+
     def packet(self, packet: Packet) -> None:
         """A retransmission."""
         if not packet.payload:
@@ -146,7 +160,7 @@ class Reception:
                 raise WireError("the server's retransmissions are damaged")
             self._ask([packet.seq])
         elif not flight.flushing and buffer.put(packet.seq, payload):
-            self.packets_repaired += 1
+            self._retransmitted += 1
             if buffer.complete:
                 self.arrived()
 

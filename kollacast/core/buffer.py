@@ -78,7 +78,7 @@ class PacketBuffer:
         self.init(BufferCtl(buffer_id, size, packet_id_base, -(-size // self.capacity)))
         return self.ctl
 
-    def sealed_slots(self, first: int, count: int) -> list[memoryview]:
+    def slots(self, first: int, count: int) -> list[memoryview]:
         """The payloads of slots ``first`` on, the last of the buffer as long as it is."""
         payloads = self.payloads[first : first + count]
         end = self.ctl.pkt_count
@@ -94,9 +94,9 @@ class PacketBuffer:
         return slot if 0 <= slot < self.ctl.pkt_count else None
 
     def get(self, seq: int) -> memoryview | None:
-        """The payload of the packet ``seq`` of a filled buffer, or None."""
+        """The payload of the packet ``seq``, or None when it is another buffer's."""
         slot = self.slot_of(seq)
-        return None if slot is None else self.sealed_slots(slot, 1)[0]
+        return None if slot is None else self.slots(slot, 1)[0]
 
     # Receiving.
 
@@ -131,6 +131,10 @@ class PacketBuffer:
         self._sizes[slot:end] = sizes
         self._missing -= new
         return new
+
+    def lacks(self, seq: int) -> bool:
+        """Whether the packet ``seq`` of this buffer is still missing."""
+        return not self._have[seq - self.ctl.packet_id_base]
 
     def put(self, seq: int, payload: bytes | memoryview) -> bool:
         """Copy a verified packet to its slot; False when it was there already.

@@ -16,12 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kollacast.core.buffer import PacketBuffer
+from kollacast.core.coding import COMBINATION_BASE, RECIPE_BASE, combine, read_recipe
 from kollacast.wire.packets import Headers, PacketCodec
 from kollacast.wire.structures import PACKET_HEADER_SIZE
 
 #: The most packets of one batch: what recvmmsg is asked for at once, and more
 #: than the 45 packets of 1472 bytes that one coalesced datagram can hold.
 BATCH = 64
+
+#: Combinations that are waited for at a time.
+_MAX_RECIPES = 65536
 
 
 @dataclass(slots=True)
@@ -38,6 +42,7 @@ class IntakeCounts:
     """Packets by what became of them."""
 
     placed: int = 0
+    decoded: int = 0
     repeated: int = 0
     damaged: int = 0
 
@@ -54,6 +59,7 @@ class Intake:
         self._codec = codec
         self._buffers: list[PacketBuffer] = []
         self._expected = 0
+        self._recipes: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._full_sizes = (capacity,) * BATCH
 
     def arm(self, buffer: PacketBuffer) -> None:
@@ -65,6 +71,11 @@ class Intake:
     def disarm(self, buffer: PacketBuffer) -> None:
         """Let nothing more land in ``buffer``."""
         self._buffers.remove(buffer)
+        self._recipes = {
+            combination: recipe
+            for combination, recipe in self._recipes.items()
+            if buffer.slot_of(recipe[0]) is None
+        }
 
     def landing(self) -> Landing:
         """The slots where the next batch most likely belongs."""
@@ -209,6 +220,8 @@ class Intake:
         if not intact or not payload:
             # Another session's packets look like damaged ones of this session.
             self.counts.damaged += 1
+        elif seq >= COMBINATION_BASE:
+            self._coded(seq, payload)
         elif buffer is None:
             self.counts.repeated += 1
         elif buffer.put(seq, payload):
@@ -216,6 +229,29 @@ class Intake:
             self._expected = seq + 1
         else:
             self.counts.repeated += 1
+
+    def _coded(self, seq: int, payload: memoryview) -> None:
+        """Note a recipe that can help, or mend a loss with its combination."""
+        if seq >= RECIPE_BASE:
+            for combination, terms in read_recipe(payload).items():
+                lacking = [term for term in terms if self._lacks(term)]
+                if len(lacking) == 1 and len(self._recipes) < _MAX_RECIPES:
+                    self._recipes[combination] = (lacking[0], terms)
+            return
+        missing, terms = self._recipes.pop(seq, (0, ()))
+        buffer = self._buffer_of(missing)
+        if not terms or buffer is None or not self._lacks(missing):
+            return
+        held = [buffer.get(term) for term in terms if term != missing]
+        known = [view for view in held if view is not None]
+        size = len(buffer.slots(missing - buffer.ctl.packet_id_base, 1)[0])
+        if len(known) == len(terms) - 1:
+            buffer.put(missing, combine([payload, *known], self.capacity)[:size])
+            self.counts.decoded += 1
+
+    def _lacks(self, seq: int) -> bool:
+        buffer = self._buffer_of(seq)
+        return buffer is not None and buffer.lacks(seq)
 
     def _run_end(self, seqs: tuple[int, ...], start: int) -> int:
         """The end of the run of consecutive seqs that begins at ``start``."""

@@ -8,6 +8,7 @@ of what has been asked for and what is to be sent.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol as Interface
@@ -20,6 +21,7 @@ from twisted.python.failure import Failure
 
 from kollacast.core.buffer import PacketBuffer
 from kollacast.server.groups import ClientGroup, Phase
+from kollacast.server.repairs import Repairs
 from kollacast.server.session import Session
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
@@ -55,6 +57,7 @@ class Host(Interface):
 
     clock: IReactorTime
     session: Session
+    repairs: Repairs
 
     def refusal(self, hello: Hello | None) -> str | None:
         """Why no client, or not the one of ``hello``, may come in now; or None."""
@@ -62,8 +65,8 @@ class Host(Interface):
     def joined(self, client: ClientProtocol) -> ClientGroup:
         """A client is in."""
 
-    def verified(self, client: ClientProtocol) -> None:
-        """A client has the whole image."""
+    def repairing(self, size: int) -> None:
+        """So many bytes of retransmissions are about to leave by TCP."""
 
     def left(self, client: ClientProtocol) -> None:
         """A client that was in is out; its record says why."""
@@ -86,12 +89,16 @@ class ClientProtocol(Protocol):
         self.lost: Deferred[None] = Deferred()
         #: How many packets the client can hold, None where it does not say.
         self.packets: int | None = None
+        #: Whether the client can use coded repairs.
+        self.decodes = False
         # Phases that the client has been told of and owes an answer to.
         self._announced: deque[BufferCtl] = deque()
         self._ready: deque[BufferCtl] = deque()
         self._sent = 0
         self._report_due = False
         self._requested: deque[int] = deque()
+        # Packets asked for and neither sent nor taken over by a coded repair.
+        self._unanswered = 0
         self._heard_at = 0.0
         self._joined_at = 0.0
 
@@ -149,6 +156,17 @@ class ClientProtocol(Protocol):
         else:
             self._report_due = True
             self._outgoing.send(bytes((Tag.DIGEST,)) + value)
+
+    def repair(self, seqs: Sequence[int]) -> None:
+        """Send the client these packets, which it asked for."""
+        self._requested.extend(seqs)
+        self._outgoing.pump()
+
+    def repaired(self, buffer_id: int) -> None:
+        """Tell the client that coded repairs of a buffer have been multicast."""
+        if not self._closed:
+            self._unanswered = len(self._requested)
+            self._outgoing.send(self._dialect.repaired(buffer_id))
 
     # From the server.
 
@@ -218,6 +236,8 @@ class ClientProtocol(Protocol):
             ctl = self._ready.popleft()
             if not self._sent:
                 self._requested.clear()
+                self._unanswered = 0
+            self._host.repairs.done(self, ctl.buffer_id)
             if ctl.is_end and not self._dialect.proves:
                 self._verify()
             self._answered(Phase.SENT)
@@ -227,6 +247,7 @@ class ClientProtocol(Protocol):
     def _introduced(self, hello: Hello) -> None:
         self._cancel_timers()
         self.packets = hello.packets
+        self.decodes = hello.coding
         self.record.name = hello.name or self.record.address
         reason = self._host.refusal(hello)
         if reason is not None:
@@ -241,12 +262,12 @@ class ClientProtocol(Protocol):
     def _request(self, seqs: tuple[int, ...]) -> None:
         if not self._sent or not self._ready:
             raise WireError("a request before SENT")
-        if len(self._requested) + len(seqs) > self._session.max_request:
+        if self._unanswered + len(seqs) > self._session.max_request:
             raise WireError(f"requests for more than {self._session.max_request} packets at once")
         if not self._dialect.answers_unheld and not self._session.holds_all(seqs):
             raise WireError("a request for a packet that is not held")
-        self._requested.extend(seqs)
-        self._outgoing.pump()
+        self._unanswered += len(seqs)
+        self._host.repairs.requested(self, seqs)
 
     def _reported(self, fields: dict[str, Any]) -> None:
         if fields.get("ok") is not True:
@@ -265,7 +286,6 @@ class ClientProtocol(Protocol):
     def _verify(self) -> None:
         self.record.verified = True
         self.record.seconds = round(self._host.clock.seconds() - self._joined_at, 3)
-        self._host.verified(self)
 
     def _answered(self, phase: Phase) -> None:
         if self._group is not None:
@@ -282,6 +302,8 @@ class ClientProtocol(Protocol):
         self._heard_at = self._host.clock.seconds()
         for _ in seqs:
             self._requested.popleft()
+        self._unanswered -= len(seqs)
+        self._host.repairing(len(seqs) * self._session.capacity)
         buffer: PacketBuffer | None = None
         slots: list[int] = []
         for seq in seqs:
@@ -303,7 +325,7 @@ class ClientProtocol(Protocol):
     ) -> None:
         if buffer is not None and slots:
             self.record.packets_repaired += len(slots)
-            payloads = [buffer.sealed_slots(slot, 1)[0] for slot in slots]
+            payloads = [buffer.slots(slot, 1)[0] for slot in slots]
             queue.append(self._dialect.packets(buffer.headers, slots, payloads))
 
     # The end.

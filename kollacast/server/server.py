@@ -22,11 +22,13 @@ from twisted.python.failure import Failure
 
 from kollacast.config import ServerConfig
 from kollacast.core.digest import Digester
+from kollacast.core.rate_control import RateControl
 from kollacast.outcome import Outcome, Progress, Status
 from kollacast.server.client_protocol import ClientFactory, ClientProtocol, ClientRecord
 from kollacast.server.cycle import cycle
 from kollacast.server.groups import ClientGroup, GroupChain, Phase
 from kollacast.server.read_ahead import ReadAhead
+from kollacast.server.repairs import Repairs
 from kollacast.server.session import Flight, Session
 from kollacast.source import Source
 from kollacast.transport.pacing import Pacer
@@ -88,6 +90,8 @@ class Server:
             (config.group, config.port),
             descending=self.session.dialect.descending,
         )
+        self._control = RateControl() if config.rate_bps is None else None
+        self.repairs = Repairs(reactor, self.session, self._sender, self._control, self.fail)
         self._factory = ClientFactory(self)
         self._chain = GroupChain(config.group_size)
         self._clients: list[ClientProtocol] = []
@@ -180,11 +184,12 @@ class Server:
             self._reactor.callLater(0, self._all_here)
         return group
 
-    def verified(self, client: ClientProtocol) -> None:
-        pass
+    def repairing(self, size: int) -> None:
+        self._pacer.sent(size)
 
     def left(self, client: ClientProtocol) -> None:
         self._clients.remove(client)
+        self.repairs.left(client)
         if self._phase == _ACCEPTING:
             self._records.remove(client.record)
         elif not self._clients and not any(record.verified for record in self._records):
@@ -217,13 +222,18 @@ class Server:
         flight = self._current
         buffer = flight.buffer
 
-        def sent(_: None) -> bool:
+        def sent(sent_bps: float) -> bool:
             flight.sent = True
+            flight.sent_bps = sent_bps
+            self.repairs.begin(flight, self._clients)
             self._bytes_done += buffer.ctl.buffer_size
             self._through = self._chain.begin(Phase.SENT, buffer.ctl)
             self._through.addCallback(lambda _: self._retire(flight))
             return not buffer.ctl.is_end
 
+        if self._control is not None:
+            self._pacer.rate_bps = self._control.rate_bps
+            flight.epoch = self._control.epoch
         return self._sender.multicast(buffer).addCallback(sent)
 
     def finish(self) -> None:
@@ -332,6 +342,7 @@ class Server:
             self._watch.stop()
         if self._accept_timer is not None and self._accept_timer.active():
             self._accept_timer.cancel()
+        self.repairs.stop()
         for worker in self._workers:
             worker.stop()
         self._source.close()
@@ -381,6 +392,7 @@ class Server:
             "seconds": round(self._seconds, 3),
             "throughput_bytes_per_s": round(throughput),
             "packets_multicast": self._sender.packets_sent,
+            "packets_coded": self.repairs.packets_coded,
             "packets_repaired": sum(record.packets_repaired for record in self._records),
             "clients_expected": self._config.clients,
             "clients_verified": verified,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from kollacast.config import ServerConfig
 from kollacast.core.buffer import PacketBuffer
+from kollacast.core.coding import max_terms
 from kollacast.wire.checksum import Engine
 from kollacast.wire.dialect import DIALECTS
 from kollacast.wire.greeting import Greeting, GroupInfo
@@ -21,10 +22,16 @@ _WINDOW = 4
 
 @dataclass(slots=True)
 class Flight:
-    """A buffer under way; requests for its packets are good once it is ``sent``."""
+    """A buffer under way; requests for its packets are good once it is ``sent``.
+
+    ``epoch`` is the rate control's when it began to leave, and ``sent_bps``
+    how fast it did, 0 while that is not known.
+    """
 
     buffer: PacketBuffer
     sent: bool = False
+    epoch: int = 0
+    sent_bps: float = 0.0
 
 
 class Session:
@@ -51,11 +58,13 @@ class Session:
                 buffer_packets=self.buffer_packets,
                 window=self.window,
                 digest=config.digest,
+                coding=max_terms(self.capacity) >= 2,
                 name=name,
                 size=size,
             )
         else:
             self.greeting = GroupInfo(config.group, config.port)
+        self.coding = self.dialect.greets and max_terms(self.capacity) >= 2
         self.flights: deque[Flight] = deque()
 
     def limit(self, packets: list[int | None]) -> None:

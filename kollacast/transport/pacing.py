@@ -10,7 +10,12 @@ _BURST_S = 0.002
 
 
 class Pacer:
-    """Lets ``rate_bps`` bits a second leave, or everything when it is None."""
+    """Lets :attr:`rate_bps` bits a second leave, or everything when it is None.
+
+    Bits are those of whole IP datagrams.  Who sends asks :meth:`delay_s`
+    first and then tells what it :meth:`sent`; what leaves by another way
+    along the same link may be told too, and multicast then makes room for it.
+    """
 
     def __init__(self, clock: IReactorTime, rate_bps: float | None) -> None:
         self._clock = clock
@@ -22,6 +27,10 @@ class Pacer:
         if self.rate_bps is None:
             return 0.0
         return max(self._free_at - self._clock.seconds(), 0.0)
+
+    def burst_bytes(self) -> float:
+        """How much should leave in one go, so that queues on the way stay short."""
+        return float("inf") if self.rate_bps is None else self.rate_bps / 8 * _BURST_S
 
     def sent(self, size: int) -> None:
         """``size`` bytes have left, headers included."""

@@ -53,11 +53,13 @@ class _SendPort(MulticastPort):
 
 @dataclass(slots=True)
 class _Job:
-    """One buffer on its way: ``done`` packets of it have left."""
+    """One buffer on its way: ``done`` packets, ``bits`` in all, have left."""
 
     buffer: PacketBuffer
-    finished: Deferred[None]
+    finished: Deferred[float]
     done: int = 0
+    bits: int = 0
+    began_at: float = 0.0
 
 
 class MulticastProtocol(DatagramProtocol):
@@ -90,16 +92,23 @@ class MulticastProtocol(DatagramProtocol):
             except OSError:
                 self._segments = False
 
-    def multicast(self, buffer: PacketBuffer) -> Deferred[None]:
+    def multicast(self, buffer: PacketBuffer, *, urgent: bool = False) -> Deferred[float]:
         """Send every packet of ``buffer``, sealing its headers on the way.
 
-        Fires when the kernel has taken the last packet.
+        Fires when the kernel has taken the last packet, with the rate in bits
+        a second at which it took them, 0 when that cannot be told.  An
+        ``urgent`` buffer goes before those that have not begun.
         """
-        finished: Deferred[None] = Deferred(lambda _: self._jobs.clear())
+        finished: Deferred[float] = Deferred()
         if buffer.ctl.pkt_count == 0:
-            finished.callback(None)
+            finished.callback(0.0)
+            return finished
+        job = _Job(buffer, finished)
+        if urgent and self._jobs:
+            self._jobs.insert(1, job)
         else:
-            self._jobs.append(_Job(buffer, finished))
+            self._jobs.append(job)
+        if self._wake is None:
             self.transport.startWriting()
         return finished
 
@@ -139,7 +148,8 @@ class MulticastProtocol(DatagramProtocol):
         buffer = job.buffer
         stride = PACKET_HEADER_SIZE + buffer.capacity
         left = buffer.ctl.pkt_count - job.done
-        count = min(left, _MAX_DATAGRAM // stride, _MAX_SEGMENTS) if self._segments else 1
+        burst = max(int(min(self._pacer.burst_bytes(), _MAX_DATAGRAM)) // stride, 1)
+        count = min(left, burst, _MAX_SEGMENTS) if self._segments else 1
         if self._descending:
             # All segments but the last must be full, so a short packet goes alone.
             if job.done == 0 and buffer.ctl.buffer_size % buffer.capacity:
@@ -147,7 +157,7 @@ class MulticastProtocol(DatagramProtocol):
             first = left - count
         else:
             first = job.done
-        payloads = buffer.sealed_slots(first, count)
+        payloads = buffer.slots(first, count)
         self._codec.seal(buffer.headers, first, buffer.ctl.packet_id_base + first, payloads)
         iov = buffer.iov[2 * first : 2 * (first + count)]
         iov[-1] = payloads[-1]
@@ -168,11 +178,19 @@ class MulticastProtocol(DatagramProtocol):
             raise
         self.bytes_sent += sent
         self.packets_sent += count
-        self._pacer.sent(sent + count * IP_UDP_HEADER_SIZE)
+        size = sent + count * IP_UDP_HEADER_SIZE
+        self._pacer.sent(size)
+        now = self._clock.seconds()
+        if job.done:
+            job.bits += 8 * size
+        else:
+            # What leaves from here on takes the time from here on.
+            job.began_at = now
         job.done += count
         if job.done == buffer.ctl.pkt_count:
             self._jobs.popleft()
-            job.finished.callback(None)
+            elapsed = now - job.began_at
+            job.finished.callback(job.bits / elapsed if elapsed > 0 else 0.0)
         return True
 
 

@@ -60,6 +60,10 @@ class Dialect:
             ctl.pkt_count,
         )
 
+    def repaired(self, buffer_id: int) -> bytes:
+        """The coded repairs of a buffer have been multicast."""
+        return struct.pack("!BI", Tag.REPAIRED, buffer_id)
+
     def packets(
         self, headers: memoryview, slots: Sequence[int], payloads: Sequence[memoryview]
     ) -> bytes:

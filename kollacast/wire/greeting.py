@@ -56,7 +56,8 @@ class Greeting:
     """What a kollacast server says of the session, to everyone who connects.
 
     ``salt`` seeds the packets' CRC; ``size`` is the image's in bytes, None
-    where it is not known.
+    where it is not known; ``coding`` says that losses of several clients may
+    be mended by one coded packet.
     """
 
     session: str
@@ -67,6 +68,7 @@ class Greeting:
     buffer_packets: int
     window: int
     digest: str
+    coding: bool = False
     name: str | None = None
     size: int | None = None
 
@@ -94,6 +96,7 @@ class Greeting:
             buffer_packets=_number(fields.get("buffer_packets"), "buffer_packets", 1, 65536),
             window=_number(fields.get("window"), "window", 1, 64),
             digest=clean_text(fields.get("digest", "")),
+            coding=fields.get("coding") is True,
             name=None if name is None else clean_text(name),
             size=None if size is None else _number(size, "size", 0, 1 << 63),
         )
@@ -111,10 +114,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Hello:
-    """What a client answers: its name and how many packets it can hold."""
+    """What a client answers: its name, how many packets it can hold, whether it decodes."""
 
     name: str
     packets: int
+    coding: bool = False
 
     def encode(self) -> bytes:
         return encode_json({"version": PROTOCOL_VERSION, **asdict(self)})
@@ -126,6 +130,7 @@ class Hello:
         return cls(
             name=clean_text(fields.get("name", "")),
             packets=_number(fields.get("packets"), "packets", 1, 1 << 31),
+            coding=fields.get("coding") is True,
         )
 
 

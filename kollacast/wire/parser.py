@@ -61,6 +61,13 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Repaired:
+    """Coded repairs of a buffer have been multicast: ask for what is still missing."""
+
+    buffer_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Packet:
     """A retransmission; an empty ``payload`` means that it is not held."""
 
@@ -88,6 +95,7 @@ Message = (
     | Request
     | Done
     | Sent
+    | Repaired
     | BufferCtl
     | Packet
     | Digest
@@ -260,6 +268,8 @@ class ServerStream(_Stream):
             return self._buffer(dialect, (yield BUFFER_CTL_SIZE))
         if tag == Tag.PACKET:
             return (yield from self._packet(dialect))
+        if tag == Tag.REPAIRED:
+            return Repaired(*struct.unpack("!I", (yield 4)))
         if tag == Tag.DIGEST:
             return Digest((yield DIGEST_SIZE))
         if tag == Tag.REPORT:

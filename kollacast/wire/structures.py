@@ -22,7 +22,7 @@ IP_UDP_HEADER_SIZE = 28
 #: The largest IPv4 datagram, and so the largest MTU that means anything.
 MAX_MTU = 65535
 
-#: Sequence numbers from here up are reserved.
+#: Sequence numbers from here up are not the image's: coded repairs have them.
 SEQ_LIMIT = 0x8000_0000
 
 #: Length bound of a greeting, a hello and a report, in bytes of JSON.
@@ -46,6 +46,7 @@ class Tag(enum.IntEnum):
     CLIENT_DONE = 0x04
     SERVER_SENT = 0x08
     BUFFER = 0x10
+    REPAIRED = 0x11
     PACKET = 0x20
     DIGEST = 0x40
     REPORT = 0x80

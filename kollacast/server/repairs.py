@@ -1,0 +1,197 @@
+"""How what was lost goes out again: combined for many by multicast, or to each by TCP.
+
+After SENT, each client asks for what it lacks or says that it is done.  Once
+all have, or after a short grace, the server knows the losses of the buffer:
+they tell the rate control how the rate was, and they decide what is cheaper.
+Whoever asks again, later, or for something else is served by TCP at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from kollacast.core import coding
+from kollacast.core.buffer import PacketBuffer
+from kollacast.core.rate_control import RateControl
+from kollacast.server.session import Flight, Session
+from kollacast.transport.sender import MulticastProtocol
+
+#: Seconds for which first requests are gathered.
+_GRACE_S = 0.1
+#: Fewer requested packets than these are not worth a round.
+_MIN_REQUESTED = 16
+#: Coded packets must be at most this part of what TCP would carry.
+_WORTH = 0.8
+#: Requested packets that are planned before the reactor gets its turn again.
+_SLICE = 1024
+
+
+class Requester(Protocol):
+    """A client that lacks packets."""
+
+    decodes: bool
+
+    def repair(self, seqs: Sequence[int]) -> None:
+        """Send it these packets by TCP."""
+
+    def repaired(self, buffer_id: int) -> None:
+        """Tell it that the coded repairs of a buffer have been multicast."""
+
+
+@dataclass(slots=True, eq=False)
+class _Round:
+    """The first requests for one buffer."""
+
+    flight: Flight
+    unheard: set[Requester]
+    wanted: dict[Requester, tuple[int, ...]] = field(default_factory=dict)
+    heard: set[Requester] = field(default_factory=set)
+    grace: Any = None
+
+
+class Repairs:
+    """Answers requests; one :class:`_Round` for each buffer after its SENT."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        session: Session,
+        sender: MulticastProtocol,
+        control: RateControl | None,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._clock = clock
+        self._session = session
+        self._sender = sender
+        self._control = control
+        self._failed = failed
+        self._rounds: dict[int, _Round] = {}
+        self._combinations = 0
+        self._recipes = 0
+        self.packets_coded = 0
+
+    def begin(self, flight: Flight, clients: Sequence[Requester]) -> None:
+        """``flight`` has been multicast, and ``clients`` are told now."""
+        if flight.buffer.ctl.is_end:
+            return
+        current = _Round(flight, set(clients))
+        current.grace = self._clock.callLater(_GRACE_S, self._decide, current)
+        self._rounds[flight.buffer.ctl.buffer_id] = current
+
+    def requested(self, client: Requester, seqs: tuple[int, ...]) -> None:
+        """``client`` asks for ``seqs``, all of them held."""
+        current = self._round_of(seqs)
+        if current is None or client not in current.unheard:
+            client.repair(seqs)
+            return
+        current.wanted[client] = seqs
+        self._hear(current, client)
+
+    def done(self, client: Requester, buffer_id: int) -> None:
+        """``client`` has the whole buffer."""
+        current = self._rounds.get(buffer_id)
+        if current is not None and client in current.unheard:
+            self._hear(current, client)
+
+    def left(self, client: Requester) -> None:
+        """``client`` is out, and not waited for."""
+        for current in list(self._rounds.values()):
+            current.wanted.pop(client, None)
+            current.heard.discard(client)
+            if client in current.unheard:
+                current.unheard.discard(client)
+                self._decide_if_all(current)
+
+    def stop(self) -> None:
+        """The session is over."""
+        for current in self._rounds.values():
+            current.grace.cancel()
+        self._rounds.clear()
+
+    def _round_of(self, seqs: tuple[int, ...]) -> _Round | None:
+        buffer = self._session.held(seqs[0]) if seqs else None
+        if buffer is None or any(buffer.slot_of(seq) is None for seq in (min(seqs), max(seqs))):
+            return None
+        return self._rounds.get(buffer.ctl.buffer_id)
+
+    def _hear(self, current: _Round, client: Requester) -> None:
+        current.unheard.discard(client)
+        current.heard.add(client)
+        self._decide_if_all(current)
+
+    def _decide_if_all(self, current: _Round) -> None:
+        if not current.unheard:
+            current.grace.cancel()
+            self._decide(current)
+
+    def _decide(self, current: _Round) -> None:
+        ctl = current.flight.buffer.ctl
+        del self._rounds[ctl.buffer_id]
+        if self._control is not None and current.flight.sent_bps:
+            losses = {
+                client: len(current.wanted.get(client, ())) / ctl.pkt_count
+                for client in current.heard
+            }
+            self._control.report(
+                current.flight.epoch, current.flight.sent_bps, ctl.pkt_count, losses
+            )
+        decoding = [client for client in current.wanted if client.decodes]
+        requested = sum(len(current.wanted[client]) for client in decoding)
+        if len(decoding) < 2 or requested < _MIN_REQUESTED or not self._session.coding:
+            decoding = []
+        for client, seqs in current.wanted.items():
+            if client not in decoding:
+                client.repair(seqs)
+        if decoding:
+            wanted = {client: current.wanted[client] for client in decoding}
+            sending = Deferred.fromCoroutine(self._send_coded(current.flight.buffer, wanted))
+            sending.addErrback(lambda failure: self._failed(failure.value))
+
+    async def _send_coded(
+        self, buffer: PacketBuffer, wanted: dict[Requester, tuple[int, ...]]
+    ) -> None:
+        """Multicast what mends the most with the fewest packets, slice by slice."""
+        base = buffer.ctl.packet_id_base
+        buffer_id = buffer.ctl.buffer_id
+        for start in range(base, base + buffer.ctl.pkt_count, _SLICE):
+            slices = [[s for s in seqs if start <= s < start + _SLICE] for seqs in wanted.values()]
+            combinations = coding.plan(slices, coding.max_terms(buffer.capacity))
+            if len(combinations) > _WORTH * sum(map(len, slices)):
+                for client, seqs in zip(wanted, slices, strict=True):
+                    client.repair(seqs)
+                continue
+            await self._multicast(buffer, combinations)
+            await deferLater(self._clock, 0)
+        for client in wanted:
+            client.repaired(buffer_id)
+
+    async def _multicast(self, buffer: PacketBuffer, combinations: list[list[int]]) -> None:
+        capacity = buffer.capacity
+        first = self._combinations
+        recipes = coding.recipes(combinations, first, capacity)
+        payloads = [
+            coding.combine([p for seq in terms if (p := buffer.get(seq)) is not None], capacity)
+            for terms in combinations
+        ]
+        recipe_base = coding.recipe_seq(self._recipes)
+        self._recipes += len(recipes)
+        self._combinations += len(combinations)
+        self.packets_coded += len(recipes) + len(combinations)
+        await self._sender.multicast(_coded_buffer(capacity, recipe_base, recipes), urgent=True)
+        await self._sender.multicast(
+            _coded_buffer(capacity, coding.combination_seq(first), payloads), urgent=True
+        )
+
+
+def _coded_buffer(capacity: int, seq: int, payloads: Sequence[bytes]) -> PacketBuffer:
+    """A buffer of full packets that count up from ``seq``."""
+    buffer = PacketBuffer(capacity, len(payloads))
+    buffer.payload[:] = b"".join(payloads)
+    buffer.announce(0, seq, len(buffer.payload))
+    return buffer
