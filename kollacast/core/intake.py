@@ -157,6 +157,7 @@ class Intake:
             first = store.ctl.packet_id_base + slot
             if (
                 headers.seqs == tuple(range(first, first + count))
+                and 0 not in sizes
                 and headers.sizes == sizes
                 and headers.crcs == self._codec.checksum.batch(headers.seqs, payloads)
             ):
@@ -189,10 +190,12 @@ class Intake:
         start = 0
         while start < len(seqs):
             buffer = self._buffer_of(seqs[start])
-            end = self._run_end(seqs, start)
+            # A run that begins outside all buffers may go on into one.
+            end = start + 1
             if buffer is not None:
                 slot = seqs[start] - buffer.ctl.packet_id_base
-                end = start + max(buffer.vacant_run(slot, end - start), 1)
+                run = self._run_end(seqs, start) - start
+                end = start + max(buffer.vacant_run(slot, run), 1)
                 if (
                     headers.crcs[start:end] == crcs[start:end]
                     and headers.sizes[start:end] == sizes[start:end]
