@@ -1,0 +1,242 @@
+"""The lab does to traffic what its arguments say, and is gone afterwards, however it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import SkipTest
+
+from twisted.trial.unittest import TestCase
+
+from lab import Host, Lab, LabError
+
+_PREFIX = f"lt{os.getpid()}-"
+_CHECKOUT = Path(__file__).resolve().parents[1]
+
+# Receives numbered datagrams on the host with the address argv[1] until one of them is "end";
+# prints "ready", then the numbers and the seconds from the first to the last.
+_RECEIVER = """
+import json, socket, struct, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE: what is lost was lost on the way
+s.bind(("239.77.9.9", 7777))
+request = socket.inet_aton("239.77.9.9") + socket.inet_aton(sys.argv[1])
+s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
+s.settimeout(30)
+print("ready", flush=True)
+numbers, first = [], None
+while (datagram := s.recv(65535)) != b"end":
+    last = time.monotonic()
+    first = first or last
+    numbers.append(struct.unpack_from("!I", datagram)[0])
+print(json.dumps({"numbers": numbers, "seconds": last - first if first else 0}))
+"""
+
+# Sends argv[2] numbered datagrams of argv[3] bytes from the address argv[1], unfragmented, then
+# "end" again and again, because one of them may be lost, until it is killed.
+_SENDER = """
+import socket, struct, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(sys.argv[1]))
+s.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
+for number in range(int(sys.argv[2])):
+    s.sendto(struct.pack("!I", number).ljust(int(sys.argv[3]), b"."), ("239.77.9.9", 7777))
+while True:
+    s.sendto(b"end", ("239.77.9.9", 7777))
+    time.sleep(0.02)
+"""
+
+# One super-packet of 40 datagrams of 1000 bytes, by UDP_SEGMENT.
+_SUPER_PACKET = """
+import socket, struct, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(sys.argv[1]))
+s.setsockopt(socket.IPPROTO_UDP, 103, 1000)
+s.sendto(bytes(40000), ("239.77.9.9", 7777))
+"""
+
+# Keeps a lab up until it is ended by a signal.
+_LAB = """
+import signal, sys
+from lab import Lab
+with Lab(1, prefix=sys.argv[1]):
+    print("up", flush=True)
+    signal.pause()
+"""
+
+
+def _python(host: Host, program: str, *arguments: object) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-c", program, host.address, *map(str, arguments)]
+    return subprocess.Popen(host.command(argv), stdout=subprocess.PIPE, text=True)
+
+
+def _cast(lab: Lab, hosts: list[Host], count: int, size: int = 1000) -> list[dict[str, Any]]:
+    """What each of `hosts` received of `count` datagrams that the server multicast."""
+    receivers = [_python(host, _RECEIVER) for host in hosts]
+    for receiver in receivers:
+        assert receiver.stdout is not None
+        assert receiver.stdout.readline() == "ready\n"
+    sender = _python(lab.server, _SENDER, count, size)
+    try:
+        return [json.loads(receiver.communicate(timeout=60)[0]) for receiver in receivers]
+    finally:
+        for process in (sender, *receivers):
+            process.kill()
+            process.communicate()
+
+
+def _frames_received(host: Host) -> int:
+    text = subprocess.check_output(
+        host.command(["ip", "-s", "-j", "link", "show", "eth0"]), text=True
+    )
+    return int(json.loads(text)[0]["stats64"]["rx"]["packets"])
+
+
+def _own_namespaces() -> list[str]:
+    found = Path("/run/netns")
+    names = [path.name for path in found.iterdir()] if found.is_dir() else []
+    return [name for name in names if name.startswith(_PREFIX)]
+
+
+@contextmanager
+def _lab_of_another_process() -> Iterator[subprocess.Popen[str]]:
+    """A process that has a lab of one client up, with this module's prefix."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _LAB, _PREFIX], cwd=_CHECKOUT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "up\n"
+            yield process
+        finally:
+            process.kill()
+
+
+class _LabTestCase(TestCase):
+    timeout = 120
+
+    def setUp(self) -> None:
+        reason = Lab.available()
+        if reason:
+            raise SkipTest(reason)
+
+
+class TrafficTests(_LabTestCase):
+    """What becomes of datagrams on their way."""
+
+    def test_multicast_reaches_every_client(self) -> None:
+        with Lab(3, prefix=_PREFIX) as lab:
+            for received in _cast(lab, lab.clients, 500):
+                self.assertEqual(received["numbers"], list(range(500)))
+
+    def test_loss_is_random_and_each_clients_own(self) -> None:
+        with Lab(2, prefix=_PREFIX, loss=0.3) as lab:
+            first, second = (r["numbers"] for r in _cast(lab, lab.clients, 4000))
+        # Six standard deviations of the binomial distribution around its mean.
+        for numbers in (first, second):
+            self.assertApproximates(len(numbers), 2800, 174)
+        self.assertApproximates(len(set(first) & set(second)), 1960, 190)
+
+    def test_duplicates_come_besides_the_originals(self) -> None:
+        with Lab(2, prefix=_PREFIX, duplicates=0.5) as lab:
+            for received in _cast(lab, lab.clients, 4000):
+                self.assertEqual(set(received["numbers"]), set(range(4000)))
+                self.assertApproximates(len(received["numbers"]), 6000, 190)
+
+    def test_the_servers_link_has_its_rate_and_pushes_back(self) -> None:
+        count, size, rate_bps = 2500, 1000, 20_000_000
+        with Lab(1, prefix=_PREFIX, rate_bps=rate_bps) as lab:
+            (received,) = _cast(lab, lab.clients, count, size)
+        self.assertEqual(received["numbers"], list(range(count)))
+        at_least = (count * (size + 42) - 128 * 1024) * 8 / rate_bps
+        self.assertGreater(received["seconds"], 0.9 * at_least)
+
+    def test_a_slow_port_drops_what_it_cannot_carry(self) -> None:
+        count = 6000
+        with Lab(2, prefix=_PREFIX, slow_ports={0: 10_000_000}) as lab:
+            slow, fast = _cast(lab, lab.clients, count)
+            counters = lab.port_counters(lab.clients[0])
+            self.assertEqual(lab.port_counters(lab.clients[1])["drops"], 0)
+        self.assertEqual(fast["numbers"], list(range(count)))
+        self.assertGreater(counters["drops"], 0)
+        # Ends of the stream are dropped, too, and other traffic; the datagrams are the most of it.
+        self.assertLessEqual(count - len(slow["numbers"]), counters["drops"])
+        self.assertGreaterEqual(counters["packets"], len(slow["numbers"]))
+
+    def test_own_frames(self) -> None:
+        for own_frames, least, most in ((False, 1, 10), (True, 40, 50)):
+            with Lab(1, prefix=_PREFIX, own_frames=own_frames) as lab:
+                before = _frames_received(lab.clients[0])
+                _python(lab.server, _SUPER_PACKET).communicate(timeout=30)
+                frames = _frames_received(lab.clients[0]) - before
+            self.assertTrue(least <= frames <= most, f"{frames} frames, own_frames={own_frames}")
+
+    def test_jumbo_frames(self) -> None:
+        with Lab(1, prefix=_PREFIX, mtu=9000) as lab:
+            (received,) = _cast(lab, lab.clients, 20, 9000 - 28)
+        self.assertEqual(received["numbers"], list(range(20)))
+
+    def test_a_pulled_cable_and_plugged_in_again(self) -> None:
+        with Lab(2, prefix=_PREFIX) as lab:
+            lab.set_link(lab.clients[0], up=False)
+            before = _frames_received(lab.clients[0])
+            (other,) = _cast(lab, lab.clients[1:], 100)
+            self.assertEqual(len(other["numbers"]), 100)
+            self.assertEqual(_frames_received(lab.clients[0]), before)
+            lab.set_link(lab.clients[0], up=True)
+            for received in _cast(lab, lab.clients, 100):
+                self.assertEqual(received["numbers"], list(range(100)))
+
+
+class EndTests(_LabTestCase):
+    """A lab leaves nothing behind."""
+
+    def test_after_an_exception_with_a_process_inside(self) -> None:
+        def fail() -> None:
+            with Lab(1, prefix=_PREFIX) as lab:
+                started.append(_python(lab.clients[0], _RECEIVER))
+                assert started[0].stdout is not None
+                assert started[0].stdout.readline() == "ready\n"
+                raise RuntimeError("meant to happen")
+
+        started: list[subprocess.Popen[str]] = []
+        self.assertRaises(RuntimeError, fail)
+        self.assertEqual(started[0].wait(30), -signal.SIGKILL)
+        self.assertEqual(_own_namespaces(), [])
+
+    def test_on_sigterm(self) -> None:
+        with _lab_of_another_process() as process:
+            self.assertEqual(len(_own_namespaces()), 3)
+            process.terminate()
+            self.assertEqual(process.wait(30), 128 + signal.SIGTERM)
+        self.assertEqual(_own_namespaces(), [])
+
+    def test_what_a_killed_run_left_goes_when_its_prefix_is_used_again(self) -> None:
+        with _lab_of_another_process() as process:
+            process.kill()
+            process.wait(30)
+        self.assertEqual(len(_own_namespaces()), 3)
+        with Lab(0, prefix=_PREFIX):
+            self.assertEqual(len(_own_namespaces()), 2)
+        self.assertEqual(_own_namespaces(), [])
+
+    def test_a_prefix_in_use_is_refused_and_another_is_not(self) -> None:
+        with Lab(1, prefix=_PREFIX):
+            with self.assertRaises(LabError) as refused:
+                Lab(1, prefix=_PREFIX).__enter__()
+            self.assertIn(_PREFIX, str(refused.exception))
+            with Lab(1, prefix=f"{_PREFIX}b-"):
+                self.assertEqual(len(_own_namespaces()), 6)
+            self.assertEqual(len(_own_namespaces()), 3)
+
+    def test_a_failed_build_is_taken_down(self) -> None:
+        with self.assertRaises(LabError):
+            Lab(1, prefix=_PREFIX, mtu=10**9).__enter__()
+        self.assertEqual(_own_namespaces(), [])
