@@ -85,6 +85,9 @@ class Kollacast(unittest.SynchronousTestCase):
     def test_a_packet_that_is_not_held(self) -> None:
         self.assertEqual(KOLLACAST.unheld_packet(9), bytes.fromhex("20 00000009 00000000 00000000"))
 
+    def test_coded_repairs_are_over(self) -> None:
+        self.assertEqual(KOLLACAST.repaired(0x01020304), bytes.fromhex("11 01020304"))
+
     def test_the_default_group_is_administratively_scoped(self) -> None:
         self.assertTrue(KOLLACAST.default_group.startswith("239."))
 

@@ -32,6 +32,7 @@ GREETING = Greeting(
     buffer_packets=4309,
     window=4,
     digest="sha256",
+    coding=True,
     name="kolla_image.tgz",
     size=5_000_000_000,
 )
@@ -46,6 +47,7 @@ _FIELDS: dict[str, Any] = {
     "buffer_packets": 4309,
     "window": 4,
     "digest": "sha256",
+    "coding": True,
     "name": "kolla_image.tgz",
     "size": 5_000_000_000,
 }
@@ -87,6 +89,16 @@ class Greetings(_Refused):
         assert isinstance(greeting, Greeting)
         self.assertIsNone(greeting.name)
         self.assertIsNone(greeting.size)
+
+    def test_coding_is_agreed_on_by_nothing_but_true(self) -> None:
+        for value in (None, False, 0, 1, "true", [True]):
+            greeting = self.greeting(coding=value)
+            assert isinstance(greeting, Greeting)
+            self.assertIs(greeting.coding, False)
+            fields = {"version": 1, "packets": 1, "coding": value}
+            self.assertIs(Hello.decode(json.dumps(fields).encode()).coding, False)
+        fields = {key: value for key, value in _FIELDS.items() if key != "coding"}
+        self.assertEqual(Greeting.decode(json.dumps(fields).encode()), self.greeting(coding=False))
 
     def test_every_other_key_must_be_there(self) -> None:
         for key in ("version", "salt", "group", "port", "mtu", "buffer_packets", "window"):
@@ -185,11 +197,12 @@ class Greetings(_Refused):
 
 class Hellos(_Refused):
     def test_there_and_back(self) -> None:
-        hello = Hello("node-17", 8192)
+        hello = Hello("node-17", 8192, coding=True)
         message = hello.encode()
         self.assertEqual(int.from_bytes(message[:4], "big"), len(message) - 4)
         self.assertEqual(
-            json.loads(message[4:]), {"version": 1, "name": "node-17", "packets": 8192}
+            json.loads(message[4:]),
+            {"version": 1, "name": "node-17", "packets": 8192, "coding": True},
         )
         self.assertEqual(Hello.decode(message[4:]), hello)
 

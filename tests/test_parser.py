@@ -22,6 +22,7 @@ from kollacast.wire.parser import (
     Packet,
     Ready,
     ReceiveQueue,
+    Repaired,
     Report,
     Request,
     Sent,
@@ -52,6 +53,7 @@ _SERVER: tuple[tuple[bytes, Message], ...] = (
     (b"\x08", Sent()),
     _packet(0, IMAGE[:1460]),
     (b"\x08", Sent()),
+    (bytes.fromhex("11 00000001"), Repaired(1)),
     _packet(2, IMAGE[2920:]),
     _packet(3, b"hello"),
     (bytes.fromhex("20 00000009 00000000 00000000"), Packet(9, 0, b"")),
@@ -348,7 +350,7 @@ class HostileServers(_Hostile):
         self.refused(stream, data, "0 is the limit")
 
     def test_bytes_that_begin_no_message_of_a_server(self) -> None:
-        for tag in set(range(256)) - {0x08, 0x10, 0x20, 0x40, 0x80}:
+        for tag in set(range(256)) - {0x08, 0x10, 0x11, 0x20, 0x40, 0x80}:
             self.refused(self.greeted(), bytes((tag,)), f"{tag:#04x}")
 
     def test_anything_else_where_jasmine_s_sent_is_due(self) -> None:

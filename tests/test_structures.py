@@ -27,6 +27,7 @@ class Sizes(unittest.SynchronousTestCase):
                 "CLIENT_DONE": 0x04,
                 "SERVER_SENT": 0x08,
                 "BUFFER": 0x10,
+                "REPAIRED": 0x11,
                 "PACKET": 0x20,
                 "DIGEST": 0x40,
                 "REPORT": 0x80,
