@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -149,12 +150,14 @@ class Watch:
 
 
 def _size(console: Console) -> dict[str, Any]:
-    """How tqdm is told the size of the terminal: a serial line claims to be 0 by 0."""
+    """What tqdm is told about the size of the terminal: a serial line claims to be 0 by 0."""
     try:
-        columns, rows = os.get_terminal_size(console.fileno())
+        if all(os.get_terminal_size(console.fileno())):
+            return {"dynamic_ncols": True}
     except OSError:
-        columns = rows = 0
-    return {"dynamic_ncols": True} if columns and rows else {"ncols": 79, "nrows": 24}
+        pass
+    columns, rows = shutil.get_terminal_size()
+    return {"ncols": columns - 1, "nrows": rows}
 
 
 def _amount(progress: Progress) -> str:
