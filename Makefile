@@ -1,0 +1,43 @@
+# Two commands do everything on a machine with Python: `make demo` runs the main job, `make test`
+# passes the tests. Both work in a virtual environment of their own, which they make.
+
+PYTHON ?= python3
+VENV ?= .venv
+# A container image archive to send; without one the demo makes one.
+IMAGE ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test check clean
+
+# A real server and three real clients, as processes of their own, over loopback multicast.
+demo: $(VENV)/installed
+	$(BIN)/python scripts/demo.py $(if $(IMAGE),"$(IMAGE)")
+
+# The whole suite, and once more as Twisted's own runner sees it.
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+	$(BIN)/python -m twisted.trial --temp-directory "$(VENV)/trial" tests
+
+# What the linter, the formatter and the type checker say.
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .demo build *.egg-info
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed; name one as in: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
+	@$(PYTHON) -c 'import ensurepip' || { echo "The venv module is incomplete; on Debian: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -e .
+	@touch $@
+
+$(VENV)/installed-%: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -e '.[$*]'
+	@touch $@
