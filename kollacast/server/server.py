@@ -278,10 +278,10 @@ class Server:
             buffer_packets=self.session.buffer_packets,
             buffers=self.session.window + _READ_AHEAD,
         )
+        self._watch.start(_WATCH_S, now=False)
         self._reader.start().addErrback(self._cannot_read)
         announcing = Deferred.fromCoroutine(self._announce_ahead(self._reader))
         announcing.addErrback(lambda failure: self.fail(failure.value))
-        self._watch.start(_WATCH_S, now=False)
 
     async def _announce_ahead(self, reader: ReadAhead) -> None:
         """Announce buffers as long as the window has room for one more."""
