@@ -166,7 +166,8 @@ class Reception:
 
     def arrived(self) -> None:
         """Packets have come: flush what is complete, in order."""
-        for flight in self._flights:
+        # A flush that ends at once takes its flight out of the deque.
+        for flight in tuple(self._flights):
             if flight.flushing:
                 continue
             if not flight.ready or (flight.buffer is not None and not flight.buffer.complete):

@@ -333,8 +333,9 @@ class ClientProtocol(Protocol):
     def _leave(self) -> None:
         group, self._group = self._group, None
         if group is not None:
-            group.leave(self)
+            # In this order: a barrier that falls for want of clients must not go on to the end.
             self._host.left(self)
+            group.leave(self)
 
     def _tell_and_close(self, reason: str) -> None:
         if self._dialect.proves:
