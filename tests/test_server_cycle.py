@@ -1,0 +1,1130 @@
+"""The server's cycle: its machine, and what becomes of a session whatever a client does.
+
+Most clients here are driven by hand, message by message; where a test says "the others", those
+are real clients, which have to end with the whole image.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import TestCase
+
+from kollacast.outcome import Outcome, Status
+from kollacast.server.client_protocol import HELLO_TIMEOUT_S
+from kollacast.server.cycle import cycle
+from kollacast.wire.dialect import JASMINE
+from kollacast.wire.greeting import Greeting, Hello, Refusal, encode_json
+from kollacast.wire.parser import Digest, Packet, Report, Sent
+from kollacast.wire.structures import BufferCtl
+from tests.memory import (
+    BUFFER_PACKETS,
+    CAPACITY,
+    PORT,
+    SERVER_IP,
+    ClientRun,
+    MemorySource,
+    MemoryTestCase,
+    Network,
+    RawClient,
+    ServerRun,
+)
+
+_BUFFER = BUFFER_PACKETS * CAPACITY
+#: Three buffers and a bit.
+_IMAGE = bytes(i * 7 % 251 for i in range(3 * _BUFFER + 40))
+_ALL = (BufferCtl, Sent, Digest)
+
+
+class _Work:
+    """Does nothing but note what the machine has done, and wait for the test."""
+
+    def __init__(self) -> None:
+        self.called: list[str] = []
+        self.under_way: Deferred[Any] = Deferred()
+        self.error: BaseException | None = None
+
+    def _begin(self, name: str) -> Deferred[Any]:
+        self.called.append(name)
+        self.under_way = Deferred()
+        return self.under_way
+
+    def accept(self) -> Deferred[None]:
+        return self._begin("accept")
+
+    def prepare(self) -> Deferred[None]:
+        return self._begin("prepare")
+
+    def synchronize(self) -> Deferred[None]:
+        return self._begin("synchronize")
+
+    def send(self) -> Deferred[bool]:
+        return self._begin("send")
+
+    def finish(self) -> None:
+        self.called.append("finish")
+
+    def fail(self, error: BaseException) -> None:
+        self.error = error
+
+
+#: The way into each state that waits for work: what ends the work of those before it.
+_WAYS: dict[str, list[Any]] = {
+    "accept": [],
+    "prepare": [None],
+    "synchronize": [None, None],
+    "send": [None, None, None],
+}
+
+
+class MachineTests(TestCase):
+    """S_INIT to S_EXIT, with the work left out."""
+
+    def _in(self, state: str) -> tuple[Any, _Work]:
+        work = _Work()
+        machine = cycle(work)
+        machine.start()
+        for result in _WAYS[state]:
+            work.under_way.callback(result)
+        self.assertEqual(work.called[-1], state)
+        return machine, work
+
+    def test_nothing_begins_before_the_start(self) -> None:
+        work = _Work()
+        cycle(work)
+        self.assertEqual(work.called, [])
+
+    def test_the_states_follow_each_other_until_the_empty_buffer(self) -> None:
+        _, work = self._in("send")
+        work.under_way.callback(True)
+        self.assertEqual(work.called[-1], "prepare")
+        for result in (None, None, False):
+            work.under_way.callback(result)
+        self.assertEqual(
+            work.called,
+            ["accept"] + 2 * ["prepare", "synchronize", "send"] + ["finish"],
+        )
+        self.assertIsNone(work.error)
+
+    def test_a_stop_ends_every_state_and_late_results_change_nothing(self) -> None:
+        for state in _WAYS:
+            for late in (None, True, False):
+                machine, work = self._in(state)
+                before = list(work.called)
+                machine.stop()
+                work.under_way.callback(late)
+                self.assertEqual((work.called, work.error), (before, None), (state, late))
+
+    def test_a_stop_before_the_start_and_a_second_one(self) -> None:
+        work = _Work()
+        machine = cycle(work)
+        machine.stop()
+        machine.stop()
+        self.assertEqual(work.called, [])
+
+    def test_work_that_fails_is_told(self) -> None:
+        for state in _WAYS:
+            machine, work = self._in(state)
+            error = OSError(errno.ENETUNREACH, "unreachable")
+            work.under_way.errback(error)
+            self.assertIs(work.error, error)
+            self.assertEqual(work.called[-1], state)
+            machine.stop()
+
+
+class _ServerTestCase(MemoryTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.network = Network()
+
+    def raw(self, *answers: type, name: str = "raw") -> RawClient:
+        """A client driven by hand that is in, and answers messages of these kinds."""
+        client = self.network.raw_client()
+        client.answer(*answers)
+        client.hello(name)
+        return client
+
+    def others(self, count: int) -> list[ClientRun]:
+        clients = [self.network.join() for _ in range(count)]
+        self.network.settle()
+        return clients
+
+    def assert_have_it(self, clients: list[ClientRun], image: bytes = _IMAGE) -> None:
+        for client in clients:
+            outcome = client.finish()
+            self.assertEqual(outcome.status, Status.OK, outcome.line)
+            self.assertEqual(client.sink.data, image)
+            self.assertTrue(client.sink.is_committed)
+
+    def entry(self, outcome: Outcome, name: str = "raw") -> dict[str, Any]:
+        """What the report says of one client."""
+        (entry,) = (entry for entry in outcome.report["clients"] if entry["name"] == name)
+        return entry
+
+
+def _closes(raw: RawClient) -> None:
+    raw.transport.loseConnection()
+
+
+def _breaks(raw: RawClient) -> None:
+    raw.transport.reset()
+
+
+def _vanishes(raw: RawClient) -> None:
+    raw.transport.host.vanish()
+
+
+class LeavingTests(_ServerTestCase):
+    """A client that goes away in one phase or another: the others finish, and at once."""
+
+    def _leave(
+        self, reach: Callable[[ServerRun, RawClient], None], answers: tuple[type, ...], owed: str
+    ) -> None:
+        """In every way, with every window and in every shape of the chain.
+
+        ``reach`` lets the session come to where the client leaves, and
+        ``owed`` is what the server will wait for if it vanishes there.
+        """
+        for window in (1, 3):
+            for group_size in (1, 2, 64):
+                for leaves in (_closes, _breaks, _vanishes):
+                    self.network = Network()
+                    # One by one, so that the socket can block in the middle of a buffer.
+                    self.network.host(SERVER_IP).segments = False
+                    server = self.network.serve(
+                        _IMAGE,
+                        clients=3,
+                        window=window,
+                        group_size=group_size,
+                        client_timeout_s=50.0,
+                    )
+                    first = self.others(1)
+                    raw = self.raw(*answers)
+                    assert server.port is not None
+                    server.socket.blocks_after = 1
+                    others = first + self.others(1)
+                    reach(server, raw)
+                    self.assertIsNone(server.outcome)
+                    leaves(raw)
+                    self.network.settle()
+                    server.socket.blocked = False
+                    case = f"{leaves.__name__}, window {window}, groups of {group_size}"
+                    patience = 56.0 if leaves is _vanishes else 0.5
+                    outcome = server.finish(limit_s=patience)
+                    self.assertEqual(outcome.status, Status.PARTIAL, case)
+                    entry = self.entry(outcome)
+                    self.assertFalse(entry["verified"], case)
+                    reason = (
+                        f"no {owed} for 50 s" if leaves is _vanishes else "the connection was lost"
+                    )
+                    self.assertEqual(entry["reason"], reason, case)
+                    self.assertEqual(
+                        outcome.line,
+                        f"2 of 3 clients have the image; without: raw (10.0.9.2): {reason}",
+                    )
+                    self.assertEqual(outcome.report["clients_verified"], 2)
+                    self.assert_have_it(others)
+                    self.assert_all_gone(self.network)
+
+    def test_before_ready(self) -> None:
+        def reach(server: ServerRun, raw: RawClient) -> None:
+            self.assertEqual(raw.count(BufferCtl), server.server.session.window)
+            self.assertEqual(self.network.datagrams, [])
+
+        self._leave(reach, (), "READY")
+
+    def test_while_its_first_buffer_is_multicast(self) -> None:
+        def reach(server: ServerRun, raw: RawClient) -> None:
+            self.assertTrue(server.socket.blocked)
+            self.assertEqual(raw.count(Sent), 0)
+
+        self._leave(reach, (BufferCtl,), "DONE")
+
+    def test_after_sent(self) -> None:
+        def reach(server: ServerRun, raw: RawClient) -> None:
+            server.socket.blocked = False
+            self.network.run_until(lambda: raw.count(Sent))
+
+        self._leave(reach, (BufferCtl,), "DONE")
+
+    def test_in_the_middle_of_a_repair(self) -> None:
+        def reach(server: ServerRun, raw: RawClient) -> None:
+            self.network.wire_bytes = 20
+            server.socket.blocked = False
+            self.network.run_until(lambda: raw.count(Sent))
+            raw.transport.pauseProducing()
+            raw.request(*range(BUFFER_PACKETS))
+            self.assertEqual(raw.count(Packet), 0)
+            self.network.wire_bytes = 65536
+
+        self._leave(reach, (BufferCtl,), "DONE")
+
+    def test_after_done(self) -> None:
+        def reach(server: ServerRun, raw: RawClient) -> None:
+            server.socket.blocked = False
+            self.network.run_until(lambda: raw.count(Sent))
+            raw.answer_no_more(BufferCtl)
+            raw.done()
+            self.assertEqual(raw.count(BufferCtl), server.server.session.window + 1)
+
+        self._leave(reach, (BufferCtl,), "READY")
+
+    def test_before_its_report(self) -> None:
+        def reach(server: ServerRun, raw: RawClient) -> None:
+            server.socket.blocked = False
+            self.network.run_until(lambda: raw.count(Digest))
+
+        self._leave(reach, (BufferCtl, Sent), "REPORT")
+
+    def test_after_its_report(self) -> None:
+        for leaves in (_closes, _breaks, _vanishes):
+            self.network = Network()
+            server = self.network.serve(_IMAGE, clients=2, client_timeout_s=50.0)
+            raw = self.raw(*_ALL)
+            late = self.raw(BufferCtl, Sent, name="late")
+            self.assertEqual(late.count(Digest), 1)
+            leaves(raw)
+            self.network.run_for(20.0)
+            self.assertIsNone(server.outcome)
+            late.answer(Digest)
+            outcome = server.finish(limit_s=5.0)
+            self.assertEqual(outcome.status, Status.OK)
+            self.assertEqual(self.entry(outcome)["reason"], None)
+            self.assert_all_gone(self.network)
+
+    def test_while_the_others_are_not_ready(self) -> None:
+        server = self.network.serve(_IMAGE, clients=2)
+        raw = self.raw(BufferCtl)
+        late = self.raw(Sent, Digest, name="late")
+        raw.close()
+        self.assertEqual(self.network.datagrams, [])
+        late.answer(BufferCtl)
+        outcome = server.finish(limit_s=0.5)
+        self.assertEqual(outcome.status, Status.PARTIAL)
+        self.assertEqual(self.entry(outcome)["reason"], "the connection was lost")
+        self.assertTrue(self.entry(outcome, "late")["verified"])
+
+    def test_before_all_have_come_makes_room_for_another(self) -> None:
+        server = self.network.serve(_IMAGE, clients=3)
+        others = self.others(1)
+        raw = self.raw(*_ALL)
+        self.assertEqual(server.server.progress().clients, 2)
+        raw.close()
+        self.assertEqual(server.server.progress().clients, 1)
+        self.assertEqual(server.phase, "waiting for clients")
+        others += self.others(2)
+        outcome = server.finish(limit_s=1.0)
+        self.assertEqual(outcome.status, Status.OK)
+        self.assertEqual(
+            [entry["name"] for entry in outcome.report["clients"]], ["host1", "host3", "host4"]
+        )
+        self.assert_have_it(others)
+
+    def test_as_the_last_one_comes_in(self) -> None:
+        """A client that leaves in the very moment in which all are here is missed in time."""
+        server = self.network.serve(_IMAGE, clients=2)
+        others = self.others(1)
+        raw = self.network.raw_client()
+        raw.transport.write(Hello("raw", 100).encode())
+        self.network.run_until(lambda: server.server.progress().clients == 2)
+        raw.transport.peer.reset()
+        self.network.settle()
+        self.assertEqual(server.phase, "waiting for clients")
+        others += self.others(1)
+        self.assertEqual(server.finish().status, Status.OK)
+        self.assert_have_it(others)
+
+    def test_before_its_hello_is_no_loss(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1)
+        raw = self.network.raw_client()
+        raw.close()
+        self.assertEqual(server.server.progress().clients, 0)
+        others = self.others(1)
+        self.assertEqual(server.finish().status, Status.OK)
+        self.assert_have_it(others)
+
+    def test_everyone(self) -> None:
+        for leaves in (_closes, _breaks, _vanishes):
+            self.network = Network()
+            server = self.network.serve(_IMAGE, clients=2, client_timeout_s=50.0)
+            clients = [self.raw(BufferCtl), self.raw(BufferCtl, name="late")]
+            for raw in clients:
+                leaves(raw)
+            outcome = server.finish(limit_s=56.0)
+            self.assertEqual(outcome.status, Status.FAILED)
+            reason = "no DONE for 50 s" if leaves is _vanishes else "the connection was lost"
+            self.assertEqual(
+                outcome.line,
+                f"no client is left; without: raw (10.0.9.1): {reason}; late (10.0.9.2): {reason}",
+            )
+            self.assertTrue(server.source.closed)
+            self.assert_all_gone(self.network)
+
+
+class AcceptTests(_ServerTestCase):
+    """Who is let in."""
+
+    def test_a_timeout_names_who_has_come(self) -> None:
+        server = self.network.serve(_IMAGE, clients=3, accept_timeout_s=20.0)
+        self.raw(name="alpha")
+        client = self.network.join(name="beta")
+        self.network.raw_client()
+        self.network.run_for(19.0)
+        self.assertIsNone(server.outcome)
+        outcome = server.finish(limit_s=5.0)
+        self.assertEqual(outcome.status, Status.FAILED)
+        self.assertEqual(
+            outcome.line,
+            "2 of 3 clients came within 20 s: alpha (10.0.9.1), beta (10.0.1.2)",
+        )
+        told = client.finish(limit_s=5.0)
+        self.assertEqual(told.status, Status.FAILED)
+        self.assertIn("2 of 3 clients came within 20 s", told.line)
+        self.assert_all_gone(self.network)
+
+    def test_a_timeout_when_nobody_has_come(self) -> None:
+        server = self.network.serve(_IMAGE, clients=2, accept_timeout_s=20.0)
+        outcome = server.finish(limit_s=20.5)
+        self.assertEqual(outcome.line, "0 of 2 clients came within 20 s: none")
+        self.assert_all_gone(self.network)
+
+    def test_no_timeout_is_to_wait_for_ever(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1)
+        self.network.run_for(1e6)
+        self.assertIsNone(server.outcome)
+        self.assert_have_it(self.others(1))
+
+    def test_the_timeout_is_over_once_all_are_here(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1, accept_timeout_s=20.0)
+        raw = self.raw()
+        self.network.run_for(30.0)
+        self.assertIsNone(server.outcome)
+        raw.answer(*_ALL)
+        self.assertEqual(server.finish(limit_s=1.0).status, Status.OK)
+
+    def test_a_stranger_that_says_nothing_is_not_counted_and_closed(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1)
+        stranger = self.network.raw_client()
+        self.network.run_for(HELLO_TIMEOUT_S - 0.3)
+        self.assertIsNone(stranger.lost)
+        self.assertEqual(server.server.progress().clients, 0)
+        self.network.run_for(0.4)
+        self.assertIsNotNone(stranger.lost)
+        self.assertEqual(server.phase, "waiting for clients")
+        self.assert_have_it(self.others(1))
+        self.assertEqual(len(server.finish().report["clients"]), 1)
+
+    def test_a_stranger_that_never_ends_its_hello(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1)
+        stranger = self.network.raw_client()
+        for _ in range(20):
+            if stranger.lost is None:
+                stranger.send(b"\0")
+            self.network.run_for(0.5)
+        self.assertIsNotNone(stranger.lost)
+        self.assertEqual(server.server.progress().clients, 0)
+
+    def test_strangers_that_say_something_else(self) -> None:
+        hello = b'{"version":1,"name":"x","packets":'
+        for nonsense in (
+            b"GET / HTTP/1.1\r\nHost: installer\r\n\r\n",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+            os.urandom(64).replace(b"\0", b"\xff"),
+            b"\0\0\0\x05hello",
+            b"\0\0\0\x02[]",
+            encode_json({"version": 2, "name": "x", "packets": 100}),
+            encode_json({"name": "x", "packets": 100}),
+            encode_json({"version": 1, "name": "x"}),
+            encode_json({"version": 1, "name": "x", "packets": 0}),
+            encode_json({"version": 1, "name": ["x"], "packets": 100}),
+            b"\0\0\0\x24" + hello + b"1e",
+            b"\x01\x04\x01\x04",
+        ):
+            self.network = Network()
+            server = self.network.serve(_IMAGE, clients=1)
+            stranger = self.network.raw_client()
+            stranger.send(nonsense)
+            self.network.run_for(HELLO_TIMEOUT_S)
+            self.assertIsNotNone(stranger.lost, nonsense)
+            self.assertEqual(server.server.progress().clients, 0, nonsense)
+            self.assert_have_it(self.others(1))
+            self.assertEqual(server.finish().status, Status.OK)
+            self.assert_all_gone(self.network)
+
+    def test_a_stranger_that_does_not_read_is_closed_too(self) -> None:
+        self.network.wire_bytes = 10
+        server = self.network.serve(_IMAGE, clients=1)
+        stranger = self.network.raw_client()
+        stranger.transport.pauseProducing()
+        self.network.run_for(HELLO_TIMEOUT_S + 5.0)
+        self.assertIsNotNone(stranger.lost)
+        self.assertIsNone(server.outcome)
+
+    def test_strangers_at_the_end_do_not_keep_the_server(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1)
+        stranger = self.network.raw_client()
+        self.assert_have_it(self.others(1))
+        self.assertEqual(server.finish(limit_s=1.0).status, Status.OK)
+        self.assertIsNotNone(stranger.lost)
+
+    def test_one_client_too_many_is_told_so(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1)
+        raw = self.raw()
+        late = self.network.join()
+        outcome = late.finish(limit_s=5.0)
+        self.assertEqual(outcome.status, Status.FAILED)
+        self.assertEqual(
+            outcome.line,
+            "the server refuses this client: the session has begun without this client",
+        )
+        self.assertTrue(late.sink.is_abandoned)
+        self.assertIsNone(server.outcome)
+        raw.answer(*_ALL)
+        outcome = server.finish()
+        self.assertEqual(outcome.status, Status.OK)
+        self.assertEqual(len(outcome.report["clients"]), 1)
+        self.assert_all_gone(self.network)
+
+    def test_one_too_many_that_has_been_greeted_is_told_so(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1)
+        late = self.network.raw_client()
+        self.raw(*_ALL)
+        server.finish()
+        self.network = Network()
+        server = self.network.serve(_IMAGE, clients=1)
+        late = self.network.raw_client()
+        self.raw()
+        self.assertEqual(late.count(Greeting), 1)
+        late.hello("late")
+        self.assertEqual(
+            late.last(Report).fields,
+            {"ok": False, "reason": "the session has begun without this client"},
+        )
+        self.assertIsNotNone(late.lost)
+        self.assertEqual(server.server.progress().clients, 1)
+
+    def test_a_client_that_comes_with_the_last_expected_one(self) -> None:
+        server = self.network.serve(_IMAGE, clients=2)
+        clients = [self.network.raw_client() for _ in range(3)]
+        for client in clients:
+            client.transport.write(b"")
+        for number, client in enumerate(clients):
+            client.hello(f"c{number}")
+        self.assertEqual(server.server.progress().clients, 2)
+        self.assertEqual(clients[2].count(Report), 1)
+
+    def test_a_refusal_before_anyone_is_heard(self) -> None:
+        self.network.serve(_IMAGE, clients=1)
+        self.raw()
+        late = self.network.raw_client()
+        self.assertEqual(late.heard, [Refusal("the session has begun without this client")])
+        self.assertIsNotNone(late.lost)
+
+    def test_a_jasmine_client_too_many_is_closed(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1, dialect_name="jasmine")
+        self.network.raw_client(JASMINE)
+        late = self.network.raw_client(JASMINE)
+        self.assertEqual(late.data, b"")
+        self.assertIsNotNone(late.lost)
+        self.assertEqual(server.server.progress().clients, 1)
+
+
+_BROKE = "broke the protocol: "
+
+
+def _ask_for(raw: RawClient, seqs: tuple[int, ...]) -> None:
+    raw.request(*seqs)
+
+
+class OffenceTests(_ServerTestCase):
+    """A client that breaks the protocol is cut off with a reason, and the session goes on."""
+
+    def _offend(
+        self,
+        answers: tuple[type, ...],
+        offence: Callable[[RawClient], None],
+        reason: str,
+        heard: type | None = None,
+        window: int = 1,
+    ) -> None:
+        """``heard`` is the message after which the client misbehaves."""
+        self.network = Network()
+        server = self.network.serve(_IMAGE, clients=2, window=window)
+        raw = self.raw(*answers)
+        others = self.others(1)
+        if heard is not None:
+            self.network.run_until(lambda: raw.count(heard), limit_s=1.0)
+        self.assertIsNone(raw.lost)
+        offence(raw)
+        self.assertIsNotNone(raw.lost)
+        self.assertEqual(raw.last(Report).fields, {"ok": False, "reason": reason})
+        outcome = server.finish(limit_s=1.0)
+        self.assertEqual(outcome.status, Status.PARTIAL)
+        self.assertEqual(self.entry(outcome)["reason"], reason)
+        self.assert_have_it(others)
+        self.assert_all_gone(self.network)
+
+    def test_ready_twice(self) -> None:
+        self._offend(
+            (),
+            lambda raw: raw.send(b"\x01\x01"),
+            _BROKE + "READY for a buffer that was not announced",
+        )
+
+    def test_ready_more_often_than_the_window_has_buffers(self) -> None:
+        self._offend(
+            (),
+            lambda raw: raw.send(b"\x01\x01\x01\x01"),
+            _BROKE + "READY for a buffer that was not announced",
+            window=3,
+        )
+
+    def test_done_before_ready(self) -> None:
+        self._offend((), RawClient.done, _BROKE + "DONE for a buffer that was not sent")
+
+    def test_done_before_sent(self) -> None:
+        self._offend(
+            (), lambda raw: raw.send(b"\x01\x04"), _BROKE + "DONE for a buffer that was not sent"
+        )
+
+    def test_done_twice(self) -> None:
+        self._offend(
+            (BufferCtl,),
+            lambda raw: raw.send(b"\x04\x04"),
+            _BROKE + "DONE for a buffer that was not sent",
+            Sent,
+        )
+
+    def test_a_request_before_sent(self) -> None:
+        self._offend((), lambda raw: raw.request(0), _BROKE + "a request before SENT")
+
+    def test_a_request_for_a_packet_of_another_buffer(self) -> None:
+        for seq in (BUFFER_PACKETS, 1 << 30, 0xFFFFFFFF):
+            self._offend(
+                (BufferCtl,),
+                partial(_ask_for, seqs=(0, seq)),
+                _BROKE + "a request for a packet that is not held",
+                Sent,
+            )
+
+    def test_a_request_for_a_packet_that_is_held_no_more(self) -> None:
+        def offence(raw: RawClient) -> None:
+            raw.done()
+            self.assertEqual(raw.count(Sent), 2)
+            raw.request(0)
+
+        self._offend(
+            (BufferCtl,), offence, _BROKE + "a request for a packet that is not held", Sent
+        )
+
+    def test_a_request_for_more_packets_than_there_are(self) -> None:
+        self._offend(
+            (BufferCtl,),
+            lambda raw: raw.request(*[0] * 5),
+            _BROKE + "a request for 5 packets, 4 is the limit",
+            Sent,
+        )
+
+    def test_requests_for_the_same_packets_again_and_again(self) -> None:
+        def offence(raw: RawClient) -> None:
+            raw.transport.pauseProducing()
+            raw.send(10_000 * bytes.fromhex("02 00000001 00000000"))
+            raw.transport.resumeProducing()
+            self.network.settle()
+
+        self._offend(
+            (BufferCtl,), offence, _BROKE + "requests for more than 4 packets at once", Sent
+        )
+
+    def test_a_report_before_the_digest(self) -> None:
+        self._offend((), RawClient.report, _BROKE + "a report before the digest")
+
+    def test_a_message_that_is_none(self) -> None:
+        self._offend(
+            (),
+            lambda raw: raw.send(b"\xee"),
+            _BROKE + "no message of a client begins with the byte 0xee",
+        )
+
+    def test_a_report_that_is_no_json(self) -> None:
+        self._offend(
+            (), lambda raw: raw.send(b"\x80\0\0\0\x01{"), _BROKE + "the peer's JSON cannot be read"
+        )
+
+    def test_a_report_without_end(self) -> None:
+        self._offend(
+            (),
+            lambda raw: raw.send(b"\x80\xff\xff\xff\xff"),
+            _BROKE + "4294967295 bytes of JSON are announced, 65536 is the limit",
+        )
+
+    def test_a_client_that_gives_up_says_why(self) -> None:
+        self._offend(
+            (BufferCtl,),
+            lambda raw: raw.report(ok=False, reason="no space left on device"),
+            "no space left on device",
+        )
+
+    def test_what_a_client_says_is_one_clean_line(self) -> None:
+        self._offend(
+            (),
+            lambda raw: raw.report(ok=False, reason="a\nb\x1b[2J" + 500 * "x"),
+            ("a?b?[2J" + 500 * "x")[:200],
+        )
+
+    def test_a_client_that_gives_up_without_a_reason(self) -> None:
+        for fields in ({"ok": False}, {"ok": False, "reason": 7}, {"reason": None}, {"ok": 1}):
+            self._offend((), partial(RawClient.report, **fields), "it gave no reason")
+
+
+class SilenceTests(_ServerTestCase):
+    """Clients that are there and do not answer."""
+
+    def _silent(self, answers: tuple[type, ...], owed: str) -> None:
+        self.network = Network()
+        server = self.network.serve(_IMAGE, clients=2, client_timeout_s=30.0)
+        raw = self.raw(*answers)
+        others = self.others(1)
+        self.network.run_for(29.0)
+        self.assertIsNone(raw.lost)
+        outcome = server.finish(limit_s=4.0)
+        reason = f"no {owed} for 30 s"
+        self.assertEqual(raw.last(Report).fields, {"ok": False, "reason": reason})
+        self.assertEqual(self.entry(outcome)["reason"], reason)
+        self.assertEqual(outcome.status, Status.PARTIAL)
+        self.assert_have_it(others)
+        self.assert_all_gone(self.network)
+
+    def test_no_ready(self) -> None:
+        self._silent((), "READY")
+
+    def test_no_done(self) -> None:
+        self._silent((BufferCtl,), "DONE")
+
+    def test_no_report(self) -> None:
+        self._silent((BufferCtl, Sent), "REPORT")
+
+    def test_one_that_works_on_its_repairs_is_not_silent(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1, client_timeout_s=30.0)
+        raw = self.raw(BufferCtl)
+        for _ in range(10):
+            self.network.run_for(25.0)
+            raw.request(0)
+        self.assertIsNone(server.outcome)
+        raw.answer(Sent, Digest)
+        self.assertEqual(server.finish(limit_s=1.0).status, Status.OK)
+
+    def test_nobody_is_silent_while_the_server_has_nothing_to_say(self) -> None:
+        """A slow link, and later clients, keep a client waiting for as long as they like."""
+        server = self.network.serve(_IMAGE, clients=2, client_timeout_s=30.0, window=1)
+        raw = self.raw(*_ALL)
+        self.network.run_for(1000.0)
+        assert server.port is not None
+        server.socket.blocks_after = 1
+        others = self.others(1)
+        self.assertTrue(server.socket.blocked)
+        self.network.run_for(1000.0)
+        self.assertIsNone(raw.lost)
+        server.socket.blocked = False
+        self.assertEqual(server.finish(limit_s=1.0).status, Status.OK)
+        self.assert_have_it(others)
+
+    def test_one_that_asks_for_all_and_does_not_read(self) -> None:
+        """It costs the server a bounded amount of memory, and in the end its place."""
+        image = bytes(8 * 1024 * 1024)
+        server = self.network.serve(
+            image, clients=2, client_timeout_s=30.0, mtu=9000, buffer_packets=1024, window=1
+        )
+        raw = self.raw(BufferCtl)
+        others = self.others(1)
+        self.network.run_until(lambda: raw.count(Sent))
+        raw.transport.pauseProducing()
+        raw.request(*range(raw.last(BufferCtl).pkt_count))
+        here = raw.transport.peer
+        self.network.run_for(20.0)
+        self.assertIsNone(raw.lost)
+        waiting = len(here.unsent) + here.protocol._outgoing.queue.size
+        self.assertGreater(waiting, 0)
+        self.assertLess(here.peak_unsent + here.protocol._outgoing.queue.size, 512 * 1024)
+        outcome = server.finish(limit_s=60.0)
+        self.assertEqual(self.entry(outcome)["reason"], "no DONE for 30 s")
+        self.assertEqual(outcome.status, Status.PARTIAL)
+        self.assert_have_it(others, image)
+
+    def test_one_that_reads_slowly_gets_all(self) -> None:
+        image = os.urandom(512 * 1024)
+        server = self.network.serve(
+            image, clients=1, client_timeout_s=30.0, mtu=9000, buffer_packets=64
+        )
+        raw = self.raw(BufferCtl)
+        raw.transport.pauseProducing()
+        self.network.run_until(lambda: server.server.session.flights[0].sent)
+        raw.request(*range(58))
+        self.network.chunk_bytes = 8192
+        for _ in range(2000):
+            raw.transport.resumeProducing()
+            self.network._turn()
+            raw.transport.pauseProducing()
+            self.network.run_for(1.0)
+            if raw.count(Packet) == 58:
+                break
+        packets = [message for message in raw.heard if isinstance(message, Packet)]
+        self.assertEqual(b"".join(packet.payload for packet in packets), image[: 58 * 8960])
+        raw.transport.resumeProducing()
+        self.network.chunk_bytes = None
+        raw.answer(Sent, Digest)
+        self.assertEqual(server.finish(limit_s=5.0).status, Status.OK)
+
+
+class RepairTests(_ServerTestCase):
+    """What is asked for comes again, in the order asked."""
+
+    def test_in_the_order_asked_and_as_often(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1)
+        raw = self.raw(BufferCtl)
+        self.network.run_until(lambda: raw.count(Sent))
+        raw.request(3, 0, 3)
+        packets = [message for message in raw.heard if isinstance(message, Packet)]
+        self.assertEqual([packet.seq for packet in packets], [3, 0, 3])
+        for packet in packets:
+            start = packet.seq * CAPACITY
+            self.assertEqual(packet.payload, _IMAGE[start : start + CAPACITY])
+        raw.request()
+        raw.answer(Sent, Digest)
+        outcome = server.finish()
+        self.assertEqual(self.entry(outcome)["packets_repaired"], 3)
+        self.assertEqual(outcome.report["packets_repaired"], 3)
+
+    def test_of_several_buffers_in_flight_at_once(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1, window=3)
+        raw = self.raw(BufferCtl)
+        self.network.run_until(lambda: raw.count(Sent) == 3)
+        raw.request(9, 1, 5, 0)
+        packets = [message for message in raw.heard if isinstance(message, Packet)]
+        self.assertEqual([packet.seq for packet in packets], [9, 1, 5, 0])
+        raw.answer(Sent, Digest)
+        self.assertEqual(server.finish().status, Status.OK)
+
+    def test_a_jasmine_request_for_what_is_not_held_gets_an_empty_packet(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1, dialect_name="jasmine")
+        raw = self.network.raw_client(JASMINE)
+        raw.answer(BufferCtl)
+        self.network.run_until(lambda: raw.count(Sent))
+        raw.request(2, 77, 1)
+        packets = [message for message in raw.heard if isinstance(message, Packet)]
+        self.assertEqual([(p.seq, len(p.payload)) for p in packets], [(2, 28), (77, 0), (1, 28)])
+        raw.answer(Sent)
+        self.assertEqual(server.finish().status, Status.OK)
+
+
+class WindowTests(_ServerTestCase):
+    """How far announcing runs ahead."""
+
+    def test_window_1_is_stop_and_wait(self) -> None:
+        self.network.serve(_IMAGE, clients=1, window=1)
+        raw = self.raw()
+        for number in range(1, 6):
+            self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (number, number - 1))
+            raw.ready()
+            self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (number, number))
+            raw.done()
+        self.assertEqual(raw.last(BufferCtl).pkt_count, 0)
+        self.assertEqual(raw.count(Digest), 1)
+
+    def test_a_window_of_buffers_is_announced_ahead(self) -> None:
+        self.network.serve(_IMAGE, clients=1, window=3)
+        raw = self.raw()
+        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (3, 0))
+        raw.ready()
+        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (3, 1))
+        raw.ready()
+        raw.ready()
+        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (3, 3))
+        raw.done()
+        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (4, 3))
+
+    def test_a_buffer_is_multicast_once_the_last_client_is_ready(self) -> None:
+        for group_size in (1, 2, 64):
+            self.network = Network()
+            self.network.serve(_IMAGE, clients=5, window=2, group_size=group_size)
+            clients = [self.raw(name=str(number)) for number in range(5)]
+            for client in (clients[3], clients[1], clients[4], clients[0]):
+                client.ready()
+                client.ready()
+            self.assertEqual(self.network.datagrams, [])
+            clients[2].ready()
+            self.assertEqual(len(self.network.datagrams), BUFFER_PACKETS)
+            self.assertEqual([client.count(Sent) for client in clients], 5 * [1])
+            clients[2].ready()
+            self.assertEqual(len(self.network.datagrams), 2 * BUFFER_PACKETS)
+
+    def test_the_client_that_holds_least_sets_the_size(self) -> None:
+        server = self.network.serve(_IMAGE, clients=2, window=4)
+        small = self.network.raw_client()
+        small.answer(*_ALL)
+        small.hello("small", packets=3)
+        others = self.others(1)
+        self.assertEqual(small.heard[1], BufferCtl(1, 3 * CAPACITY, 0, 3))
+        self.assertEqual(server.finish().status, Status.OK)
+        self.assert_have_it(others)
+
+    def test_seqs_and_buffer_ids_count_on(self) -> None:
+        self.network.serve(_IMAGE, clients=1)
+        raw = self.raw(*_ALL)
+        self.assertEqual(
+            [message for message in raw.heard if isinstance(message, BufferCtl)],
+            [
+                BufferCtl(1, _BUFFER, 0, 4),
+                BufferCtl(2, _BUFFER, 4, 4),
+                BufferCtl(3, _BUFFER, 8, 4),
+                BufferCtl(4, 40, 12, 2),
+                BufferCtl(5, 0, 14, 0),
+            ],
+        )
+
+    def test_a_pipe_that_reads_short_makes_no_short_packets(self) -> None:
+        server = self.network.serve(MemorySource(_IMAGE, read_bytes=5), clients=1)
+        others = self.others(1)
+        self.assertEqual(server.finish().status, Status.OK)
+        self.assert_have_it(others)
+        self.assertEqual(
+            {len(datagram) for datagram in self.network.datagrams[:-1]}, {12 + CAPACITY}
+        )
+
+
+class InterruptTests(_ServerTestCase):
+    """An operator who has had enough, in every state."""
+
+    def _interrupt(self, server: ServerRun, clients: Sequence[ClientRun | RawClient]) -> None:
+        closed: list[None] = []
+        server.server.interrupt("interrupted").addCallback(closed.append)
+        outcome = server.finish(limit_s=5.0)
+        self.assertEqual((outcome.status, outcome.line), (Status.FAILED, "interrupted"))
+        self.assertEqual(len(closed), 1)
+        self.assertTrue(server.source.closed)
+        for client in clients:
+            if isinstance(client, RawClient):
+                self.assertEqual(client.last(Report).fields, {"ok": False, "reason": "interrupted"})
+            else:
+                told = client.finish(limit_s=5.0)
+                self.assertEqual(told.line, "the server gave up: interrupted")
+                self.assertFalse(client.sink.is_committed)
+                self.assertTrue(client.sink.is_abandoned)
+        self.assert_all_gone(self.network)
+
+    def test_while_it_waits_for_clients(self) -> None:
+        server = self.network.serve(_IMAGE, clients=3, accept_timeout_s=100.0)
+        clients: list[ClientRun | RawClient] = [*self.others(1), self.raw()]
+        self._interrupt(server, clients)
+
+    def test_while_nobody_is_here(self) -> None:
+        self._interrupt(self.network.serve(_IMAGE, clients=3), [])
+
+    def test_while_it_reads(self) -> None:
+        server = self.network.serve(_IMAGE, clients=2, threads=True)
+        server.threads["read"].held = True
+        others, raw = self.others(1), self.raw(*_ALL)
+        self.assertEqual(server.phase, "sending")
+        self.assertEqual(raw.count(BufferCtl), 0)
+        self._interrupt(server, [*others, raw])
+        server.threads["read"].release()
+        self.assert_all_gone(self.network)
+
+    def test_while_clients_are_not_ready(self) -> None:
+        server = self.network.serve(_IMAGE, clients=2)
+        self._interrupt(server, [*self.others(1), self.raw()])
+
+    def test_while_it_multicasts(self) -> None:
+        server = self.network.serve(_IMAGE, clients=2)
+        assert server.port is not None
+        server.socket.blocks_after = 1
+        clients: list[ClientRun | RawClient] = [*self.others(1), self.raw(*_ALL)]
+        self.assertTrue(server.socket.blocked)
+        self._interrupt(server, clients)
+
+    def test_while_clients_are_not_done(self) -> None:
+        server = self.network.serve(_IMAGE, clients=2)
+        self._interrupt(server, [*self.others(1), self.raw(BufferCtl)])
+
+    def test_while_it_verifies(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1, threads=True)
+        server.threads["digest"].held = True
+        raw = self.raw(*_ALL)
+        self.assertEqual(server.phase, "verifying")
+        self._interrupt(server, [raw])
+        server.threads["digest"].release()
+        self.assert_all_gone(self.network)
+
+    def test_while_some_have_reported_and_some_have_not(self) -> None:
+        server = self.network.serve(_IMAGE, clients=2)
+        others = self.others(1)
+        raw = self.raw(BufferCtl, Sent)
+        self.network.run_until(lambda: raw.count(Digest))
+        self.assert_have_it(others)
+        server.server.interrupt("interrupted")
+        outcome = server.finish(limit_s=5.0)
+        self.assertEqual(outcome.status, Status.PARTIAL)
+        self.assertEqual(outcome.line, "interrupted; 1 of 2 have the image")
+        self.assertEqual(self.entry(outcome)["reason"], "interrupted")
+
+    def test_after_the_end_it_changes_nothing(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1)
+        self.raw(*_ALL)
+        line = server.finish().line
+        closed: list[None] = []
+        server.server.interrupt("interrupted").addCallback(closed.append)
+        self.assertEqual(len(closed), 1)
+        assert server.outcome is not None
+        self.assertEqual(server.outcome.line, line)
+
+    def test_twice_fires_both(self) -> None:
+        server = self.network.serve(_IMAGE, clients=1)
+        self.raw(BufferCtl)
+        closed: list[None] = []
+        for _ in range(2):
+            server.server.interrupt("interrupted").addCallback(closed.append)
+        server.finish()
+        self.assertEqual(len(closed), 2)
+
+    def test_a_client_that_does_not_read_does_not_keep_the_server(self) -> None:
+        self.network.wire_bytes = 16
+        server = self.network.serve(_IMAGE, clients=1)
+        raw = self.raw(BufferCtl)
+        raw.transport.pauseProducing()
+        server.server.interrupt("interrupted")
+        self.assertEqual(server.finish(limit_s=5.0).status, Status.FAILED)
+        self.assert_all_gone(self.network)
+
+
+class InputTests(_ServerTestCase):
+    """An image that cannot be read to its end."""
+
+    def test_it_fails_in_the_middle(self) -> None:
+        for fails_at in (0, 1, _BUFFER, 2 * _BUFFER + 30):
+            for window in (1, 3):
+                for threads in (False, True):
+                    self.network = Network()
+                    source = MemorySource(_IMAGE, fails_at=fails_at)
+                    server = self.network.serve(source, clients=2, window=window, threads=threads)
+                    clients = self.others(2)
+                    outcome = server.finish(limit_s=5.0)
+                    self.assertEqual(outcome.status, Status.FAILED)
+                    self.assertEqual(outcome.line, "cannot read the image: Input/output error")
+                    self.assertTrue(source.closed)
+                    for client in clients:
+                        told = client.finish(limit_s=5.0)
+                        self.assertEqual(told.status, Status.FAILED)
+                        self.assertEqual(
+                            told.line,
+                            "the server gave up: cannot read the image: Input/output error",
+                        )
+                        self.assertTrue(client.sink.is_abandoned)
+                    self.assert_all_gone(self.network)
+
+    def test_a_jasmine_session_ends_as_well(self) -> None:
+        server = self.network.serve(
+            MemorySource(_IMAGE, fails_at=200), clients=1, dialect_name="jasmine"
+        )
+        (client,) = self.others(1)
+        self.assertEqual(server.finish(limit_s=5.0).status, Status.FAILED)
+        self.assertEqual(client.finish(limit_s=5.0).status, Status.FAILED)
+        self.assertFalse(client.sink.is_committed)
+
+
+class PortTests(_ServerTestCase):
+    """Ports that cannot be opened or used."""
+
+    def test_the_port_is_in_use(self) -> None:
+        self.network.raw_server()
+        outcome = self.network.serve(_IMAGE).finish()
+        self.assertEqual(outcome.status, Status.FAILED)
+        self.assertEqual(outcome.line, f"cannot listen on port {PORT}: Address already in use")
+
+    def test_the_interface_cannot_multicast(self) -> None:
+        self.network.host(SERVER_IP).port_error = OSError(errno.EADDRNOTAVAIL, "no such address")
+        server = self.network.serve(_IMAGE)
+        outcome = server.finish()
+        self.assertEqual(outcome.status, Status.FAILED)
+        self.assertEqual(outcome.line, f"cannot multicast from {SERVER_IP}: no such address")
+        self.assertTrue(server.source.closed)
+        self.assert_all_gone(self.network)
+
+    def test_the_network_goes_away_in_the_middle(self) -> None:
+        server = self.network.serve(_IMAGE, clients=2)
+        assert server.port is not None
+        server.socket.blocks_after = 2
+        clients = self.others(2)
+        server.socket.error = OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+        server.socket.blocked = False
+        outcome = server.finish(limit_s=5.0)
+        self.assertEqual(outcome.status, Status.FAILED)
+        self.assertEqual(outcome.line, "cannot multicast: Network is unreachable")
+        for client in clients:
+            self.assertEqual(
+                client.finish().line,
+                "the server gave up: cannot multicast: Network is unreachable",
+            )
+        self.assert_all_gone(self.network)
+
+    def test_a_kernel_without_segments_sends_one_by_one(self) -> None:
+        self.network.host(SERVER_IP).segments = False
+        server = self.network.serve(_IMAGE, clients=1)
+        others = self.others(1)
+        self.assertEqual(server.finish().status, Status.OK)
+        self.assert_have_it(others)
+
+
+class OutcomeTests(_ServerTestCase):
+    """What the operator and the report are told when it went well."""
+
+    def test_the_report(self) -> None:
+        server = self.network.serve(MemorySource(_IMAGE, name="kolla.tgz", size=999), clients=2)
+        self.assertEqual(server.server.progress().bytes_total, 999)
+        self.others(1)
+        raw = self.raw(BufferCtl, Sent)
+        self.network.run_for(2.0)
+        raw.report(ok=True, packets_multicast=13)
+        outcome = server.finish()
+        report = outcome.report
+        self.assertEqual(outcome.status, Status.OK)
+        self.assertEqual(report["bytes"], len(_IMAGE))
+        self.assertEqual(report["name"], "kolla.tgz")
+        self.assertEqual(report["packets_multicast"], 14)
+        self.assertEqual(report["sha256"], raw.last(Digest).value.hex())
+        self.assertEqual((report["clients_expected"], report["clients_verified"]), (2, 2))
+        self.assertEqual(
+            {key: value for key, value in self.entry(outcome).items() if key != "seconds"},
+            {
+                "name": "raw",
+                "address": "10.0.9.2",
+                "verified": True,
+                "reason": None,
+                "packets_multicast": 13,
+                "packets_repaired": 0,
+            },
+        )
+        self.assertGreaterEqual(self.entry(outcome)["seconds"], 2.0)
+        self.assertGreater(report["throughput_bytes_per_s"], 0)
+        self.assertIn("2 of 2 clients have the image: 376 bytes in 2.", outcome.line)
+        self.assertIn(report["sha256"], outcome.line)
+
+    def test_the_progress(self) -> None:
+        server = self.network.serve(_IMAGE, clients=2, window=1)
+        self.assertEqual(server.phase, "waiting for clients")
+        raw = self.raw()
+        progress = server.server.progress()
+        self.assertEqual((progress.clients, progress.clients_expected), (1, 2))
+        self.others(1)
+        self.assertEqual(server.phase, "sending")
+        raw.ready()
+        raw.request(0, 1)
+        progress = server.server.progress()
+        self.assertEqual((progress.bytes_done, progress.packets_repaired), (_BUFFER, 2))
+        raw.answer(BufferCtl, Sent)
+        self.assertEqual(server.phase, "verifying")
+        self.assertEqual(server.server.progress().bytes_done, len(_IMAGE))
