@@ -11,6 +11,7 @@ taken in the order in which they were given.
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import pairwise
 from typing import Any, Generic, TypeVar
 
@@ -27,6 +28,8 @@ class Zipper(Generic[_T]):
         self._child: Zipper[_T] | None = None
         self._from_parent: DeferredQueue[_T] = DeferredQueue()
         self._from_child: DeferredQueue[None] = DeferredQueue()
+        # For each phase that has gone down and is not waited for: whether a child took it.
+        self._taken: deque[bool] = deque()
 
     def attach(self, child: Zipper[_T]) -> None:
         """Hang ``child`` below this member, which must have none."""
@@ -37,12 +40,14 @@ class Zipper(Generic[_T]):
 
     def release_child(self, value: _T) -> None:
         """Let the child begin a phase; no-op at the chain's end."""
+        self._taken.append(self._child is not None)
         if self._child is not None:
             self._child._from_parent.put(value)
 
     def wait_child(self) -> Deferred[None]:
-        """Fires when the child has ended a phase; at once at the chain's end."""
-        return succeed(None) if self._child is None else self._from_child.get()
+        """Fires when the child has ended a phase; at once where it had no child to take it."""
+        taken = self._taken.popleft() if self._taken else self._child is not None
+        return self._from_child.get() if taken else succeed(None)
 
     def wait_parent(self) -> Deferred[_T]:
         """Fires with the parent's value when the parent begins a phase."""
