@@ -24,6 +24,8 @@ from kollacast.transport.sender import MulticastProtocol
 
 #: Seconds for which first requests are gathered.
 _GRACE_S = 0.1
+#: A request that comes after the grace is reported if it is for more than this.
+_LATE_LOSS = 0.02
 #: Fewer requested packets than these are not worth a round.
 _MIN_REQUESTED = 16
 #: Coded packets must be at most this part of what TCP would carry.
@@ -53,6 +55,7 @@ class _Round:
     wanted: dict[Requester, tuple[int, ...]] = field(default_factory=dict)
     heard: set[Requester] = field(default_factory=set)
     grace: Any = None
+    decided: bool = False
 
 
 class Repairs:
@@ -90,6 +93,12 @@ class Repairs:
         if current is None or client not in current.unheard:
             client.repair(seqs)
             return
+        if current.decided:
+            current.unheard.discard(client)
+            client.repair(seqs)
+            if len(seqs) > _LATE_LOSS * current.flight.buffer.ctl.pkt_count:
+                self._report(current.flight, {client: len(seqs)})
+            return
         current.wanted[client] = seqs
         self._hear(current, client)
 
@@ -111,8 +120,13 @@ class Repairs:
     def stop(self) -> None:
         """The session is over."""
         for current in self._rounds.values():
-            current.grace.cancel()
+            if not current.decided:
+                current.grace.cancel()
         self._rounds.clear()
+
+    def end(self, flight: Flight) -> None:
+        """All clients have the buffer of ``flight``."""
+        self._rounds.pop(flight.buffer.ctl.buffer_id, None)
 
     def _round_of(self, seqs: tuple[int, ...]) -> _Round | None:
         buffer = self._session.held(seqs[0]) if seqs else None
@@ -126,21 +140,16 @@ class Repairs:
         self._decide_if_all(current)
 
     def _decide_if_all(self, current: _Round) -> None:
-        if not current.unheard:
+        if not current.unheard and not current.decided:
             current.grace.cancel()
             self._decide(current)
 
     def _decide(self, current: _Round) -> None:
-        ctl = current.flight.buffer.ctl
-        del self._rounds[ctl.buffer_id]
-        if self._control is not None and current.flight.sent_bps:
-            losses = {
-                client: len(current.wanted.get(client, ())) / ctl.pkt_count
-                for client in current.heard
-            }
-            self._control.report(
-                current.flight.epoch, current.flight.sent_bps, ctl.pkt_count, losses
-            )
+        current.decided = True
+        self._report(
+            current.flight,
+            {client: len(current.wanted.get(client, ())) for client in current.heard},
+        )
         decoding = [client for client in current.wanted if client.decodes]
         requested = sum(len(current.wanted[client]) for client in decoding)
         if len(decoding) < 2 or requested < _MIN_REQUESTED or not self._session.coding:
@@ -153,39 +162,53 @@ class Repairs:
             sending = Deferred.fromCoroutine(self._send_coded(current.flight.buffer, wanted))
             sending.addErrback(lambda failure: self._failed(failure.value))
 
+    def _report(self, flight: Flight, lost: dict[Requester, int]) -> None:
+        if self._control is not None and flight.sent_bps:
+            packets = flight.buffer.ctl.pkt_count
+            losses = {client: count / packets for client, count in lost.items()}
+            self._control.report(flight.epoch, flight.sent_bps, packets, losses)
+
     async def _send_coded(
         self, buffer: PacketBuffer, wanted: dict[Requester, tuple[int, ...]]
     ) -> None:
-        """Multicast what mends the most with the fewest packets, slice by slice."""
+        """Multicast what mends the most with the fewest packets."""
         base = buffer.ctl.packet_id_base
-        buffer_id = buffer.ctl.buffer_id
+        capacity = buffer.capacity
+        combinations: list[list[int]] = []
+        payloads: list[bytes] = []
+        direct: list[tuple[Requester, list[int]]] = []
         for start in range(base, base + buffer.ctl.pkt_count, _SLICE):
             slices = [[s for s in seqs if start <= s < start + _SLICE] for seqs in wanted.values()]
-            combinations = coding.plan(slices, coding.max_terms(buffer.capacity))
-            if len(combinations) > _WORTH * sum(map(len, slices)):
-                for client, seqs in zip(wanted, slices, strict=True):
-                    client.repair(seqs)
+            planned = coding.plan(slices, coding.max_terms(capacity))
+            if len(planned) > _WORTH * sum(map(len, slices)):
+                direct += zip(wanted, slices, strict=True)
                 continue
-            await self._multicast(buffer, combinations)
+            combinations += planned
+            for terms in planned:
+                known = [p for seq in terms if (p := buffer.get(seq)) is not None]
+                payloads.append(coding.combine(known, capacity))
             await deferLater(self._clock, 0)
+        for client, seqs in direct:
+            client.repair(seqs)
+        if combinations:
+            await self._multicast(capacity, combinations, payloads)
         for client in wanted:
-            client.repaired(buffer_id)
+            client.repaired(buffer.ctl.buffer_id)
 
-    async def _multicast(self, buffer: PacketBuffer, combinations: list[list[int]]) -> None:
-        capacity = buffer.capacity
-        first = self._combinations
-        recipes = coding.recipes(combinations, first, capacity)
-        payloads = [
-            coding.combine([p for seq in terms if (p := buffer.get(seq)) is not None], capacity)
-            for terms in combinations
-        ]
-        recipe_base = coding.recipe_seq(self._recipes)
+    def _multicast(
+        self, capacity: int, combinations: list[list[int]], payloads: list[bytes]
+    ) -> Deferred[float]:
+        recipes = coding.recipes(combinations, self._combinations, capacity)
+        recipe_seq = coding.recipe_seq(self._recipes)
+        combination_seq = coding.combination_seq(self._combinations)
         self._recipes += len(recipes)
         self._combinations += len(combinations)
-        self.packets_coded += len(recipes) + len(combinations)
-        await self._sender.multicast(_coded_buffer(capacity, recipe_base, recipes), urgent=True)
-        await self._sender.multicast(
-            _coded_buffer(capacity, coding.combination_seq(first), payloads), urgent=True
+        self.packets_coded += 2 * len(recipes) + len(combinations)
+        # Twice: whoever misses a recipe can use none of its combinations.
+        for _ in range(2):
+            self._sender.multicast(_coded_buffer(capacity, recipe_seq, recipes), urgent=True)
+        return self._sender.multicast(
+            _coded_buffer(capacity, combination_seq, payloads), urgent=True
         )
 
 

@@ -302,6 +302,7 @@ class Server:
 
     def _retire(self, flight: Flight) -> None:
         self.session.flights.remove(flight)
+        self.repairs.end(flight)
         assert self._reader is not None
         self._reader.release(flight.buffer)
         self._window.release()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
-#: How long an idle sender saves up tokens.  Twice the timer's granularity of
-#: a millisecond keeps the rate, and is short beside a switch's queue.
+#: What leaves in one go takes this long at the rate: twice the granularity of
+#: the reactor's timers.
 _BURST_S = 0.002
+#: For so long tokens are saved up, to keep the rate on a busy machine.  It is
+#: short beside the queue of a switch's port.
+_DEPTH_S = 0.010
 
 
 class Pacer:
@@ -35,5 +38,5 @@ class Pacer:
     def sent(self, size: int) -> None:
         """``size`` bytes have left, headers included."""
         if self.rate_bps is not None:
-            start = max(self._free_at, self._clock.seconds() - _BURST_S)
+            start = max(self._free_at, self._clock.seconds() - _DEPTH_S)
             self._free_at = start + size * 8 / self.rate_bps

@@ -53,13 +53,16 @@ class _SendPort(MulticastPort):
 
 @dataclass(slots=True)
 class _Job:
-    """One buffer on its way: ``done`` packets, ``bits`` in all, have left."""
+    """One buffer on its way: ``done`` packets of it have left.
+
+    Its rate is that of all that left between its first batch and its last.
+    """
 
     buffer: PacketBuffer
     finished: Deferred[float]
     done: int = 0
-    bits: int = 0
     began_at: float = 0.0
+    began_bits: int = 0
 
 
 class MulticastProtocol(DatagramProtocol):
@@ -80,6 +83,8 @@ class MulticastProtocol(DatagramProtocol):
         self._group = group
         self._descending = descending
         self._jobs: deque[_Job] = deque()
+        self._urgent: deque[_Job] = deque()
+        self._bits = 0
         self._wake: IDelayedCall | None = None
         self._segments = LINUX
         self.bytes_sent = 0
@@ -97,17 +102,14 @@ class MulticastProtocol(DatagramProtocol):
 
         Fires when the kernel has taken the last packet, with the rate in bits
         a second at which it took them, 0 when that cannot be told.  An
-        ``urgent`` buffer goes before those that have not begun.
+        ``urgent`` buffer goes before what is left of all that are not.
         """
         finished: Deferred[float] = Deferred()
         if buffer.ctl.pkt_count == 0:
             finished.callback(0.0)
             return finished
         job = _Job(buffer, finished)
-        if urgent and self._jobs:
-            self._jobs.insert(1, job)
-        else:
-            self._jobs.append(job)
+        (self._urgent if urgent else self._jobs).append(job)
         if self._wake is None:
             self.transport.startWriting()
         return finished
@@ -115,7 +117,8 @@ class MulticastProtocol(DatagramProtocol):
     def writable(self) -> None:
         """The socket takes more, and it is the sender's turn."""
         for _ in range(_BATCHES_A_TURN):
-            if not self._jobs:
+            jobs = self._urgent or self._jobs
+            if not jobs:
                 self.transport.stopWriting()
                 return
             delay = self._pacer.delay_s()
@@ -124,19 +127,25 @@ class MulticastProtocol(DatagramProtocol):
                 self._wake = self._clock.callLater(delay, self._resume)
                 return
             try:
-                if not self._send_batch(self._jobs[0]):
+                if not self._send_batch(jobs[0]):
                     return
             except OSError:
                 self.transport.stopWriting()
                 failure = Failure()
-                while self._jobs:
-                    self._jobs.popleft().finished.errback(failure)
+                failed = [*self._urgent, *self._jobs]
+                self._urgent.clear()
+                self._jobs.clear()
+                for job in failed:
+                    job.finished.errback(failure)
                 return
+            if jobs[0].done == jobs[0].buffer.ctl.pkt_count:
+                self._finish(jobs.popleft())
 
     def stopProtocol(self) -> None:
         if self._wake is not None:
             self._wake.cancel()
             self._wake = None
+        self._urgent.clear()
         self._jobs.clear()
 
     def _resume(self) -> None:
@@ -180,18 +189,17 @@ class MulticastProtocol(DatagramProtocol):
         self.packets_sent += count
         size = sent + count * IP_UDP_HEADER_SIZE
         self._pacer.sent(size)
-        now = self._clock.seconds()
-        if job.done:
-            job.bits += 8 * size
-        else:
+        self._bits += 8 * size
+        if job.done == 0:
             # What leaves from here on takes the time from here on.
-            job.began_at = now
+            job.began_at = self._clock.seconds()
+            job.began_bits = self._bits
         job.done += count
-        if job.done == buffer.ctl.pkt_count:
-            self._jobs.popleft()
-            elapsed = now - job.began_at
-            job.finished.callback(job.bits / elapsed if elapsed > 0 else 0.0)
         return True
+
+    def _finish(self, job: _Job) -> None:
+        elapsed = self._clock.seconds() - job.began_at
+        job.finished.callback((self._bits - job.began_bits) / elapsed if elapsed > 0 else 0.0)
 
 
 def open_sender(reactor: Any, protocol: MulticastProtocol, local_ip: str, ttl: int) -> _SendPort:
