@@ -22,6 +22,7 @@ import sysconfig
 import tarfile
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -58,25 +59,26 @@ def send(image: Path, folder: Path) -> dict[str, int]:
     """Run a server and a client for each host; return their exit statuses."""
     port = str(_free_port())
     board = Board(("server", *_HOSTS), sys.stderr)
-    commands = {"server": ["kollacast-server", _ADDRESS, str(len(_HOSTS)), port, "--input", image]}
+    commands: dict[str, list[str | Path]] = {
+        "server": ["kollacast-server", _ADDRESS, str(len(_HOSTS)), port, "--input", image]
+    }
     for host in _HOSTS:
         output = folder / host / image.name
         output.parent.mkdir()
-        client = ["kollacast-client", _ADDRESS, _ADDRESS, port, "--name", host, "--output", output]
-        commands[host] = client
+        client = ["kollacast-client", _ADDRESS, _ADDRESS, port, "--name", host]
+        commands[host] = [*client, "--output", output]
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    readers: list[threading.Thread] = []
     with ExitStack() as stack:
-        processes = {}
-        readers = []
         for name, command in commands.items():
             process = stack.enter_context(_running(command, board))
             processes[name] = process
             reader = threading.Thread(target=board.follow, args=(name, process.stderr))
             reader.start()
             readers.append(reader)
-        statuses = {name: process.wait() for name, process in processes.items()}
-        for reader in readers:
-            reader.join()
-    board.close()
+        statuses = _ends(processes)
+    for reader in readers:
+        reader.join()
     for name, status in statuses.items():
         if status:
             print(f"demo: {name} ended with exit status {status}", file=sys.stderr)
@@ -122,6 +124,16 @@ def _running(command: Sequence[str | Path], board: Board) -> Iterator[subprocess
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _ends(processes: dict[str, subprocess.Popen[bytes]]) -> dict[str, int]:
+    """Wait for all processes, or for the first that fails; return what has ended, and how."""
+    while True:
+        statuses = {name: process.poll() for name, process in processes.items()}
+        ended = {name: status for name, status in statuses.items() if status is not None}
+        if len(ended) == len(processes) or any(ended.values()):
+            return ended
+        time.sleep(0.05)
 
 
 def _free_port() -> int:
@@ -186,10 +198,6 @@ class Board:
     def _write(self, name: str, text: str) -> None:
         self._stream.write(f"{name:{_LABEL_WIDTH}} | {text}\n")
 
-    def close(self) -> None:
-        """Leave what is on the screen, and start below it."""
-        self._stream.flush()
-
 
 def make_image(path: Path) -> Path:
     """Make a container image archive as `docker save` and `podman save` do; return its path.
@@ -250,10 +258,10 @@ def make_image(path: Path) -> Path:
 
 
 def _is_worth_it(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    parts = Path(member.name).parts
-    return (
-        None if {"__pycache__", "site-packages", "dist-packages", "test"} & set(parts) else member
-    )
+    parts = set(Path(member.name).parts)
+    if parts & {"__pycache__", "site-packages", "dist-packages", "test"}:
+        return None
+    return None if any(part.startswith("config-") for part in parts) else member
 
 
 def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
