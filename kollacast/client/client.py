@@ -96,7 +96,12 @@ class Client:
         """End the run now; fires once everything is closed."""
         self._end(reason)
         closed: Deferred[None] = Deferred()
-        self._finished.addBoth(lambda outcome: (closed.callback(None), outcome)[1])
+
+        def tell(outcome: Outcome) -> Outcome:
+            closed.callback(None)
+            return outcome
+
+        self._finished.addCallback(tell)
         return closed
 
     def progress(self) -> Progress:
@@ -252,7 +257,8 @@ class Client:
         engine, warning = best_crc32c()
         if warning and dialect.greets:
             _log.warn("{warning}", warning=warning)
-        assert self._connection is not None and self._digester is not None
+        assert self._connection is not None
+        assert self._digester is not None
         self._dialect = dialect
         self._connection.stream.capacity = capacity
         disk, digest_worker = self._workers
@@ -288,7 +294,8 @@ class Client:
     # The end of the image.
 
     def _received_all(self) -> None:
-        assert self._dialect is not None and self._connection is not None
+        assert self._dialect is not None
+        assert self._connection is not None
         self._complete = True
         self._phase = "verifying"
         if self._dialect.proves:
@@ -304,7 +311,8 @@ class Client:
 
     async def _commit(self) -> None:
         """Compare digests, bring the image to disk and say so."""
-        assert self._digester is not None and self._dialect is not None
+        assert self._digester is not None
+        assert self._dialect is not None
         disk, digest_worker = self._workers
         self._digest = await digest_worker.run(self._digester.value)
         if self._expected_digest is not None and self._digest != self._expected_digest:
@@ -332,7 +340,7 @@ class Client:
         elif isinstance(error, OSError):
             self._end(f"cannot write the image: {error.strerror or error}")
         else:
-            _log.error("{error!r}", error=error)
+            _log.failure("an error of the program", failure=failure)
             self._end(f"an error of the program: {error!r}")
 
     def _end(self, reason: str | None) -> None:
@@ -398,7 +406,8 @@ class Client:
         report = self._report(reason)
         if reason is not None or not self._verified:
             return Outcome(Status.FAILED, reason or "the image is not complete", report)
-        assert self._digester is not None and self._digest is not None
+        assert self._digester is not None
+        assert self._digest is not None
         line = (
             f"the image is here: {report['bytes']} bytes in {report['seconds']:.1f} s,"
             f" {report['packets_repaired']} packets repaired,"

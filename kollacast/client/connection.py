@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from typing import Protocol as Interface
 
 from twisted.internet.interfaces import IAddress
@@ -37,6 +38,8 @@ def _nothing(_: SendQueue) -> None:
 
 class ServerConnection(Protocol):
     """One attempt to talk to the server."""
+
+    transport: Any
 
     def __init__(self, run: Run) -> None:
         self.stream = ServerStream()
@@ -94,5 +97,5 @@ class ServerConnectionFactory(ClientFactory):
     def __init__(self, make: Callable[[], ServerConnection]) -> None:
         self._make = make
 
-    def buildProtocol(self, addr: IAddress) -> ServerConnection:
+    def buildProtocol(self, addr: IAddress | None) -> ServerConnection:
         return self._make()

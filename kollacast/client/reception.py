@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.python.failure import Failure
 
 from kollacast.core.buffer import InconsistentBuffer, PacketBuffer
@@ -223,7 +223,7 @@ class Reception:
             consumeErrors=True,
         )
         flushed.addCallback(lambda _: self._flushed(flight))
-        flushed.addErrback(lambda failure: self._failed(failure.value.subFailure))
+        flushed.addErrback(self._not_flushed)
 
     def _flushed(self, flight: _Flight) -> None:
         flight.flushed = True
@@ -241,6 +241,10 @@ class Reception:
                 self._make_ready()
             else:
                 self.ended.callback(None)
+
+    def _not_flushed(self, failure: Failure) -> None:
+        first = failure.value
+        self._failed(first.subFailure if isinstance(first, FirstError) else failure)
 
     def _failed(self, failure: Failure) -> None:
         if not self._stopped:

@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol as Interface
+from typing import Any
+from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
@@ -74,6 +75,8 @@ class Host(Interface):
 
 class ClientProtocol(Protocol):
     """The conversation with one client, and its message queues."""
+
+    transport: Any
 
     def __init__(self, host: Host, address: str) -> None:
         self.record = ClientRecord(name=address, address=address)
@@ -374,7 +377,7 @@ class ClientFactory(ServerFactory):
         self._host = host
         self.connections: set[ClientProtocol] = set()
 
-    def buildProtocol(self, addr: IAddress) -> ClientProtocol:
+    def buildProtocol(self, addr: IAddress | None) -> ClientProtocol:
         client = ClientProtocol(self._host, getattr(addr, "host", "a connection"))
         self.connections.add(client)
         client.lost.addCallback(lambda _: self.connections.discard(client))

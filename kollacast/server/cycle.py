@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from automat import TypeMachineBuilder
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 
 class Work(Protocol):
@@ -35,7 +36,7 @@ class Work(Protocol):
     def finish(self) -> None:
         """S_EXIT: nothing is left to multicast."""
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, failure: Failure) -> None:
         """Some work has failed, and the session with it."""
 
 
@@ -65,7 +66,7 @@ class Cycle(Protocol):
 
 
 def _build() -> TypeMachineBuilder[Cycle, Work]:
-    machine = TypeMachineBuilder(Cycle, Work)
+    machine = TypeMachineBuilder(Cycle, Work)  # type: ignore[type-abstract]
 
     s_init = machine.state("S_INIT")
     s_accept = machine.state("S_ACCEPT")
@@ -75,7 +76,7 @@ def _build() -> TypeMachineBuilder[Cycle, Work]:
     s_exit = machine.state("S_EXIT")
 
     def proceed(work: Work, done: Deferred[Any], then: Callable[[Any], None]) -> None:
-        done.addCallback(then).addErrback(lambda failure: work.fail(failure.value))
+        done.addCallback(then).addErrback(work.fail)
 
     @s_init.upon(Cycle.start).to(s_accept)
     def accept(cycle: Cycle, work: Work) -> None:

@@ -8,13 +8,14 @@ Whoever asks again, later, or for something else is served by TCP at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
+from twisted.python.failure import Failure
 
 from kollacast.core import coding
 from kollacast.core.buffer import PacketBuffer
@@ -56,6 +57,7 @@ class _Round:
     heard: set[Requester] = field(default_factory=set)
     grace: Any = None
     decided: bool = False
+    known: Deferred[None] = field(default_factory=Deferred)
 
 
 class Repairs:
@@ -67,7 +69,7 @@ class Repairs:
         session: Session,
         sender: MulticastProtocol,
         control: RateControl | None,
-        failed: Callable[[BaseException], None],
+        failed: Callable[[Failure], None],
     ) -> None:
         self._clock = clock
         self._session = session
@@ -79,13 +81,17 @@ class Repairs:
         self._recipes = 0
         self.packets_coded = 0
 
-    def begin(self, flight: Flight, clients: Sequence[Requester]) -> None:
-        """``flight`` has been multicast, and ``clients`` are told now."""
+    def begin(self, flight: Flight, clients: Sequence[Requester]) -> Deferred[None]:
+        """``flight`` has been multicast, and ``clients`` are told now.
+
+        Fires when the losses are known and reported.
+        """
         if flight.buffer.ctl.is_end:
-            return
+            return succeed(None)
         current = _Round(flight, set(clients))
         current.grace = self._clock.callLater(_GRACE_S, self._decide, current)
         self._rounds[flight.buffer.ctl.buffer_id] = current
+        return current.known
 
     def requested(self, client: Requester, seqs: tuple[int, ...]) -> None:
         """``client`` asks for ``seqs``, all of them held."""
@@ -150,6 +156,7 @@ class Repairs:
             current.flight,
             {client: len(current.wanted.get(client, ())) for client in current.heard},
         )
+        current.known.callback(None)
         decoding = [client for client in current.wanted if client.decodes]
         requested = sum(len(current.wanted[client]) for client in decoding)
         if len(decoding) < 2 or requested < _MIN_REQUESTED or not self._session.coding:
@@ -160,12 +167,14 @@ class Repairs:
         if decoding:
             wanted = {client: current.wanted[client] for client in decoding}
             sending = Deferred.fromCoroutine(self._send_coded(current.flight.buffer, wanted))
-            sending.addErrback(lambda failure: self._failed(failure.value))
+            sending.addErrback(self._failed)
 
     def _report(self, flight: Flight, lost: dict[Requester, int]) -> None:
         if self._control is not None and flight.sent_bps:
             packets = flight.buffer.ctl.pkt_count
-            losses = {client: count / packets for client, count in lost.items()}
+            losses: dict[Hashable, float] = {
+                client: count / packets for client, count in lost.items()
+            }
             self._control.report(flight.epoch, flight.sent_bps, packets, losses)
 
     async def _send_coded(

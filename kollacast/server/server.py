@@ -12,6 +12,7 @@ from twisted.internet.defer import (
     DeferredList,
     DeferredQueue,
     DeferredSemaphore,
+    gatherResults,
     maybeDeferred,
     succeed,
 )
@@ -110,6 +111,7 @@ class Server:
         self._announced: DeferredQueue[tuple[Flight, Deferred[None]]] = DeferredQueue()
         self._current: Flight
         self._ready: Deferred[None]
+        self._first_heard: Deferred[None] = succeed(None)
         self._window = DeferredSemaphore(1)
         self._through: Deferred[None] = succeed(None)
         self._bytes_done = 0
@@ -144,7 +146,12 @@ class Server:
         """End the run now; fires once all ports are closed."""
         self._end(reason)
         closed: Deferred[None] = Deferred()
-        self._finished.addBoth(lambda outcome: (closed.callback(None), outcome)[1])
+
+        def tell(outcome: Outcome) -> Outcome:
+            closed.callback(None)
+            return outcome
+
+        self._finished.addCallback(tell)
         return closed
 
     def progress(self) -> Progress:
@@ -216,7 +223,8 @@ class Server:
         return self._announced.get().addCallback(announced)
 
     def synchronize(self) -> Deferred[None]:
-        return self._ready
+        # The first buffer goes alone: it tells what the slowest client can take.
+        return gatherResults([self._ready, self._first_heard]).addCallback(lambda _: None)
 
     def send(self) -> Deferred[bool]:
         flight = self._current
@@ -225,7 +233,9 @@ class Server:
         def sent(sent_bps: float) -> bool:
             flight.sent = True
             flight.sent_bps = sent_bps
-            self.repairs.begin(flight, self._clients)
+            heard = self.repairs.begin(flight, self._clients)
+            if self._control is not None and not self._bytes_done:
+                self._first_heard = heard
             self._bytes_done += buffer.ctl.buffer_size
             self._through = self._chain.begin(Phase.SENT, buffer.ctl)
             self._through.addCallback(lambda _: self._retire(flight))
@@ -237,15 +247,16 @@ class Server:
         return self._sender.multicast(buffer).addCallback(sent)
 
     def finish(self) -> None:
-        Deferred.fromCoroutine(self._prove()).addErrback(lambda failure: self.fail(failure.value))
+        Deferred.fromCoroutine(self._prove()).addErrback(self.fail)
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, failure: Failure) -> None:
+        error = failure.value
         if isinstance(error, OSError):
             self._end(f"cannot multicast: {error.strerror or error}")
         elif isinstance(error, _Failure):
             self._end(str(error))
         else:
-            _log.error("{error!r}", error=error)
+            _log.failure("an error of the program", failure=failure)
             self._end(f"an error of the program: {error!r}")
 
     # Parts of it.
@@ -281,7 +292,7 @@ class Server:
         self._watch.start(_WATCH_S, now=False)
         self._reader.start().addErrback(self._cannot_read)
         announcing = Deferred.fromCoroutine(self._announce_ahead(self._reader))
-        announcing.addErrback(lambda failure: self.fail(failure.value))
+        announcing.addErrback(self.fail)
 
     async def _announce_ahead(self, reader: ReadAhead) -> None:
         """Announce buffers as long as the window has room for one more."""
@@ -321,7 +332,7 @@ class Server:
         if isinstance(error, OSError):
             self._end(f"cannot read the image: {error.strerror or error}")
         else:
-            self.fail(error)
+            self.fail(failure)
 
     def _drop_silent(self) -> None:
         timeout = self._config.client_timeout_s

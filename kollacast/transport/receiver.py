@@ -45,6 +45,8 @@ class MulticastReceiver(DatagramProtocol):
     ``arrived()`` is called after each turn that brought something.
     """
 
+    transport: Any
+
     def __init__(self, clock: IReactorTime, intake: Intake, arrived: Callable[[], None]) -> None:
         self._clock = clock
         self._intake = intake

@@ -68,6 +68,8 @@ class _Job:
 class MulticastProtocol(DatagramProtocol):
     """Multicasts buffers to one group, one after another."""
 
+    transport: Any
+
     def __init__(
         self,
         clock: IReactorTime,
