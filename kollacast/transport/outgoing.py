@@ -31,9 +31,10 @@ class Outgoing:
         transport.registerProducer(self, True)  # type: ignore[attr-defined]
 
     def send(self, message: bytes) -> None:
-        """Send a message behind all that wait."""
-        self.queue.append(message)
-        self.pump()
+        """Send a message behind all that wait; once closed, a no-op."""
+        if not self._closed:
+            self.queue.append(message)
+            self.pump()
 
     def pump(self) -> None:
         """Hand on what waits, until the transport has enough."""
