@@ -163,6 +163,8 @@ class ClientProtocol(Protocol):
     def repair(self, seqs: Sequence[int]) -> None:
         """Send the client these packets, which it asked for."""
         self._requested.extend(seqs)
+        if not self._sent:
+            self._close_requests()
         self._outgoing.pump()
 
     def repaired(self, buffer_id: int) -> None:
@@ -238,8 +240,7 @@ class ClientProtocol(Protocol):
             self._sent -= 1
             ctl = self._ready.popleft()
             if not self._sent:
-                self._requested.clear()
-                self._unanswered = 0
+                self._close_requests()
             self._host.repairs.done(self, ctl.buffer_id)
             if ctl.is_end and not self._dialect.proves:
                 self._verify()
@@ -295,6 +296,18 @@ class ClientProtocol(Protocol):
             self._group.answered(self, phase)
 
     # Retransmissions.
+
+    def _close_requests(self) -> None:
+        """The client is done with all that it may have asked for.
+
+        Late datagrams have brought it.  Where answers have no tags, they
+        still have to come, and before the next announcement.
+        """
+        if not self._dialect.tagged:
+            while self._requested:
+                self._refill(self._outgoing.queue)
+        self._requested.clear()
+        self._unanswered = 0
 
     def _refill(self, queue: SendQueue) -> None:
         """Append the next of the requested packets, a bounded piece at a time."""
