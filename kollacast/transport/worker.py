@@ -51,15 +51,19 @@ class ThreadWorker:
 
     def _loop(self) -> None:
         while (job := self._jobs.get()) is not None:
-            done, function, args = job
-            try:
-                result = function(*args)
-            except BaseException:
-                self._reactor.callFromThread(done.errback, Failure())
-            else:
-                self._reactor.callFromThread(done.callback, result)
+            self._call(*job)
             # Nothing may keep a buffer alive while the thread waits.
-            del job, done, function, args
+            del job
+
+    def _call(
+        self, done: Deferred[Any], function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> None:
+        try:
+            result = function(*args)
+        except BaseException:
+            self._reactor.callFromThread(done.errback, Failure())
+        else:
+            self._reactor.callFromThread(done.callback, result)
 
 
 class InlineWorker:
