@@ -8,7 +8,7 @@ Whoever asks again, later, or for something else is served by TCP at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -172,7 +172,7 @@ class Repairs:
     def _report(self, flight: Flight, lost: dict[Requester, int]) -> None:
         if self._control is not None and flight.sent_bps:
             packets = flight.buffer.ctl.pkt_count
-            losses: dict[Hashable, float] = {
+            losses: dict[Any, float] = {
                 client: count / packets for client, count in lost.items()
             }
             self._control.report(flight.epoch, flight.sent_bps, packets, losses)
