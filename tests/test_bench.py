@@ -1,0 +1,223 @@
+"""The benchmark tells the truth: a wrong copy, a failed tool and a missed goal are said so."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import TestCase
+
+from bench.crew import Crew, Side, TransferError
+from bench.image import make_image
+from bench.results import has_failed, judge, judge_cost, load, save, settled_port_loss
+from bench.rows import MIB, by_name
+from bench.table import markdown
+from lab import Host
+
+
+class _HereHost(Host):
+    """A host that is this very machine."""
+
+    def command(self, argv: Any) -> list[str]:
+        return list(argv)
+
+
+_HERE = _HereHost("", "127.0.0.1", "")
+
+
+def _transfer(seconds: float, **more: Any) -> dict[str, Any]:
+    return {
+        "wall_s": seconds,
+        "data_s": seconds,
+        "sender_cpu_s": 1.0,
+        "receivers_cpu_s": 1.0,
+        "machine_cpu_s": 1.0,
+        "sender_peak_bytes": MIB,
+        "receiver_peak_bytes": MIB,
+        **more,
+    }
+
+
+def _record(size: int, **contenders: dict[int, list[dict[str, Any]]]) -> dict[str, Any]:
+    """A row's record from the transfers of each contender by number of hosts."""
+    machine = dict.fromkeys(
+        ("kernel", "processor", "cores", "memory_gib", "python", "load_before"), 1
+    )
+    return {
+        "measured": "2020-01-01T00:00:00+00:00",
+        "machine": machine,
+        "network": "a network",
+        "size": size,
+        "repetitions": 3,
+        "contenders": {
+            name: {
+                "version": "1",
+                "options": f"--for {name}",
+                "hosts": {str(n): {"transfers": some} for n, some in by_hosts.items()},
+            }
+            for name, by_hosts in contenders.items()
+        },
+    }
+
+
+class GoalTests(TestCase):
+    """A goal is judged by the median, against what was measured in the same row."""
+
+    def test_ratio_to_the_fastest_other_multicast_tool(self) -> None:
+        record = _record(
+            MIB,
+            kollacast={4: [_transfer(1.0), _transfer(2.0), _transfer(100.0)]},
+            udpcast={4: [_transfer(11.0)]},
+            uftp={4: [_transfer(30.0)]},
+            unicast={4: [_transfer(0.1)]},
+        )
+        verdict = judge(by_name("raw-4"), record)
+        self.assertEqual((verdict.measured, verdict.is_reached), ("5.50 x", True))
+        record["contenders"]["uftp"] = {"hosts": {"4": {"transfers": [_transfer(9.0)]}}}
+        verdict = judge(by_name("raw-4"), record)
+        self.assertEqual((verdict.measured, verdict.is_reached), ("4.50 x", False))
+
+    def test_share_of_the_links_payload_limit(self) -> None:
+        # 1460/1514 of 1 Gbit/s is 120,541,611 bytes/s.
+        for seconds, text, is_reached in ((10.0, "100.0%", True), (10.4, "96.2%", False)):
+            record = _record(1205416116, kollacast={4: [_transfer(seconds)]})
+            verdict = judge(by_name("link"), record)
+            self.assertEqual((verdict.measured, verdict.is_reached), (text, is_reached))
+
+    def test_a_slow_port_is_judged_by_its_loss_too(self) -> None:
+        # 300 of 1000 lost in the first quarter, then 1 of 100, then 3 of 100.
+        port = [[0.0, 0, 0], [1.0, 700, 300], [2.5, 800, 350], [6.0, 899, 351], [9.9, 996, 354]]
+        record = _record(241083223, kollacast={4: [_transfer(10.0, port=port)]})
+        self.assertEqual(settled_port_loss(record, "kollacast", 4), 4 / 200)
+        verdict = judge(by_name("slow-port"), record)
+        self.assertEqual((verdict.measured, verdict.is_reached), ("100.0%, loss 2.00%", False))
+        port[-1] = [9.9, 997, 353]
+        self.assertIs(judge(by_name("slow-port"), record).is_reached, True)
+
+    def test_growth_with_the_number_of_hosts(self) -> None:
+        for seconds, text, is_reached in ((10.2, "+2.0%", True), (10.4, "+4.0%", False)):
+            record = _record(MIB, kollacast={1: [_transfer(10.0)], 32: [_transfer(seconds)]})
+            verdict = judge(by_name("hosts"), record)
+            self.assertEqual((verdict.measured, verdict.is_reached), (text, is_reached))
+
+    def test_memory(self) -> None:
+        record = _record(MIB, kollacast={4: [_transfer(1.0)]})
+        self.assertIs(judge_cost(record, 4).is_reached, True)
+        heavy = _transfer(1.0, receiver_peak_bytes=128 * MIB)
+        record["contenders"]["kollacast"]["hosts"]["4"]["transfers"].append(heavy)
+        self.assertIs(judge_cost(record, 4).is_reached, False)
+
+    def test_nothing_measured_is_no_goal_reached(self) -> None:
+        failed = _record(MIB, kollacast={4: [{"error": "no"}]}, udpcast={4: [_transfer(1.0)]})
+        for name in ("raw-4", "link", "slow-port", "hosts"):
+            self.assertIsNone(judge(by_name(name), failed).is_reached)
+        self.assertIsNone(judge_cost(failed, 4).is_reached)
+
+
+class RecordTests(TestCase):
+    """What was measured is kept, shown and answered for."""
+
+    def test_rows_of_several_runs_make_one_file(self) -> None:
+        path = Path(self.mktemp()) / "results.json"
+        first = _record(MIB, kollacast={4: [_transfer(1.0)]}, udpcast={4: [_transfer(2.0)]})
+        save(path, {**load(path), "raw-4": first})
+        save(path, {**load(path), "link": _record(MIB, kollacast={4: [_transfer(3.0)]})})
+        again = _record(MIB, kollacast={4: [_transfer(4.0)]})
+        save(path, {**load(path), "raw-4": again})
+        records = load(path)
+        self.assertEqual(list(records), ["raw-4", "link"])
+        self.assertEqual(list(records["raw-4"]["contenders"]), ["kollacast"])
+
+    def test_the_table_names_failures_and_what_is_missing(self) -> None:
+        record = _record(
+            MIB, kollacast={4: [_transfer(1.0)]}, uftp={4: [{"error": "not done after 180 s"}]}
+        )
+        record["contenders"]["udpcast"] = {
+            "missing": "not installed: udp-sender",
+            "options": "",
+            "hosts": {},
+        }
+        page = markdown({"raw-4": record})
+        self.assertIn("not installed: udp-sender", page)
+        self.assertIn("- raw-4, 4 hosts, uftp, transfer 1: not done after 180 s", page)
+        self.assertIn("`--for kollacast`", page)
+
+    def test_what_makes_the_command_fail(self) -> None:
+        wrong = {"error": "copy-1 differs", "is_wrong": True}
+        record = _record(
+            MIB,
+            kollacast={4: [{"error": "not done after 180 s"}]},
+            udpcast={4: [wrong]},
+            uftp={4: [{"error": "gave up"}]},
+        )
+        self.assertEqual(
+            has_failed(record),
+            ["kollacast, 4 hosts: not done after 180 s", "udpcast, 4 hosts: copy-1 differs"],
+        )
+
+    def test_copies_are_compared_with_the_image(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        image = make_image(folder, 3_000_001, copies=4)
+        whole = image.path.read_bytes()
+        self.assertEqual(len(whole), 3_000_001)
+        flipped = bytes([whole[0] ^ 1]) + whole[1:]
+        contents = {"same": whole, "short": whole[:-1], "flipped": flipped}
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+        copies = [folder / name for name in (*contents, "absent")]
+        self.assertEqual(
+            image.differing(copies),
+            [
+                "short has 3000000 bytes instead of 3000001",
+                "flipped differs",
+                "absent is missing",
+            ],
+        )
+
+
+class CrewTests(TestCase):
+    """Processes are waited for, paid for, and never left behind."""
+
+    def _python(self, crew: Crew, program: str) -> Any:
+        return crew.start(_HERE, Side.RECEIVER, [sys.executable, "-c", program])
+
+    def test_a_process_that_fails_is_named_with_its_last_words(self) -> None:
+        with Crew(Path(self.mktemp()).absolute(), limit_s=30) as crew:
+            process = self._python(crew, "import sys; sys.exit('no such interface')")
+            error = self.assertRaises(TransferError, crew.wait, [process])
+        self.assertEqual(str(error), "receiver-0 ended with status 1: no such interface")
+        self.assertFalse(error.is_too_slow)
+
+    def test_over_the_limit(self) -> None:
+        with Crew(Path(self.mktemp()).absolute(), limit_s=0.2) as crew:
+            process = self._python(crew, "import time; time.sleep(600)")
+            error = self.assertRaises(TransferError, crew.wait, [process])
+            self.assertTrue(error.is_too_slow)
+        self.assertIsNotNone(process.status)
+
+    def test_waiting_until_receivers_are_idle_outlasts_their_start(self) -> None:
+        program = """
+import pathlib, time
+end = time.process_time() + 0.5
+while time.process_time() < end: pass
+pathlib.Path("started").touch()
+time.sleep(600)
+"""
+        folder = Path(self.mktemp()).absolute()
+        with Crew(folder, limit_s=60) as crew:
+            process = self._python(crew, program)
+            crew.wait_until_idle([process])
+            self.assertTrue((folder / "started").exists())
+        self.assertGreater(process.cpu_s, 0.5)
+
+    def test_peak_memory_is_the_processes_own(self) -> None:
+        own = bytearray(192 * MIB)  # The benchmark itself may be the larger process.
+        own[::4096] = b"x" * len(own[::4096])
+        program = "import time; b = bytearray(b'x') * (64 << 20); del b; time.sleep(0.5)"
+        with Crew(Path(self.mktemp()).absolute(), limit_s=60) as crew:
+            process = self._python(crew, program)
+            crew.wait([process])
+        self.assertGreater(process.peak_bytes, 64 * MIB)
+        self.assertLess(process.peak_bytes, 128 * MIB)
