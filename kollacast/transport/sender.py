@@ -104,11 +104,14 @@ class MulticastProtocol(DatagramProtocol):
 
         Fires when the kernel has taken the last packet, with the rate in bits
         a second at which it took them, 0 when that cannot be told.  An
-        ``urgent`` buffer goes before what is left of all that are not.
+        ``urgent`` buffer goes before what is left of all that are not.  Never
+        fires once the port is closed.
         """
         finished: Deferred[float] = Deferred()
         if buffer.ctl.pkt_count == 0:
             finished.callback(0.0)
+            return finished
+        if self.transport is None:
             return finished
         job = _Job(buffer, finished)
         (self._urgent if urgent else self._jobs).append(job)

@@ -1,0 +1,580 @@
+"""Sender and receiver on real sockets over loopback: every way out and every way in."""
+
+from __future__ import annotations
+
+import errno
+import random
+import socket
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.task import Clock
+from twisted.trial import unittest
+
+from kollacast.core.buffer import PacketBuffer
+from kollacast.core.intake import Intake, Landing
+from kollacast.transport import frames, receiver, sender
+from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_GRO, UDP_SEGMENT
+from kollacast.transport.pacing import Pacer
+from kollacast.transport.receiver import MulticastReceiver, open_receiver
+from kollacast.transport.sender import MulticastProtocol, open_sender
+from kollacast.wire.checksum import best_crc32c
+from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
+from kollacast.wire.structures import BufferCtl, payload_capacity
+
+_LOOPBACK = "127.0.0.1"
+_GROUP = "239.255.76.67"
+_ENGINE, _ = best_crc32c()
+#: Bytes that a test's receiver should be able to hold; what is sent at once stays well below.
+_WINDOW = 4 * 1024 * 1024
+
+
+def _free_port() -> int:
+    """A number that no other socket has."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind((_LOOPBACK, 0))
+        number: int = probe.getsockname()[1]
+        return number
+
+
+class _Intake(Intake):
+    """Counts the batches by the way in which they came."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.ways: Counter[str] = Counter()
+
+    def coalesced(self, landing: Landing, length: int, segment: int) -> None:
+        self.ways["coalesced" if segment < length else "one by one"] += 1
+        super().coalesced(landing, length, segment)
+
+    def frames(self, landing: Landing, lengths: Sequence[int]) -> None:
+        self.ways["frames"] += 1
+        super().frames(landing, lengths)
+
+    def datagram(self, data: bytes) -> None:
+        self.ways["plain"] += 1
+        super().datagram(data)
+
+
+class _PortsTest(unittest.TestCase):
+    """A sender and a receiver of one session, on a group of their own."""
+
+    timeout = 20
+    salt = 0xCAFE
+
+    def open(
+        self, dialect: Dialect = KOLLACAST, mtu: int = 1500, rate_bps: float | None = None
+    ) -> None:
+        self.capacity = payload_capacity(mtu)
+        codec = dialect.codec(self.salt, _ENGINE)
+        group = (_GROUP, _free_port())
+        self.intake = _Intake(codec, self.capacity)
+        self.receiver = MulticastReceiver(reactor, self.intake, self.arrived)
+        self.waiting: list[tuple[PacketBuffer, Deferred[None]]] = []
+        port = open_receiver(reactor, self.receiver, group, _LOOPBACK, _WINDOW)
+        self.addCleanup(port.stopListening)
+        self.sender = MulticastProtocol(
+            reactor,  # type: ignore[arg-type]
+            codec,
+            Pacer(reactor, rate_bps),  # type: ignore[arg-type]
+            group,
+            descending=dialect.descending,
+        )
+        port = open_sender(reactor, self.sender, _LOOPBACK, 0)
+        self.addCleanup(port.stopListening)
+        self.next_seq = 0
+        self.number = 0
+
+    def arrived(self) -> None:
+        for buffer, complete in self.waiting:
+            if buffer.complete and not complete.called:
+                complete.callback(None)
+
+    async def bring(self, size: int) -> None:
+        """Multicast a buffer of ``size`` bytes, and have it whole at the other end."""
+        self.number += 1
+        image = random.Random(size).randbytes(size)
+        source = PacketBuffer(self.capacity, -(-size // self.capacity))
+        source.payload[:size] = image
+        ctl = source.announce(self.number, self.next_seq, size)
+        self.next_seq += ctl.pkt_count
+        target = PacketBuffer(self.capacity, ctl.pkt_count)
+        target.init(ctl)
+        complete: Deferred[None] = Deferred()
+        self.waiting.append((target, complete))
+        self.intake.arm(target)
+        await self.sender.multicast(source)
+        await complete
+        self.intake.disarm(target)
+        self.assertEqual(b"".join(target.views()), image)
+
+    async def bring_every_size(self, packets: int = 100) -> None:
+        """Awkward sizes of up to ``packets`` packets, fewer than any kernel's socket holds."""
+        capacity = self.capacity
+        whole = packets // 2 * capacity
+        for size in (1, capacity - 1, capacity, capacity + 1, whole, packets * capacity - 5):
+            await self.bring(size)
+        counts = self.intake.counts
+        self.assertEqual(counts.placed, self.next_seq)
+        self.assertEqual((counts.repeated, counts.damaged), (0, 0))
+        self.assertEqual(self.sender.packets_sent, self.next_seq)
+
+    def one_by_one(self) -> None:
+        """A sender on a system that does not segment."""
+        self.patch(sender, "LINUX", False)
+
+    def no_gro(self) -> None:
+        """A receiver under a kernel that does not coalesce."""
+
+        class _Socket(socket.socket):
+            def setsockopt(self, level: int, option: int, *value: Any) -> None:  # type: ignore[override]
+                if (level, option) == (SOL_UDP, UDP_GRO):
+                    raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+                super().setsockopt(level, option, *value)
+
+        self.patch(socket, "socket", _Socket)
+
+
+class Ways(_PortsTest):
+    """Images of awkward sizes, by every way that a kernel offers."""
+
+    async def test_segmented_and_coalesced(self) -> None:
+        if not LINUX:
+            raise unittest.SkipTest("UDP segmentation offload is Linux's")
+        self.open()
+        await self.bring_every_size()
+        self.assertTrue(self.intake.ways["coalesced"])
+        self.assertFalse(self.intake.ways["frames"] or self.intake.ways["plain"])
+
+    async def test_one_by_one_until_frames_are_read_in_batches(self) -> None:
+        """Where nothing comes coalesced, recvmmsg takes over after a while."""
+        if not frames.available():
+            raise unittest.SkipTest("this system's libc has no recvmmsg")
+        self.one_by_one()
+        self.open()
+        for _ in range(4):
+            await self.bring_every_size()
+        self.assertTrue(self.intake.ways["one by one"])
+        self.assertTrue(self.intake.ways["frames"])
+        self.assertFalse(self.intake.ways["coalesced"])
+        self.assertLess(self.intake.ways["frames"], self.next_seq // 4)
+
+    async def test_frames_from_the_beginning_without_gro(self) -> None:
+        if not frames.available():
+            raise unittest.SkipTest("this system's libc has no recvmmsg")
+        self.no_gro()
+        self.open()
+        await self.bring_every_size()
+        self.assertEqual(set(self.intake.ways), {"frames"})
+
+    async def test_plain_without_gro_and_recvmmsg(self) -> None:
+        self.no_gro()
+        self.patch(frames, "available", lambda: False)
+        self.open()
+        await self.bring_every_size()
+        self.assertEqual(set(self.intake.ways), {"plain"})
+
+    async def test_plain_on_another_system(self) -> None:
+        self.patch(receiver, "LINUX", False)
+        self.one_by_one()
+        self.open()
+        await self.bring_every_size()
+        self.assertEqual(set(self.intake.ways), {"plain"})
+
+    async def test_from_the_last_packet_to_the_first(self) -> None:
+        self.open(JASMINE)
+        await self.bring_every_size()
+
+    async def test_from_the_last_to_the_first_one_by_one(self) -> None:
+        self.one_by_one()
+        self.open(JASMINE)
+        await self.bring_every_size()
+
+    async def test_jumbo_frames(self) -> None:
+        self.open(mtu=9000)
+        self.assertEqual(self.capacity, 8960)
+        await self.bring_every_size(packets=18)
+
+    async def test_the_smallest_and_the_largest_packets(self) -> None:
+        for mtu in (44, 65535):
+            self.open(mtu=mtu)
+            for size in (1, self.capacity, 3 * self.capacity + 1):
+                await self.bring(size)
+
+    async def test_at_a_rate(self) -> None:
+        """Nothing is lost or left when the sender has to wait in mid-buffer."""
+        self.open(rate_bps=40e6)
+        began = reactor.seconds()  # type: ignore[attr-defined]
+        await self.bring(200 * self.capacity)
+        await self.bring(10)
+        took = reactor.seconds() - began  # type: ignore[attr-defined]
+        self.assertGreater(took, 200 * 1500 * 8 / 40e6 - 0.02)
+
+    async def test_several_buffers_at_once(self) -> None:
+        """They leave one after another, also when the sender is waiting for its turn."""
+        for rate_bps in (None, 40e6):
+            self.open(rate_bps=rate_bps)
+            waiting = [Deferred.fromCoroutine(self.bring(30 * self.capacity)) for _ in range(4)]
+            for result in waiting:
+                await result
+
+    async def test_the_end_of_the_stream_sends_nothing(self) -> None:
+        self.open()
+        empty = PacketBuffer(self.capacity, 4)
+        self.assertTrue(empty.announce(1, 0, 0).is_end)
+        await self.sender.multicast(empty)
+        self.assertEqual(self.sender.packets_sent, 0)
+
+    async def test_what_was_sent_before_is_there_after_a_drain(self) -> None:
+        """SENT may overtake datagrams that wait in the socket: a drain brings them in."""
+        self.open()
+        source = PacketBuffer(self.capacity, 60)
+        source.announce(1, 0, 60 * self.capacity)
+        target = PacketBuffer(self.capacity, 60)
+        target.init(source.ctl)
+        self.intake.arm(target)
+        finished = self.sender.multicast(source)
+        while not finished.called:
+            self.sender.writable()
+        self.receiver.drain()
+        self.assertTrue(target.complete)
+
+
+class Doors(_PortsTest):
+    """Ports that cannot be opened, and ports that close in the midst of things."""
+
+    def receiver_for(self) -> MulticastReceiver:
+        codec = KOLLACAST.codec(0, _ENGINE)
+        return MulticastReceiver(reactor, Intake(codec, 1460), lambda: None)
+
+    def test_no_interface_has_the_local_address(self) -> None:
+        number = _free_port()
+        for local_ip in ("192.0.2.1", "not an address"):
+            with self.assertRaises(OSError) as caught:
+                open_receiver(reactor, self.receiver_for(), (_GROUP, number), local_ip, 0)
+            self.assertNotIsInstance(caught.exception, CannotListenError)
+        # It has not kept the port.
+        port = open_receiver(reactor, self.receiver_for(), (_GROUP, number), _LOOPBACK, 0)
+        self.addCleanup(port.stopListening)
+
+    def test_the_sender_s_address_is_no_interface_s(self) -> None:
+        protocol = MulticastProtocol(
+            Clock(),
+            KOLLACAST.codec(0, _ENGINE),
+            Pacer(Clock(), None),
+            (_GROUP, 9),
+            descending=False,
+        )
+        with self.assertRaises(CannotListenError):
+            open_sender(reactor, protocol, "192.0.2.1", 1)
+
+    def test_the_port_is_somebody_else_s(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.bind(("", 0))
+            group = (_GROUP, other.getsockname()[1])
+            with self.assertRaises(CannotListenError):
+                open_receiver(reactor, self.receiver_for(), group, _LOOPBACK, 0)
+
+    def test_two_clients_of_one_host_share_the_port(self) -> None:
+        group = (_GROUP, _free_port())
+        for _ in range(2):
+            port = open_receiver(reactor, self.receiver_for(), group, _LOOPBACK, 0)
+            self.addCleanup(port.stopListening)
+
+    async def test_another_group_s_datagrams_do_not_come_in(self) -> None:
+        self.open()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.setsockopt(
+                socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(_LOOPBACK)
+            )
+            port = self.receiver.transport.getHost().port
+            stranger.sendto(b"other group", ("239.255.76.68", port))
+            stranger.sendto(b"no group", (_LOOPBACK, port))
+        await self.bring(3 * self.capacity)
+        self.receiver.drain()
+        self.assertEqual(self.intake.counts.damaged, 0)
+
+    async def test_strangers_on_the_group_are_counted_and_do_no_harm(self) -> None:
+        self.open()
+        port = self.receiver.transport.getHost().port
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.setsockopt(
+                socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(_LOOPBACK)
+            )
+            for datagram in (b"", b"x", bytes(12), bytes(1472), bytes(1473), bytes(65507)):
+                stranger.sendto(datagram, (_GROUP, port))
+        await self.bring(3 * self.capacity)
+        self.assertGreaterEqual(self.intake.counts.damaged, 3)
+        self.assertEqual(self.intake.counts.placed, 3)
+
+    async def test_closing_while_the_sender_waits_for_its_turn(self) -> None:
+        """Nothing is left behind that would go off later: trial looks after that."""
+        self.open(rate_bps=8e4)
+        source = PacketBuffer(self.capacity, 100)
+        source.announce(1, 0, 100 * self.capacity)
+        finished = self.sender.multicast(source)
+        while self.sender.packets_sent == 0:
+            self.sender.writable()
+        await maybeDeferred(self.sender.transport.stopListening)
+        self.assertFalse(finished.called)
+
+    async def test_multicasting_from_a_closed_port_goes_nowhere(self) -> None:
+        self.open()
+        await maybeDeferred(self.sender.transport.stopListening)
+        source = PacketBuffer(self.capacity, 1)
+        source.announce(1, 0, 1)
+        self.assertFalse(self.sender.multicast(source).called)
+
+
+class _Kernel:
+    """A socket whose every send ends as the test says."""
+
+    def __init__(self) -> None:
+        self.answers: list[OSError] = []
+        self.refuse_segments: OSError | None = None
+        self.sent: list[bytes] = []
+
+    def setsockopt(self, *args: Any) -> None:
+        pass
+
+    def sendmsg(
+        self, views: Sequence[memoryview], ancillary: Sequence[Any], flags: int, address: Any
+    ) -> int:
+        if self.answers:
+            raise self.answers.pop(0)
+        if ancillary:
+            ((level, kind, _),) = ancillary
+            assert (level, kind) == (SOL_UDP, UDP_SEGMENT)
+            if self.refuse_segments is not None:
+                raise self.refuse_segments
+        data = b"".join(views)
+        self.sent.append(data)
+        return len(data)
+
+
+class _Transport:
+    """Keeps whether the sender wants to be asked for more."""
+
+    def __init__(self, kernel: _Kernel) -> None:
+        self.socket = kernel
+        self.writing = False
+
+    def startWriting(self) -> None:
+        self.writing = True
+
+    def stopWriting(self) -> None:
+        self.writing = False
+
+
+class Refusals(unittest.SynchronousTestCase):
+    """What the kernel may answer to a send, on a transport that the test drives."""
+
+    capacity = 20
+    packets = 100
+
+    def setUp(self) -> None:
+        self.kernel = _Kernel()
+        self.clock = Clock()
+        self.pacer = Pacer(self.clock, None)
+        self.sender = MulticastProtocol(
+            self.clock, KOLLACAST.codec(1, _ENGINE), self.pacer, (_GROUP, 9), descending=False
+        )
+        self.transport = _Transport(self.kernel)
+        self.sender.transport = self.transport
+        self.sender.startProtocol()
+        self.buffer = self.filled(0)
+
+    def filled(self, base: int) -> PacketBuffer:
+        buffer = PacketBuffer(self.capacity, self.packets)
+        size = self.packets * self.capacity - 3
+        buffer.payload[:size] = random.Random(base).randbytes(size)
+        buffer.announce(1, base, size)
+        return buffer
+
+    def run_until(self, done: Callable[[], bool]) -> None:
+        for _ in range(1000):
+            if done():
+                return
+            if self.transport.writing:
+                self.sender.writable()
+            else:
+                self.clock.advance(0.001)
+        self.fail("the sender does not get on")
+
+    def everything(self, *buffers: PacketBuffer) -> bytes:
+        """The datagrams of whole buffers, one behind the other."""
+        return b"".join(
+            b"".join(
+                bytes(buffer.headers[12 * slot : 12 * slot + 12])
+                + bytes(buffer.get(buffer.ctl.packet_id_base + slot) or b"")
+                for slot in range(self.packets)
+            )
+            for buffer in buffers
+        )
+
+    def test_a_full_queue_is_waited_for(self) -> None:
+        for number in (errno.EAGAIN, errno.ENOBUFS):
+            self.kernel.answers += [OSError(number, "")] * 3
+        finished = self.sender.multicast(self.buffer)
+        self.assertTrue(self.transport.writing)
+        for _ in range(6):
+            self.sender.writable()
+            self.assertTrue(self.transport.writing)
+            self.assertEqual(self.kernel.sent, [])
+        self.run_until(lambda: finished.called)
+        self.assertEqual(b"".join(self.kernel.sent), self.everything(self.buffer))
+
+    def test_where_segments_are_refused_packets_go_one_by_one(self) -> None:
+        for number in (
+            errno.EIO,
+            errno.EINVAL,
+            errno.EMSGSIZE,
+            errno.EOPNOTSUPP,
+            errno.ENOPROTOOPT,
+        ):
+            self.setUp()
+            self.kernel.refuse_segments = OSError(number, "cannot segment")
+            finished = self.sender.multicast(self.buffer)
+            self.run_until(lambda finished=finished: finished.called)  # type: ignore[misc]
+            self.assertEqual(len(self.kernel.sent), self.packets)
+            self.assertEqual(b"".join(self.kernel.sent), self.everything(self.buffer))
+            self.assertEqual(self.sender.packets_sent, self.packets)
+            self.assertEqual(self.sender.bytes_sent, len(self.everything(self.buffer)))
+
+    def test_a_dead_interface_fails_everything_that_waits(self) -> None:
+        results = [
+            self.sender.multicast(self.buffer),
+            self.sender.multicast(self.filled(100)),
+            self.sender.multicast(self.filled(200), urgent=True),
+        ]
+        self.kernel.answers.append(OSError(errno.ENETDOWN, "Network is down"))
+        self.sender.writable()
+        for result in results:
+            self.assertEqual(self.failureResultOf(result, OSError).value.errno, errno.ENETDOWN)
+        self.assertFalse(self.transport.writing)
+
+    def test_packets_that_are_too_long_for_the_link(self) -> None:
+        """Refused in segments, and then one by one: it is not the segments."""
+        finished = self.sender.multicast(self.buffer)
+        self.kernel.answers += [OSError(errno.EMSGSIZE, "Message too long") for _ in range(2)]
+        self.run_until(lambda: finished.called)
+        self.failureResultOf(finished, OSError)
+        self.assertEqual(self.kernel.sent, [])
+
+    def test_it_asks_for_nothing_when_all_is_sent(self) -> None:
+        finished = self.sender.multicast(self.buffer)
+        self.run_until(lambda: finished.called)
+        self.sender.writable()
+        self.assertFalse(self.transport.writing)
+
+    def test_an_urgent_buffer_goes_before_the_rest(self) -> None:
+        self.pacer.rate_bps = 1e6
+        slow = self.sender.multicast(self.buffer)
+        self.run_until(lambda: bool(self.kernel.sent))
+        urgent_buffer = self.filled(500)
+        urgent = self.sender.multicast(urgent_buffer, urgent=True)
+        self.run_until(lambda: urgent.called)
+        self.assertFalse(slow.called)
+        self.run_until(lambda: slow.called)
+        sent = b"".join(self.kernel.sent)
+        self.assertIn(self.everything(urgent_buffer), sent)
+        self.assertEqual(
+            sent.replace(self.everything(urgent_buffer), b""), self.everything(self.buffer)
+        )
+
+    def test_waiting_for_its_turn_it_leaves_one_timer_however_often_it_is_called(self) -> None:
+        self.pacer.rate_bps = 1e5
+        self.sender.multicast(self.buffer)
+        self.run_until(lambda: not self.transport.writing)
+        for base in (100, 200):
+            self.sender.multicast(self.filled(base))
+            if self.transport.writing:
+                self.sender.writable()
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.sender.transport = None
+        self.sender.stopProtocol()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_the_rate_is_told_with_the_last_packet(self) -> None:
+        """It is what left between the first batch and the last, headers included."""
+        self.pacer.rate_bps = 1e6
+        buffer = self.filled(0)
+        finished = self.sender.multicast(buffer)
+        self.run_until(lambda: finished.called)
+        rate = self.successResultOf(finished)
+        self.assertGreater(rate, 0.9e6)
+        self.assertLess(rate, 1.1e6)
+
+    def test_a_buffer_of_one_batch_tells_no_rate(self) -> None:
+        buffer = PacketBuffer(self.capacity, 1)
+        buffer.announce(1, 0, 5)
+        finished = self.sender.multicast(buffer)
+        self.sender.writable()
+        self.assertEqual(self.successResultOf(finished), 0.0)
+
+
+class Interrupted(unittest.SynchronousTestCase):
+    """What the kernel may answer to a read."""
+
+    def receiver(self, error: OSError) -> MulticastReceiver:
+        class _Socket:
+            def recv(self, size: int) -> bytes:
+                raise error
+
+        class _Port:
+            socket = _Socket()
+
+            def stopReading(self) -> None:
+                pass
+
+            def startReading(self) -> None:
+                pass
+
+        self.patch(receiver, "LINUX", False)
+        self.arrivals = 0
+
+        def arrived() -> None:
+            self.arrivals += 1
+
+        intake = Intake(KOLLACAST.codec(0, _ENGINE), 16)
+        protocol = MulticastReceiver(Clock(), intake, arrived)
+        protocol.transport = _Port()
+        protocol.startProtocol()
+        return protocol
+
+    def test_nothing_there_and_interruptions_pass(self) -> None:
+        for number in (errno.EAGAIN, errno.EINTR, errno.ECONNREFUSED):
+            protocol = self.receiver(OSError(number, ""))
+            protocol.readable()
+            protocol.drain()
+            self.assertEqual(self.arrivals, 0)
+            protocol.stopProtocol()
+
+    def test_any_other_error_is_not_hidden(self) -> None:
+        protocol = self.receiver(OSError(errno.EBADF, "Bad file descriptor"))
+        with self.assertRaises(OSError):
+            protocol.readable()
+
+
+class Vectors(unittest.SynchronousTestCase):
+    def test_recvmmsg_says_when_nothing_waits(self) -> None:
+        if not frames.available():
+            raise unittest.SkipTest("this system's libc has no recvmmsg")
+        buffer = PacketBuffer(16, 8)
+        buffer.init(BufferCtl(1, 128, 0, 8))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as idle:
+            idle.bind((_LOOPBACK, 0))
+            with self.assertRaises(BlockingIOError):
+                frames.receive(idle.fileno(), buffer, 0, 8)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+                for size in (28, 12, 0, 100):
+                    other.sendto(bytes(size), idle.getsockname())
+            self.assertEqual(frames.receive(idle.fileno(), buffer, 2, 3), [28, 12, 0])
+            self.assertEqual(frames.receive(idle.fileno(), buffer, 2, 6), [28])
+        with self.assertRaises(OSError):
+            frames.receive(-1, buffer, 0, 8)
