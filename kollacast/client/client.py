@@ -79,6 +79,8 @@ class Client:
         self._digest: bytes | None = None
         self._size: int | None = None
         self._complete = False
+        #: Fires when the image is compared and committed, or is not.
+        self._committed: Deferred[None] | None = None
         self._verified = False
         self._server_name: str | None = None
         self._began_at = 0.0
@@ -171,12 +173,20 @@ class Client:
             # A server that is about to end still takes connections for a moment.
             self._cancel_timer()
             self._connection = None
+            config = self._config
+            if self._reactor.seconds() + _RETRY_S[0] > self._began_at + config.connect_timeout_s:
+                self._end(
+                    f"no server at {config.server_ip} port {config.port} within"
+                    f" {config.connect_timeout_s:g} s: what answers there closes the connection"
+                )
+                return
             self._attempts = deferLater(self._reactor, _RETRY_S[0]).addCallback(
                 lambda _: Deferred.fromCoroutine(self._connect())
             )
             self._attempts.addErrback(self._not_connected)
-            return
-        self._end("the server closed the connection before the image was complete")
+        elif self._committed is None:
+            self._end("the server closed the connection before the image was complete")
+        # Else all that the server has to say is known, and the disk has the last word.
 
     # What the server says.
 
@@ -209,27 +219,30 @@ class Client:
         self._end(f"{self._config.server_ip} port {self._config.port}: {error}")
 
     def _greeted(self, greeting: Greeting) -> None:
-        if greeting.digest not in available():
-            self._end(f"the image is proved by {greeting.digest}, which is not installed here")
-            return
         capacity = payload_capacity(greeting.mtu)
         packets = max(_MEMORY // capacity, 1)
         if packets < greeting.buffer_packets:
             _log.info("buffers of {packets} packets are the most for here", packets=packets)
         self._size = greeting.size
         self._server_name = greeting.name
+        # First of all, so that the server hears by name of what goes wrong from here on.
+        assert self._connection is not None
+        self._dialect = KOLLACAST
+        hello = Hello(self._config.name, packets, coding=greeting.coding)
+        self._connection.send(hello.encode())
+        if greeting.digest not in available():
+            self._end(f"the image is proved by {greeting.digest}, which is not installed here")
+            return
         self._digester = Digester(greeting.digest)
-        opened = self._open(
+        buffer_packets = min(greeting.buffer_packets, packets)
+        self._open(
             KOLLACAST,
             greeting.salt,
             (greeting.group, greeting.port),
             capacity=capacity,
-            buffer_packets=min(greeting.buffer_packets, packets),
-            window=greeting.window,
+            buffer_packets=buffer_packets,
+            window=min(greeting.window, packets // buffer_packets),
         )
-        if opened and self._connection is not None:
-            hello = Hello(self._config.name, packets, coding=greeting.coding)
-            self._connection.send(hello.encode())
 
     def _grouped(self, info: GroupInfo) -> None:
         self._digester = Digester("sha256")
@@ -251,8 +264,8 @@ class Client:
         capacity: int,
         buffer_packets: int,
         window: int,
-    ) -> bool:
-        """Join the group and begin to receive; False when that fails."""
+    ) -> None:
+        """Join the group and begin to receive."""
         self._cancel_timer()
         engine, warning = best_crc32c()
         if warning and dialect.greets:
@@ -284,12 +297,11 @@ class Client:
             reason = error.socketError if isinstance(error, CannotListenError) else error
             text = getattr(reason, "strerror", None) or reason
             self._end(f"cannot receive group {group[0]} port {group[1]} at {local_ip}: {text}")
-            return False
+            return
         reception.drain = receiver.drain
         reception.ended.addCallbacks(lambda _: self._received_all(), self._cannot_keep)
         self._reception = reception
         self._phase = "waiting for the others"
-        return True
 
     # The end of the image.
 
@@ -304,8 +316,8 @@ class Client:
             Deferred.fromCoroutine(self._commit()).addErrback(self._cannot_keep)
 
     def _prove(self, expected: bytes) -> None:
-        if not self._complete:
-            raise WireError("the digest comes before the end of the image")
+        if not self._complete or self._committed is not None:
+            raise WireError("the digest comes before the end of the image, or twice")
         self._expected_digest = expected
         Deferred.fromCoroutine(self._commit()).addErrback(self._cannot_keep)
 
@@ -314,21 +326,26 @@ class Client:
         assert self._digester is not None
         assert self._dialect is not None
         disk, digest_worker = self._workers
-        self._digest = await digest_worker.run(self._digester.value)
-        if self._expected_digest is not None and self._digest != self._expected_digest:
-            self._end(
-                f"the image is not the server's: its {self._digester.name} is {self._digest.hex()},"
-                f" the server's {self._expected_digest.hex()}"
-            )
-            return
-        await disk.run(self._sink.commit)
-        if self._ended or self._connection is None:
-            return
-        self._verified = True
-        if self._dialect.proves:
-            self._connection.send(self._report_message(None))
-        else:
-            self._connection.send(bytes((Tag.CLIENT_DONE,)))
+        committed = self._committed = Deferred()
+        try:
+            self._digest = await digest_worker.run(self._digester.value)
+            if self._ended:
+                return
+            if self._expected_digest is not None and self._digest != self._expected_digest:
+                self._end(
+                    f"the image is not the server's: its {self._digester.name} is"
+                    f" {self._digest.hex()}, the server's {self._expected_digest.hex()}"
+                )
+                return
+            await disk.run(self._sink.commit)
+            self._verified = True
+        finally:
+            committed.callback(None)
+        if not self._ended and self._connection is not None:
+            if self._dialect.proves:
+                self._connection.send(self._report_message(None))
+            else:
+                self._connection.send(bytes((Tag.CLIENT_DONE,)))
         self._end(None)
 
     def _cannot_keep(self, failure: Failure) -> None:
@@ -367,6 +384,9 @@ class Client:
             closing.append(maybeDeferred(self._port.stopListening))
         if reason is not None:
             self._sink.abandon()
+            if self._committed is not None:
+                # The commit may have been quicker, and then the image is here after all.
+                closing.append(self._committed)
         for worker in self._workers:
             worker.stop()
         DeferredList(closing, consumeErrors=True).addCallback(
@@ -403,9 +423,10 @@ class Client:
         }
 
     def _outcome(self, reason: str | None) -> Outcome:
-        report = self._report(reason)
-        if reason is not None or not self._verified:
-            return Outcome(Status.FAILED, reason or "the image is not complete", report)
+        if not self._verified:
+            reason = reason or "the image is not complete"
+            return Outcome(Status.FAILED, reason, self._report(reason))
+        report = self._report(None)
         assert self._digester is not None
         assert self._digest is not None
         line = (
