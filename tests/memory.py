@@ -397,6 +397,8 @@ class MemoryListener:
         transport = self._waiting.popleft()
         if self._waiting:
             self._accept.wake()
+        if not transport.connected:
+            return
         self.accepted += 1
         protocol = self._factory.buildProtocol(transport.getPeer())
         if protocol is None:

@@ -1,0 +1,481 @@
+"""Whole sessions in memory: our server and our clients, and the one that jasmine's are held to.
+
+The last test case is a storm: sessions of every shape, in which a seed decides what happens when,
+what is lost on the way, and who goes away in the middle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from random import Random
+from typing import Any
+
+from kollacast.outcome import Outcome, Status
+from kollacast.server import client_protocol
+from kollacast.wire.dialect import JASMINE
+from kollacast.wire.parser import Packet, Sent
+from kollacast.wire.structures import BufferCtl
+from tests.memory import (
+    BUFFER_PACKETS,
+    CAPACITY,
+    ClientRun,
+    MemoryReceivePort,
+    MemorySource,
+    MemoryTestCase,
+    Network,
+    ServerRun,
+    Weather,
+)
+
+_READS = ("coalesced", "frames", "plain")
+_JASMINE: dict[str, Any] = {
+    "dialect_name": "jasmine",
+    "group": "224.238.0.31",
+    "mtu": 1500,
+    "buffer_packets": 4,
+}
+
+
+def _image(size: int) -> bytes:
+    """Bytes of which no packet is like another."""
+    return Random(size).randbytes(size)
+
+
+class _ConversationTestCase(MemoryTestCase):
+    def converse(
+        self, image: bytes, clients: int = 2, network: Network | None = None, **options: Any
+    ) -> tuple[ServerRun, list[ClientRun]]:
+        """A session that has to end well."""
+        self.network = network or Network()
+        server = self.network.serve(image, clients=clients, **options)
+        runs = [self.network.join(reads=_READS[n % len(_READS)]) for n in range(clients)]
+        self.assert_well(server, runs, image)
+        return server, runs
+
+    def assert_well(self, server: ServerRun, clients: list[ClientRun], image: bytes) -> None:
+        outcome = server.finish()
+        digest = hashlib.sha256(image).hexdigest()
+        self.assertEqual(outcome.status, Status.OK, outcome.line)
+        self.assertEqual(outcome.report["sha256"], digest)
+        self.assertEqual(outcome.report["bytes"], len(image))
+        for client in clients:
+            outcome = client.finish()
+            self.assertEqual(outcome.status, Status.OK, outcome.line)
+            self.assertEqual(client.sink.data, image)
+            self.assertTrue(client.sink.is_committed)
+            self.assertEqual(outcome.report["sha256"], digest)
+            self.assertEqual(outcome.report["bytes"], len(image))
+        self.assert_all_gone(client.network)
+
+
+class SizeTests(_ConversationTestCase):
+    """Every awkward size comes over whole."""
+
+    def _sizes(self, capacity: int, packets: int) -> list[int]:
+        buffer = capacity * packets
+        return [
+            0,
+            1,
+            3,
+            capacity - 1,
+            capacity,
+            capacity + 1,
+            2 * capacity,
+            buffer - capacity,
+            buffer - 1,
+            buffer,
+            buffer + 1,
+            2 * buffer,
+            3 * buffer - 1,
+            3 * buffer,
+            5 * buffer + capacity + 1,
+        ]
+
+    def test_in_the_kollacast_dialect(self) -> None:
+        for size in self._sizes(CAPACITY, BUFFER_PACKETS):
+            for window in (1, 3):
+                server, _ = self.converse(_image(size), window=window)
+                self.assertEqual(len(self.network.datagrams), -(-size // CAPACITY))
+
+    def test_in_the_jasmine_dialect(self) -> None:
+        for size in self._sizes(1460, 4):
+            self.converse(_image(size), **_JASMINE)
+            self.assertEqual(len(self.network.datagrams), -(-size // 1460))
+            self.assertLessEqual(max(map(len, self.network.datagrams), default=0), 1472)
+
+    def test_with_jumbo_frames(self) -> None:
+        for mtu in (9000, 65535):
+            self.converse(_image(300_000), mtu=mtu, buffer_packets=7)
+            self.assertGreater(max(map(len, self.network.datagrams)), mtu - 28 - 4)
+            self.assertLessEqual(max(map(len, self.network.datagrams)), mtu - 28)
+
+    def test_with_the_smallest_packets(self) -> None:
+        self.converse(_image(50), mtu=44)
+
+    def test_one_packet_a_buffer(self) -> None:
+        for window in (1, 5):
+            self.converse(_image(10 * CAPACITY), buffer_packets=1, window=window)
+
+    def test_a_buffer_larger_than_the_image(self) -> None:
+        self.converse(_image(1000), buffer_packets=65536)
+
+
+class GroupTests(_ConversationTestCase):
+    """Chains of groups of clients."""
+
+    def test_five_clients_in_groups_of_two(self) -> None:
+        for window in (1, 2, 8):
+            server, _ = self.converse(_image(777), clients=5, group_size=2, window=window)
+            self.assertEqual([len(g.members) for g in server.server._chain.groups], [0, 0, 0])
+            self.assertEqual(server.server.progress().clients, 0)
+
+    def test_seventy_clients_in_two_groups(self) -> None:
+        server, _ = self.converse(_image(500), clients=70)
+        self.assertEqual(len(server.server._chain.groups), 2)
+
+    def test_each_in_a_group_of_its_own(self) -> None:
+        self.converse(_image(500), clients=5, group_size=1)
+
+    def test_with_losses(self) -> None:
+        for seed in range(5):
+            network = Network(seed, Weather(loss=0.3, overtaking=9, tick_s=0.0001))
+            server, clients = self.converse(
+                _image(2000), clients=5, network=network, group_size=2, window=2
+            )
+            assert server.outcome is not None
+            self.assertGreater(server.outcome.report["packets_repaired"], 0)
+
+
+class LossTests(_ConversationTestCase):
+    """What does not come by multicast comes by TCP, or out of coded packets."""
+
+    def _lossy(self, lost: set[int], **options: Any) -> list[ClientRun]:
+        """A session in which every client misses the datagrams of these seqs."""
+
+        def fate(port: MemoryReceivePort, data: bytes) -> tuple[bytes, ...]:
+            return () if int.from_bytes(data[:4], order) in lost else (data,)
+
+        order = "little" if options.get("dialect_name") == "jasmine" else "big"
+        network = Network()
+        network.fate = fate
+        _, clients = self.converse(
+            _image(20 * CAPACITY + 5), clients=1, network=network, **options
+        )
+        return clients
+
+    def test_the_first_the_last_and_all(self) -> None:
+        for lost in ({0}, {20}, {3, 4}, {0, 7, 8, 20}, set(range(21))):
+            for window in (1, 3):
+                (client,) = self._lossy(lost, window=window)
+                assert client.outcome is not None
+                report = client.outcome.report
+                self.assertEqual(report["packets_repaired"], len(lost))
+                self.assertEqual(report["packets_multicast"], 21 - len(lost))
+
+    def test_in_the_jasmine_dialect(self) -> None:
+        for lost in ({0}, {20}, {0, 7, 8, 20}, set(range(21))):
+            (client,) = self._lossy(lost, dialect_name="jasmine")
+            assert client.outcome is not None
+            self.assertEqual(client.outcome.report["packets_repaired"], len(lost))
+
+    def test_no_datagram_gets_through(self) -> None:
+        network = Network(5, Weather(loss=1.0))
+        _, clients = self.converse(_image(3000), clients=3, network=network, window=2)
+        for client in clients:
+            assert client.outcome is not None
+            self.assertEqual(client.outcome.report["packets_multicast"], 0)
+
+    def test_duplicates_and_damage(self) -> None:
+        network = Network(6, Weather(duplicate=0.3, damage=0.3, overtaking=20))
+        _, clients = self.converse(_image(5000), clients=3, network=network, window=2)
+        for client in clients:
+            assert client.outcome is not None
+            self.assertGreater(client.outcome.report["packets_damaged"], 0)
+            self.assertGreater(client.outcome.report["packets_repeated"], 0)
+
+    def test_another_session_on_the_same_group(self) -> None:
+        """Its packets are damaged ones to us, whatever their seq."""
+        image = _image(1000)
+        self.network = Network()
+        server = self.network.serve(image, clients=2)
+        first = self.network.join()
+        self.network.settle()
+        for seq in range(40):
+            payload = bytes(CAPACITY)
+            header = server.server.session.codec.header(seq ^ 1, memoryview(payload))
+            stranger = seq.to_bytes(4, "big") + header[4:] + payload
+            self.network.multicast((server.config.group, server.config.port), stranger)
+        self.network.settle()
+        second = self.network.join()
+        self.assert_well(server, [first, second], image)
+        assert first.outcome is not None
+        self.assertEqual(first.outcome.report["packets_damaged"], 40)
+
+    def test_coded_repairs(self) -> None:
+        """Many clients that lack different packets are mended by fewer."""
+        network = Network()
+        chance = Random(7)
+        network.fate = lambda port, data: () if chance.random() < 0.1 else (data,)
+        image = _image(128 * 1460 * 2)
+        server, clients = self.converse(
+            image, clients=4, network=network, mtu=1500, buffer_packets=128, window=2
+        )
+        assert server.outcome is not None
+        self.assertGreater(server.outcome.report["packets_coded"], 0)
+        decoded = sum(
+            client.outcome.report["packets_decoded"] for client in clients if client.outcome
+        )
+        self.assertGreater(decoded, 0)
+
+
+class JasmineTests(_ConversationTestCase):
+    """The recorded session, and hand-driven jasmine clients beside our own."""
+
+    def test_the_recorded_session(self) -> None:
+        """Byte for byte, in this very order."""
+        self.network = Network()
+        self.network.trace = []
+        image = bytes((7 * i + 3) % 256 for i in range(2926))
+        server = self.network.serve(
+            image, clients=1, **{**_JASMINE, "buffer_packets": 1024}
+        )
+        client = self.network.raw_client(JASMINE)
+        client.ready()
+        client.request(2)
+        client.done()
+        client.ready()
+        client.done()
+        self.assertEqual(server.finish(limit_s=1.0).status, Status.OK)
+        self.assertIsNotNone(client.lost)
+        seen = [(arrow, data.hex()) for arrow, data in self.network.trace]
+        last = "02000000" "d2e1eaf0" "06000000" "dbe2e9f0f7fe"
+        self.assertEqual(
+            seen[:3],
+            [
+                ("S>C", "020047cfe0ee001f0000000000000000"),
+                ("S>C", "010000006e0b00000000000003000000"),
+                ("C>S", "01"),
+            ],
+        )
+        self.assertEqual(seen[3], ("udp", last))
+        self.assertEqual([len(data) // 2 for _, data in seen[4:6]], [1472, 1472])
+        self.assertTrue(seen[4][1].startswith("010000008b3d3732b4050000eff6fd040b12"))
+        self.assertTrue(seen[5][1].startswith("000000000fc2bbb4b4050000030a11181f26"))
+        self.assertEqual(bytes.fromhex(seen[5][1])[12:], image[:1460])
+        self.assertEqual(bytes.fromhex(seen[4][1])[12:], image[1460:2920])
+        self.assertEqual(
+            seen[6:],
+            [
+                ("S>C", "08"),
+                ("C>S", "020100000002000000"),
+                ("S>C", last),
+                ("C>S", "04"),
+                ("S>C", "02000000000000000300000000000000"),
+                ("C>S", "01"),
+                ("S>C", "08"),
+                ("C>S", "04"),
+            ],
+        )
+
+    def test_beside_our_own_clients(self) -> None:
+        image = _image(20_000)
+        self.network = Network()
+        server = self.network.serve(image, clients=3, **_JASMINE)
+        raw = self.network.raw_client(JASMINE)
+        raw.answer(BufferCtl, Sent)
+        clients = [self.network.join() for _ in range(2)]
+        self.assert_well(server, clients, image)
+        assert server.outcome is not None
+        self.assertEqual(server.outcome.report["clients_verified"], 3)
+
+    def test_one_that_leaves_is_not_waited_for(self) -> None:
+        for answers in ((), (BufferCtl,)):
+            image = _image(20_000)
+            self.network = Network()
+            server = self.network.serve(image, clients=2, **_JASMINE)
+            raw = self.network.raw_client(JASMINE)
+            raw.answer(*answers)
+            (client,) = [self.network.join()]
+            self.network.settle()
+            raw.close()
+            outcome = server.finish(limit_s=1.0)
+            self.assertEqual(outcome.status, Status.PARTIAL)
+            self.assertEqual(client.finish().status, Status.OK)
+            self.assertEqual(client.sink.data, image)
+
+    def test_late_datagrams_that_make_the_answers_needless(self) -> None:
+        """A request is answered in full, although DONE has come in the meantime."""
+        for clients in (1, 2):
+            self.network = Network()
+            self.network.wire_bytes = 4000
+            server = self.network.serve(
+                _image(200 * 1460), clients=clients, **{**_JASMINE, "buffer_packets": 200}
+            )
+            raw = self.network.raw_client(JASMINE)
+            others = [self.network.raw_client(JASMINE) for _ in range(clients - 1)]
+            for other in others:
+                other.ready()
+            raw.ready()
+            raw.transport.pauseProducing()
+            # In one piece: no answer is under way yet when DONE comes.
+            raw._stream.expect_packets(200)
+            raw.send(JASMINE.request(range(200)) + b"\x04")
+            for other in others:
+                other.close()
+            raw.transport.resumeProducing()
+            self.network.settle()
+            packets = [message for message in raw.heard if isinstance(message, Packet)]
+            self.assertEqual([packet.seq for packet in packets], list(range(200)))
+            self.assertEqual({len(packet.payload) for packet in packets}, {1460})
+            self.assertEqual(raw.last(BufferCtl), BufferCtl(2, 0, 200, 0))
+            raw.ready()
+            raw.done()
+            outcome = server.finish(limit_s=1.0)
+            self.assertEqual(outcome.report["clients_verified"], 1)
+
+
+def _say(outcome: Outcome | None) -> str:
+    return "no outcome" if outcome is None else f"{outcome.status.name}: {outcome.line}"
+
+
+class _Storm:
+    """One session of random shape, under random weather, with random accidents."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random = Random(seed)
+        jasmine = random.random() < 0.25
+        weather = Weather(
+            loss=random.choice((0.0, 0.01, 0.1, 0.5)),
+            duplicate=random.choice((0.0, 0.1)),
+            # Jasmine's sum does not cover a seq; UDP's own, which is not here, does.
+            damage=0.0 if jasmine else random.choice((0.0, 0.1)),
+            overtaking=random.choice((1, 2, 10, 100)),
+            no_room=random.choice((0.0, 0.3)),
+            socket_packets=random.choice((3, 20, 1_000_000)),
+            tick_s=random.choice((0.0, 0.0001, 0.001)),
+        )
+        self.network = network = Network(seed, weather)
+        network.wire_bytes = random.choice((50, 1000, 65536))
+        network.host("10.0.0.1").segments = random.random() < 0.8
+        mtu = random.choice((44, 68, 200))
+        packets = random.choice((1, 2, 5, 16, 40))
+        buffers = random.choice((0, 1, 2, 3, 7))
+        self.image = random.randbytes(
+            min(max((mtu - 40) * packets * buffers + random.choice((0, -1, 1, 5)), 0), 20_000)
+        )
+        self.clients_expected = random.choice((1, 2, 3, 5))
+        source = MemorySource(
+            self.image,
+            read_bytes=random.choice((None, 7, 1000)),
+            fails_at=random.randrange(len(self.image) + 1) if random.random() < 0.05 else None,
+        )
+        self.server = network.serve(
+            source,
+            clients=self.clients_expected,
+            threads=random.random() < 0.5,
+            dialect_name="jasmine" if jasmine else "kollacast",
+            mtu=mtu,
+            buffer_packets=packets,
+            window=random.choice((1, 2, 3, 8)),
+            group_size=random.choice((1, 2, 64)),
+            client_timeout_s=60.0,
+            accept_timeout_s=300.0,
+        )
+        self.clients: list[ClientRun] = []
+        for _ in range(self.clients_expected):
+            client = network.join(
+                threads=random.random() < 0.5,
+                reads=random.choice(_READS),
+                connect_timeout_s=100.0,
+            )
+            self.clients.append(client)
+        self.accidents = 0
+
+    def _accident(self) -> None:
+        """Something goes wrong, for one client or for all."""
+        self.accidents += 1
+        client = self.random.choice(self.clients)
+        kind = self.random.randrange(6)
+        if kind == 0:
+            client.host.vanish()
+        elif kind == 1:
+            self.server.server.interrupt("interrupted")
+        elif kind == 2:
+            client.client.interrupt("interrupted")
+        else:
+            ends = [t for t in self.network.transports if t.host is client.host and t.connected]
+            if ends and kind == 3:
+                ends[-1].reset()
+            elif ends and kind == 4:
+                ends[-1].loseConnection()
+            elif ends:
+                ends[-1].peer.loseConnection()
+
+    def run(self) -> None:
+        turns = int(self.random.expovariate(1 / 300))
+        accidents = self.random.choice((0, 0, 1, 1, 2))
+        for _ in range(accidents):
+            for _ in range(turns):
+                self.network._turn()
+            self._accident()
+        self.server.finish(limit_s=2000.0)
+        for client in self.clients:
+            if not client.host.is_gone:
+                client.finish(limit_s=2000.0)
+        self.network.run_for(200.0)
+
+    def faults(self) -> list[str]:
+        """What is not as it must be, whatever has happened."""
+        faults = []
+        server = self.server.outcome
+        assert server is not None
+        entries = {entry["name"]: entry for entry in server.report["clients"]}
+        complete = 0
+        for client in self.clients:
+            outcome = client.outcome
+            name = client.config.name
+            if self.server.config.dialect_name == "jasmine":
+                name = client.host.address
+            if client.sink.is_committed and client.sink.data != self.image:
+                faults.append(f"{name} has committed something else")
+            if outcome is None:
+                continue
+            complete += outcome.status is Status.OK
+            if (outcome.status is Status.OK) != client.sink.is_committed:
+                faults.append(f"{name} says {_say(outcome)}, committed: {client.sink.is_committed}")
+            if outcome.status is not Status.OK and not client.sink.is_abandoned:
+                faults.append(f"{name} has not abandoned its sink")
+            if entries.get(name, {}).get("verified") and outcome.status is not Status.OK:
+                faults.append(f"{name} counts as verified and says {_say(outcome)}")
+            if "program" in outcome.line:
+                faults.append(f"{name}: {outcome.line}")
+        if "program" in server.line:
+            faults.append(server.line)
+        verified = sum(entry["verified"] for entry in entries.values())
+        expected = (
+            Status.OK
+            if verified == self.clients_expected
+            else Status.PARTIAL
+            if verified
+            else Status.FAILED
+        )
+        if server.status is not expected:
+            faults.append(f"{verified} clients are verified, and the server says {_say(server)}")
+        if not self.accidents and self.server.source._fails_at is None and server.status:
+            faults.append(f"nothing went wrong but {_say(server)}")
+            faults += [_say(client.outcome) for client in self.clients]
+        faults += [f"left behind: {leftover}" for leftover in self.network.leftovers()]
+        return faults
+
+
+class StormTests(MemoryTestCase):
+    """Seeded sessions; a failure names its seed, and ``_Storm(seed)`` is that session again."""
+
+    def test_whatever_happens_the_outcomes_tell_the_truth(self) -> None:
+        for seed in range(150):
+            storm = _Storm(seed)
+            try:
+                storm.run()
+            except Exception as error:
+                raise AssertionError(f"seed {seed}: {error}") from error
+            self.assertEqual((seed, storm.faults()), (seed, []))
