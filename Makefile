@@ -15,10 +15,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/installed
 	$(BIN)/python scripts/demo.py $(if $(IMAGE),"$(IMAGE)")
 
-# The whole suite, and once more as Twisted's own runner sees it.
+# The whole suite, and its unit tests once more as Twisted's own runner sees them. What starts
+# processes is no unit test, and is run once.
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest
-	$(BIN)/python -m twisted.trial --temp-directory "$(VENV)/trial" tests
+	$(BIN)/python -m twisted.trial --reporter=text --temp-directory $(VENV)/trial \
+		$$(grep -LE '^(import|from) (subprocess|pytest)' tests/test_*.py)
 
 # What the linter, the formatter and the type checker say.
 check: $(VENV)/installed-dev
