@@ -143,13 +143,25 @@ class Greetings(_Refused):
             self.not_greeted(key, **{key: value})
 
     def test_wrong_types(self) -> None:
-        wrong = (None, True, 1.0, math.nan, math.inf, "1", "", [], [1], {}, {"a": 1})
+        wrong: tuple[Any, ...] = (
+            None,
+            True,
+            1.0,
+            math.nan,
+            math.inf,
+            "1",
+            "",
+            [],
+            [1],
+            {},
+            {"a": 1},
+        )
         for key in ("salt", "port", "mtu", "buffer_packets", "window", "group", "version"):
             for value in wrong:
-                self.not_greeted(**{key: value})
+                self.not_greeted("", **{key: value})
         for key in ("session", "digest", "name"):
             for value in (True, 1, 1.5, [], {}):
-                self.not_greeted(**{key: value})
+                self.not_greeted("", **{key: value})
         for value in (True, 1.0, math.nan, "1", [], {}):
             self.not_greeted("size", size=value)
 
@@ -191,7 +203,8 @@ class Greetings(_Refused):
         self.assertEqual(Greeting.decode(data), Refusal("too?old"))
 
     def test_a_refusal_that_gives_no_text(self) -> None:
-        for reason in (None, 1, [], {}):
+        reasons: tuple[Any, ...] = (None, 1, [], {})
+        for reason in reasons:
             self.refused(Greeting.decode, json.dumps({"refused": reason}).encode(), "text")
 
 

@@ -76,17 +76,17 @@ class _PortsTest(unittest.TestCase):
         self.intake = _Intake(codec, self.capacity)
         self.receiver = MulticastReceiver(reactor, self.intake, self.arrived)
         self.waiting: list[tuple[PacketBuffer, Deferred[None]]] = []
-        port = open_receiver(reactor, self.receiver, group, _LOOPBACK, _WINDOW)
-        self.addCleanup(port.stopListening)
+        listening = open_receiver(reactor, self.receiver, group, _LOOPBACK, _WINDOW)
+        self.addCleanup(listening.stopListening)
         self.sender = MulticastProtocol(
-            reactor,  # type: ignore[arg-type]
+            reactor,
             codec,
-            Pacer(reactor, rate_bps),  # type: ignore[arg-type]
+            Pacer(reactor, rate_bps),
             group,
             descending=dialect.descending,
         )
-        port = open_sender(reactor, self.sender, _LOOPBACK, 0)
-        self.addCleanup(port.stopListening)
+        sending = open_sender(reactor, self.sender, _LOOPBACK, 0)
+        self.addCleanup(sending.stopListening)
         self.next_seq = 0
         self.number = 0
 
@@ -132,7 +132,7 @@ class _PortsTest(unittest.TestCase):
         """A receiver under a kernel that does not coalesce."""
 
         class _Socket(socket.socket):
-            def setsockopt(self, level: int, option: int, *value: Any) -> None:  # type: ignore[override]
+            def setsockopt(self, level: int, option: int, *value: Any) -> None:
                 if (level, option) == (SOL_UDP, UDP_GRO):
                     raise OSError(errno.ENOPROTOOPT, "Protocol not available")
                 super().setsockopt(level, option, *value)
@@ -209,10 +209,10 @@ class Ways(_PortsTest):
     async def test_at_a_rate(self) -> None:
         """Nothing is lost or left when the sender has to wait in mid-buffer."""
         self.open(rate_bps=40e6)
-        began = reactor.seconds()  # type: ignore[attr-defined]
+        began = reactor.seconds()
         await self.bring(200 * self.capacity)
         await self.bring(10)
-        took = reactor.seconds() - began  # type: ignore[attr-defined]
+        took = reactor.seconds() - began
         self.assertGreater(took, 200 * 1500 * 8 / 40e6 - 0.02)
 
     async def test_several_buffers_at_once(self) -> None:

@@ -31,10 +31,12 @@ class Threads(unittest.TestCase):
             return one + other, threading.current_thread().name
 
         came_in: list[str] = []
-        result = self.worker.run(call, 3, 4)
-        result.addCallback(
-            lambda value: (came_in.append(threading.current_thread().name), value)[1]
-        )
+
+        def came(value: tuple[int, str]) -> tuple[int, str]:
+            came_in.append(threading.current_thread().name)
+            return value
+
+        result = self.worker.run(call, 3, 4).addCallback(came)
         self.assertEqual(await result, (7, "test worker"))
         self.assertEqual(came_in, [threading.current_thread().name])
 
@@ -49,8 +51,12 @@ class Threads(unittest.TestCase):
         results: list[Deferred[None]] = [self.worker.run(first)]
         results += [self.worker.run(made.append, number) for number in range(1, 20)]
         fired: list[int] = []
+
+        def note(_: None, number: int) -> None:
+            fired.append(number)
+
         for number, result in enumerate(results):
-            result.addCallback(lambda _, number=number: fired.append(number))
+            result.addCallback(note, number)
         self.assertEqual(made, [])
         gate.set()
         await gatherResults(results)
@@ -63,7 +69,7 @@ class Threads(unittest.TestCase):
 
         failing = self.worker.run(full)
         following = self.worker.run(int, "5")
-        error = await self.assertFailure(failing, OSError)
+        error: Any = await self.assertFailure(failing, OSError)
         self.assertEqual(error.errno, 28)
         self.assertEqual(await following, 5)
 
@@ -122,7 +128,7 @@ class Threads(unittest.TestCase):
             # The thread lets go just after it has handed the result over.
             while watch() is not None:
                 gc.collect()
-                await deferLater(reactor, 0.001)  # type: ignore[arg-type]
+                await deferLater(reactor, 0.001)
 
 
 class Inline(unittest.SynchronousTestCase):
