@@ -20,29 +20,20 @@ from twisted.python.usage import UsageError
 from kollacast import __version__, local_host, streams, values
 from kollacast.atomic_file import prove_writable
 from kollacast.config import ClientConfig, ServerConfig
+from kollacast.core.digest import KNOWN_DIGESTS, available_digests
 from kollacast.logs import STDERR_OBSERVER, shorten_crashes
 from kollacast.outcome import Status
 from kollacast.source import prove_readable
+from kollacast.wire.dialect import DIALECTS, JASMINE, KOLLACAST
+from kollacast.wire.structures import IP_UDP_HEADER_SIZE, MAX_MTU, PACKET_HEADER_SIZE
 
 DEFAULT_PORT = 18383
-#: Administratively scoped (RFC 2365): routers keep it inside the organisation.
-DEFAULT_GROUP = "239.238.0.31"
-#: What the jasmine programs have built in.
-JASMINE_GROUP = "224.238.0.31"
-JASMINE_MOST_PACKETS = 1024
-JASMINE_MOST_MTU = 1500
 
 PROGRESS_MODES = ("auto", "bar", "plain", "none")
 
-#: Bytes of a datagram that are not payload: IP and UDP headers, then a packet's own.
-_UDP_OVERHEAD = 28
-_PACKET_OVERHEAD = 12
-_LEAST_MTU = _UDP_OVERHEAD + _PACKET_OVERHEAD + 4  # payload comes in multiples of 4 bytes
-_MOST_MTU = 65535  # of an IPv4 datagram
+_LEAST_MTU = IP_UDP_HEADER_SIZE + PACKET_HEADER_SIZE + 4  # payload comes in multiples of 4 bytes
 
 _MOST_CLIENTS = 65535
-_MOST_BUFFER_PACKETS = 1 << 20
-_MOST_WINDOW = 1024
 
 _port = values.integer("port", 1, 65535)
 _local_ip = values.interface_address("local_ip")
@@ -175,7 +166,8 @@ class ServerOptions(_Options):
             "group",
             None,
             None,
-            f"Multicast group, default {DEFAULT_GROUP} (jasmine: {JASMINE_GROUP}).",
+            f"Multicast group, default {KOLLACAST.default_group}"
+            f" (jasmine: {JASMINE.default_group}).",
             values.multicast_group("--group"),
         ],
         [
@@ -190,21 +182,21 @@ class ServerOptions(_Options):
             None,
             1500,
             "Bytes of one datagram with its IP and UDP headers.",
-            values.integer("--mtu", _LEAST_MTU, _MOST_MTU),
+            values.integer("--mtu", _LEAST_MTU, MAX_MTU),
         ],
         [
             "buffer-packets",
             None,
             None,
             "Packets a buffer; chosen by itself when not given.",
-            values.integer("--buffer-packets", 1, _MOST_BUFFER_PACKETS),
+            values.integer("--buffer-packets", 1, KOLLACAST.max_buffer_packets),
         ],
         [
             "window",
             None,
             None,
             "Buffers in flight at once; chosen by itself when not given.",
-            values.integer("--window", 1, _MOST_WINDOW),
+            values.integer("--window", 1, KOLLACAST.max_window),
         ],
         ["input", None, None, "Read the image from this file, not from standard input."],
         [
@@ -212,7 +204,7 @@ class ServerOptions(_Options):
             None,
             "kollacast",
             "What to speak: kollacast, or jasmine with the C programs.",
-            values.one_of("--dialect", ("kollacast", "jasmine")),
+            values.one_of("--dialect", tuple(DIALECTS)),
         ],
         [
             "group-size",
@@ -242,6 +234,14 @@ class ServerOptions(_Options):
             "Bits a second to multicast at most, as in 500M or 1G; auto (the default) finds it.",
             values.rate_bps("--rate", 10_000, 10**12),
         ],
+        [
+            "digest",
+            None,
+            "sha256",
+            "What proves the image: sha256, which sha256sum shows too, or blake3, several times"
+            " as fast, which every client must have installed.",
+            values.one_of("--digest", KNOWN_DIGESTS),
+        ],
         *_SHARED_PARAMETERS,
     ]
 
@@ -257,9 +257,11 @@ class ServerOptions(_Options):
         is_jasmine = self["dialect"] == "jasmine"
         if is_jasmine:
             self._check_jasmine()
-        group = self["group"] or (JASMINE_GROUP if is_jasmine else DEFAULT_GROUP)
+        group = self["group"] or DIALECTS[self["dialect"]].default_group
         local_host.prove_local(self["local_ip"])
         self._check_interface_mtu(group)
+        if self["digest"] not in available_digests():
+            raise UsageError(f"--digest {self['digest']}: is not installed: pip install blake3")
         self._check_input()
         self._check_file_to_write("report")
         self._check_not_the_report("input")
@@ -271,27 +273,28 @@ class ServerOptions(_Options):
             ttl=self["ttl"],
             mtu=self["mtu"],
             buffer_packets=self["buffer-packets"],
-            window=1 if is_jasmine else self["window"],
+            window=self["window"],
             dialect_name=self["dialect"],
             group_size=self["group-size"],
             accept_timeout_s=self["accept-timeout"],
             client_timeout_s=self["client-timeout"],
             rate_bps=self["rate"],
+            digest=self["digest"],
         )
 
     def _check_jasmine(self) -> None:
         """The limits of the C client, which has no way to say what it can take."""
-        if (self["buffer-packets"] or 0) > JASMINE_MOST_PACKETS:
+        if (self["buffer-packets"] or 0) > JASMINE.max_buffer_packets:
             raise UsageError(
                 f"--buffer-packets {self['buffer-packets']}: a jasmine client holds"
-                f" {JASMINE_MOST_PACKETS} packets"
+                f" {JASMINE.max_buffer_packets} packets"
             )
-        if self["mtu"] > JASMINE_MOST_MTU:
+        if self["mtu"] > JASMINE.max_mtu:
             raise UsageError(
                 f"--mtu {self['mtu']}: a jasmine client takes datagrams of up to"
-                f" {JASMINE_MOST_MTU} bytes"
+                f" {JASMINE.max_mtu} bytes"
             )
-        if (self["window"] or 1) != 1:
+        if (self["window"] or 1) > JASMINE.max_window:
             raise UsageError(
                 f"--window {self['window']}: the jasmine dialect has one buffer in flight"
             )

@@ -118,7 +118,7 @@ class ServerTests(_OptionsTestCase):
     def test_jasmine(self) -> None:
         config = self.server("--dialect", "jasmine", "127.0.0.1", "1").config
         self.assertEqual(config.group, "224.238.0.31")
-        self.assertEqual(config.window, 1)
+        self.assertIsNone(config.window)
         config = self.server(
             *("--dialect", "jasmine", "--group", "239.9.9.9", "--buffer-packets", "1024"),
             *("--window", "1", "127.0.0.1", "1"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.abstract import isIPAddress
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
 from twisted.internet.error import CannotListenError, ConnectError, DNSLookupError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
@@ -17,7 +18,7 @@ from kollacast.client.connection import ServerConnection, ServerConnectionFactor
 from kollacast.client.reception import Reception
 from kollacast.config import ClientConfig
 from kollacast.core.buffer import InconsistentBuffer
-from kollacast.core.digest import Digester, available
+from kollacast.core.digest import Digester, available_digests
 from kollacast.outcome import Outcome, Progress, Status
 from kollacast.sink import Sink
 from kollacast.transport.receiver import MulticastReceiver, open_receiver
@@ -35,7 +36,7 @@ _MEMORY = 64 * 1024 * 1024
 #: Seconds in which a server must have greeted; it does so at once.
 GREETING_TIMEOUT_S = 10.0
 #: Seconds between attempts to connect: short at first, both start at once.
-_RETRY_S = (0.1, 0.2, 0.5)
+_RETRY_S = (0.05, 0.1, 0.1, 0.2)
 #: Seconds that the server gets to read the last words.
 _LINGER_S = 3.0
 
@@ -125,9 +126,7 @@ class Client:
         attempt = 0
         while True:
             left = max(deadline - self._reactor.seconds(), 0.1)
-            endpoint = HostnameEndpoint(
-                self._reactor, config.server_ip, config.port, timeout=min(left, 10.0)
-            )
+            endpoint = self._endpoint(min(left, 10.0))
             try:
                 await endpoint.connect(ServerConnectionFactory(lambda: ServerConnection(self)))
                 return
@@ -138,6 +137,11 @@ class Client:
             if self._reactor.seconds() + delay > deadline:
                 raise reason
             await deferLater(self._reactor, delay)
+
+    def _endpoint(self, timeout_s: float) -> TCP4ClientEndpoint | HostnameEndpoint:
+        # An address needs no resolver, which would be a thread for each attempt.
+        kind = TCP4ClientEndpoint if isIPAddress(self._config.server_ip) else HostnameEndpoint
+        return kind(self._reactor, self._config.server_ip, self._config.port, timeout=timeout_s)
 
     def _not_connected(self, failure: Failure) -> None:
         if failure.check(CancelledError):
@@ -230,7 +234,7 @@ class Client:
         self._dialect = KOLLACAST
         hello = Hello(self._config.name, packets, coding=greeting.coding)
         self._connection.send(hello.encode())
-        if greeting.digest not in available():
+        if greeting.digest not in available_digests():
             self._end(f"the image is proved by {greeting.digest}, which is not installed here")
             return
         self._digester = Digester(greeting.digest)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Digester:
-    """Digests an image piece by piece; ``name`` is one of :func:`available`."""
+    """Digests an image piece by piece; ``name`` is one of :func:`available_digests`."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -25,9 +25,13 @@ class Digester:
         return value
 
 
-def available() -> tuple[str, ...]:
-    """Names of the digests that this process can compute."""
-    return tuple(name for name in ("sha256", "blake3") if _constructor(name) is not None)
+#: Names that a greeting may carry.
+KNOWN_DIGESTS = ("sha256", "blake3")
+
+
+def available_digests() -> tuple[str, ...]:
+    """Those that this process can compute."""
+    return tuple(name for name in KNOWN_DIGESTS if _constructor(name) is not None)
 
 
 def _constructor(name: str) -> Any:

@@ -6,6 +6,8 @@ is read, and goes in again once it is released and digested.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.defer import Deferred, DeferredQueue
 
 from kollacast.core.buffer import PacketBuffer
@@ -17,7 +19,8 @@ from kollacast.transport.worker import Worker
 class ReadAhead:
     """Buffers of the image in order, the last one empty.
 
-    ``buffers`` are allocated, once there is something to put into each.
+    ``buffers`` of ``buffer_packets`` each are allocated, once there is something
+    to put into each; ``packets_next()`` tells how many of them the next one gets.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class ReadAhead:
         capacity: int,
         buffer_packets: int,
         buffers: int,
+        packets_next: Callable[[], int],
     ) -> None:
         self._source = source
         self._digester = digester
@@ -37,12 +41,11 @@ class ReadAhead:
         self._digest_worker = digest_worker
         self._capacity = capacity
         self._buffer_packets = buffer_packets
+        self._packets_next = packets_next
         self._unallocated = buffers
         self._free: DeferredQueue[PacketBuffer] = DeferredQueue()
         self._filled: DeferredQueue[tuple[PacketBuffer, int]] = DeferredQueue()
         self._digested: dict[PacketBuffer, Deferred[None]] = {}
-        self._ended = False
-        self._failure: Exception | None = None
         self.bytes_read = 0
 
     def start(self) -> Deferred[None]:
@@ -68,7 +71,7 @@ class ReadAhead:
     async def _read(self) -> None:
         while True:
             buffer = await self._next_free()
-            size = await self._reader.run(buffer.fill, self._source.readinto, self._buffer_packets)
+            size = await self._reader.run(buffer.fill, self._source.readinto, self._packets_next())
             self.bytes_read += size
             if size:
                 self._digested[buffer] = self._digest_worker.run(

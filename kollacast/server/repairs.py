@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
@@ -57,7 +57,6 @@ class _Round:
     heard: set[Requester] = field(default_factory=set)
     grace: Any = None
     decided: bool = False
-    known: Deferred[None] = field(default_factory=Deferred)
 
 
 class Repairs:
@@ -81,17 +80,13 @@ class Repairs:
         self._recipes = 0
         self.packets_coded = 0
 
-    def begin(self, flight: Flight, clients: Sequence[Requester]) -> Deferred[None]:
-        """``flight`` has been multicast, and ``clients`` are told now.
-
-        Fires when the losses are known and reported.
-        """
+    def begin(self, flight: Flight, clients: Sequence[Requester]) -> None:
+        """``flight`` has been multicast, and ``clients`` are told now."""
         if flight.buffer.ctl.is_end:
-            return succeed(None)
+            return
         current = _Round(flight, set(clients))
         current.grace = self._clock.callLater(_GRACE_S, self._decide, current)
         self._rounds[flight.buffer.ctl.buffer_id] = current
-        return current.known
 
     def requested(self, client: Requester, seqs: tuple[int, ...]) -> None:
         """``client`` asks for ``seqs``, all of them held."""
@@ -156,7 +151,6 @@ class Repairs:
             current.flight,
             {client: len(current.wanted.get(client, ())) for client in current.heard},
         )
-        current.known.callback(None)
         decoding = [client for client in current.wanted if client.decodes]
         requested = sum(len(current.wanted[client]) for client in decoding)
         if len(decoding) < 2 or requested < _MIN_REQUESTED or not self._session.coding:
@@ -172,9 +166,7 @@ class Repairs:
     def _report(self, flight: Flight, lost: dict[Requester, int]) -> None:
         if self._control is not None and flight.sent_bps:
             packets = flight.buffer.ctl.pkt_count
-            losses: dict[Any, float] = {
-                client: count / packets for client, count in lost.items()
-            }
+            losses: dict[Any, float] = {client: count / packets for client, count in lost.items()}
             self._control.report(flight.epoch, flight.sent_bps, packets, losses)
 
     async def _send_coded(

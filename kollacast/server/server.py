@@ -12,7 +12,6 @@ from twisted.internet.defer import (
     DeferredList,
     DeferredQueue,
     DeferredSemaphore,
-    gatherResults,
     maybeDeferred,
     succeed,
 )
@@ -22,6 +21,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kollacast.config import ServerConfig
+from kollacast.core.buffer_sizing import BufferSizing
 from kollacast.core.digest import Digester
 from kollacast.core.rate_control import RateControl
 from kollacast.outcome import Outcome, Progress, Status
@@ -111,7 +111,7 @@ class Server:
         self._announced: DeferredQueue[tuple[Flight, Deferred[None]]] = DeferredQueue()
         self._current: Flight
         self._ready: Deferred[None]
-        self._first_heard: Deferred[None] = succeed(None)
+        self._sizing: BufferSizing
         self._window = DeferredSemaphore(1)
         self._through: Deferred[None] = succeed(None)
         self._bytes_done = 0
@@ -223,8 +223,7 @@ class Server:
         return self._announced.get().addCallback(announced)
 
     def synchronize(self) -> Deferred[None]:
-        # The first buffer goes alone: it tells what the slowest client can take.
-        return gatherResults([self._ready, self._first_heard]).addCallback(lambda _: None)
+        return self._ready
 
     def send(self) -> Deferred[bool]:
         flight = self._current
@@ -233,9 +232,9 @@ class Server:
         def sent(sent_bps: float) -> bool:
             flight.sent = True
             flight.sent_bps = sent_bps
-            heard = self.repairs.begin(flight, self._clients)
-            if self._control is not None and not self._bytes_done:
-                self._first_heard = heard
+            if sent_bps:
+                self._sizing.sent(sent_bps)
+            self.repairs.begin(flight, self._clients)
             self._bytes_done += buffer.ctl.buffer_size
             self._through = self._chain.begin(Phase.SENT, buffer.ctl)
             self._through.addCallback(lambda _: self._retire(flight))
@@ -281,6 +280,12 @@ class Server:
         if self._accept_timer is not None and self._accept_timer.active():
             self._accept_timer.cancel()
         self.session.limit([client.packets for client in self._clients])
+        self._sizing = BufferSizing(
+            self.session.capacity,
+            self.session.buffer_packets,
+            len(self._clients),
+            fixed=self._config.buffer_packets is not None or not self.session.dialect.greets,
+        )
         self._reader = ReadAhead(
             self._source,
             self._digester,
@@ -288,6 +293,7 @@ class Server:
             capacity=self.session.capacity,
             buffer_packets=self.session.buffer_packets,
             buffers=self.session.window + _READ_AHEAD,
+            packets_next=self._sizing.next,
         )
         self._watch.start(_WATCH_S, now=False)
         self._reader.start().addErrback(self._cannot_read)
