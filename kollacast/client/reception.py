@@ -73,7 +73,7 @@ class Reception:
         disk: Worker,
         digest_worker: Worker,
     ) -> None:
-        self.intake = Intake(codec, capacity)
+        self.intake = Intake(codec, capacity, coded=dialect.greets)
         self.drain: Callable[[], None] = lambda: None
         self.ended: Deferred[None] = Deferred()
         self.bytes_flushed = 0

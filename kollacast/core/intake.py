@@ -24,6 +24,8 @@ from kollacast.wire.structures import PACKET_HEADER_SIZE
 #: than the 45 packets of 1472 bytes that one coalesced datagram can hold.
 BATCH = 64
 
+#: Above all seqs.
+_NO_SEQ = 1 << 32
 #: Combinations that are waited for at a time.
 _MAX_RECIPES = 65536
 
@@ -48,15 +50,19 @@ class IntakeCounts:
 
 
 class Intake:
-    """The buffers that are being received, oldest first."""
+    """The buffers that are being received, oldest first.
 
-    def __init__(self, codec: PacketCodec, capacity: int) -> None:
+    ``coded`` says whether the reserved seqs mean coded repairs.
+    """
+
+    def __init__(self, codec: PacketCodec, capacity: int, *, coded: bool = True) -> None:
         self.counts = IntakeCounts()
         self.capacity = capacity
         self.stride = PACKET_HEADER_SIZE + capacity
         # The first half for what is moved, the second for what overflows a landing.
         self.scratch = PacketBuffer(capacity, 2 * BATCH)
         self._codec = codec
+        self._coded_from = COMBINATION_BASE if coded else _NO_SEQ
         self._buffers: list[PacketBuffer] = []
         self._expected = 0
         self._recipes: dict[int, tuple[int, tuple[int, ...]]] = {}
@@ -223,7 +229,7 @@ class Intake:
         if not intact or not payload:
             # Another session's packets look like damaged ones of this session.
             self.counts.damaged += 1
-        elif seq >= COMBINATION_BASE:
+        elif seq >= self._coded_from:
             self._coded(seq, payload)
         elif buffer is None:
             self.counts.repeated += 1

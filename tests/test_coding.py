@@ -1,0 +1,239 @@
+"""Coded repairs: what is combined, how it is told, and what a receiver makes of it."""
+
+from __future__ import annotations
+
+import random
+from functools import reduce
+from operator import xor
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial import unittest
+
+from kollacast.core import coding
+from kollacast.core.buffer import PacketBuffer
+from kollacast.core.intake import Intake
+from kollacast.wire.checksum import best_crc32c
+from kollacast.wire.dialect import JASMINE, KOLLACAST
+from kollacast.wire.structures import SEQ_LIMIT, BufferCtl
+from tests.vectors import PROPERTY
+
+_ENGINE, _ = best_crc32c()
+_CAPACITY = 40
+_CODEC = KOLLACAST.codec(7, _ENGINE)
+
+_WANTED = st.lists(st.sets(st.integers(0, 60), max_size=30), min_size=1, max_size=6)
+
+
+class Plans(unittest.SynchronousTestCase):
+    @PROPERTY
+    @given(_WANTED, st.integers(2, 8))
+    def test_every_client_can_decode_all_it_wants(
+        self, wanted: list[set[int]], terms_limit: int
+    ) -> None:
+        combinations = coding.plan(wanted, terms_limit)
+        for terms in combinations:
+            self.assertLessEqual(len(terms), terms_limit)
+            for lacking in wanted:
+                self.assertLessEqual(len(lacking.intersection(terms)), 1)
+        named = [seq for terms in combinations for seq in terms]
+        self.assertEqual(sorted(named), sorted(set().union(*wanted)))
+
+    def test_losses_of_different_clients_are_mended_together(self) -> None:
+        self.assertEqual(len(coding.plan([{1, 5}, {2, 6}, {3, 7}], 32)), 2)
+
+    def test_a_loss_common_to_all_is_sent_once(self) -> None:
+        self.assertEqual(coding.plan([{4}, {4}, {4}], 32), [[4]])
+
+    def test_nobody_wants_anything(self) -> None:
+        self.assertEqual(coding.plan([], 32), [])
+        self.assertEqual(coding.plan([set(), set()], 32), [])
+
+
+class Recipes(unittest.SynchronousTestCase):
+    def test_the_bytes_of_a_recipe(self) -> None:
+        self.assertEqual(
+            coding.recipes([[5, 9], [7]], 3, _CAPACITY),
+            [
+                bytes.fromhex("80000003 00000002 00000005 00000009 00000001 00000007").ljust(
+                    _CAPACITY, b"\0"
+                )
+            ],
+        )
+
+    def test_seqs_are_reserved_ones_and_go_round(self) -> None:
+        self.assertEqual(coding.combination_seq(0), SEQ_LIMIT)
+        self.assertEqual(coding.combination_seq(coding.SEQ_SPAN + 2), 0x8000_0002)
+        self.assertEqual(coding.recipe_seq(1), 0xC000_0001)
+        self.assertEqual(coding.recipe_seq(coding.SEQ_SPAN), 0xC000_0000)
+
+    @PROPERTY
+    @given(
+        st.sampled_from((28, 40, 1460)),
+        st.data(),
+        st.integers(0, 2 * coding.SEQ_SPAN),
+    )
+    def test_what_is_told_is_understood(
+        self, capacity: int, data: st.DataObject, first: int
+    ) -> None:
+        terms = st.lists(
+            st.integers(0, SEQ_LIMIT - 1), min_size=1, max_size=coding.max_terms(capacity)
+        )
+        combinations = data.draw(st.lists(terms, max_size=20))
+        found: dict[int, tuple[int, ...]] = {}
+        for packet in coding.recipes(combinations, first, capacity):
+            self.assertEqual(len(packet), capacity)
+            found.update(coding.read_recipe(packet))
+        expected = {
+            coding.combination_seq(first + number): tuple(terms)
+            for number, terms in enumerate(combinations)
+        }
+        self.assertEqual(found, expected)
+
+    @PROPERTY
+    @given(st.binary(max_size=100))
+    def test_nonsense_tells_little_and_breaks_nothing(self, data: bytes) -> None:
+        named = sum(map(len, coding.read_recipe(data).values()))
+        self.assertLessEqual(4 * named, len(data))
+
+
+class Combinations(unittest.SynchronousTestCase):
+    def test_short_packets_count_as_padded(self) -> None:
+        self.assertEqual(
+            coding.combine([memoryview(b"\x01\x02\x03\x04"), memoryview(b"\xf1\xf2")], 4),
+            b"\xf0\xf0\x03\x04",
+        )
+
+    @PROPERTY
+    @given(st.lists(st.binary(max_size=_CAPACITY), min_size=1, max_size=8))
+    def test_it_is_the_xor_of_all(self, payloads: list[bytes]) -> None:
+        columns = zip(*(payload.ljust(_CAPACITY, b"\0") for payload in payloads), strict=True)
+        self.assertEqual(
+            coding.combine([memoryview(payload) for payload in payloads], _CAPACITY),
+            bytes(reduce(xor, column) for column in columns),
+        )
+
+
+class Decoding(unittest.SynchronousTestCase):
+    """A receiver of one buffer of ten packets, the last one short."""
+
+    def setUp(self) -> None:
+        image = random.Random(3).randbytes(10 * _CAPACITY - 11)
+        self.source = PacketBuffer(_CAPACITY, 10)
+        self.source.payload[: len(image)] = image
+        self.ctl = self.source.announce(1, 100, len(image))
+        self.intake = Intake(_CODEC, _CAPACITY)
+        self.target = PacketBuffer(_CAPACITY, 10)
+        self.target.init(self.ctl)
+        self.intake.arm(self.target)
+
+    def receive(self, *lost: int) -> None:
+        for seq in range(100, 110):
+            payload = self.source.get(seq)
+            assert payload is not None
+            if seq not in lost:
+                self.intake.datagram(_CODEC.header(seq, payload) + payload)
+        self.assertEqual(self.target.missing(), sorted(lost))
+
+    def repair(self, combinations: list[list[int]], *, recipes: bool = True) -> None:
+        if recipes:
+            for number, packet in enumerate(coding.recipes(combinations, 0, _CAPACITY)):
+                self.datagram(coding.recipe_seq(number), packet)
+        for number, terms in enumerate(combinations):
+            held = [self.source.get(term) for term in terms]
+            payload = coding.combine([view for view in held if view is not None], _CAPACITY)
+            self.datagram(coding.combination_seq(number), payload)
+
+    def datagram(self, seq: int, payload: bytes) -> None:
+        self.intake.datagram(_CODEC.header(seq, memoryview(payload)) + payload)
+
+    def whole(self) -> None:
+        self.assertEqual(self.target.missing(), [])
+        self.assertEqual(
+            b"".join(self.target.views()), bytes(self.source.payload[: self.ctl.buffer_size])
+        )
+
+    def test_a_combination_mends_the_one_packet_that_is_lacking(self) -> None:
+        self.receive(102)
+        self.repair([[101, 102, 107]])
+        self.whole()
+        self.assertEqual(self.intake.counts.decoded, 1)
+
+    def test_the_short_packet_at_the_end(self) -> None:
+        self.receive(109)
+        self.repair([[109, 100]])
+        self.whole()
+
+    def test_from_the_short_packet_at_the_end(self) -> None:
+        self.receive(100)
+        self.repair([[109, 100]])
+        self.whole()
+
+    def test_a_combination_of_one_packet(self) -> None:
+        self.receive(100)
+        self.repair([[100]])
+        self.whole()
+
+    def test_several_of_them(self) -> None:
+        self.receive(100, 104, 109)
+        self.repair([[100, 105], [104, 101], [108, 109], [102, 103]])
+        self.whole()
+        self.assertEqual(self.intake.counts.decoded, 3)
+
+    def test_two_that_are_lacking_cannot_be_told_apart(self) -> None:
+        self.receive(100, 104)
+        self.repair([[100, 104]])
+        self.assertEqual(self.target.missing(), [100, 104])
+        self.assertEqual(self.intake.counts.decoded, 0)
+
+    def test_without_its_recipe_a_combination_is_nothing(self) -> None:
+        self.receive(100)
+        self.repair([[100, 101]], recipes=False)
+        self.assertEqual(self.target.missing(), [100])
+
+    def test_what_came_meanwhile_is_not_decoded_again(self) -> None:
+        self.receive(100)
+        for number, packet in enumerate(coding.recipes([[100, 101]], 0, _CAPACITY)):
+            self.datagram(coding.recipe_seq(number), packet)
+        self.target.put(100, self.source.payloads[0])
+        self.repair([[100, 101]], recipes=False)
+        self.whole()
+        self.assertEqual(self.intake.counts.decoded, 0)
+
+    def test_recipes_of_packets_that_are_elsewhere(self) -> None:
+        self.receive(100)
+        self.repair([[100, 5000], [101, 5000]])
+        self.assertEqual(self.target.missing(), [100])
+
+    def test_a_buffer_that_is_through_takes_no_repairs(self) -> None:
+        """Its memory may hold another buffer by then."""
+        self.receive(100)
+        for number, packet in enumerate(coding.recipes([[100, 101]], 0, _CAPACITY)):
+            self.datagram(coding.recipe_seq(number), packet)
+        self.intake.disarm(self.target)
+        self.target.init(BufferCtl(2, 10 * _CAPACITY, 110, 10))
+        self.intake.arm(self.target)
+        self.repair([[100, 101]], recipes=False)
+        self.assertEqual(self.target.missing_count, 10)
+
+    @PROPERTY
+    @given(st.lists(st.sets(st.integers(100, 109), max_size=6), min_size=1, max_size=4))
+    def test_a_plan_for_several_clients_mends_each(self, lost: list[set[int]]) -> None:
+        combinations = coding.plan(lost, coding.max_terms(_CAPACITY))
+        for lacking in lost:
+            self.setUp()
+            self.receive(*lacking)
+            self.repair(combinations)
+            self.whole()
+
+    def test_jasmine_has_no_coded_packets(self) -> None:
+        """Its sum does not cover the seq: damage there must not make a recipe of an image."""
+        codec = JASMINE.codec(0, _ENGINE)
+        intake = Intake(codec, _CAPACITY, coded=False)
+        intake.arm(self.target)
+        recipe = coding.recipes([[100, 101]], 0, _CAPACITY)[0]
+        self.target.put(101, bytes(_CAPACITY))
+        for seq, payload in ((coding.recipe_seq(0), recipe), (SEQ_LIMIT, bytes(_CAPACITY))):
+            intake.datagram(codec.header(seq, memoryview(payload)) + payload)
+        self.assertEqual(self.target.missing_count, 9)
+        self.assertEqual(intake.counts.repeated, 2)
