@@ -56,9 +56,11 @@ def _copy_distributions(names: Iterable[str], folder: Path) -> None:
         for file in distribution(name).files or []:
             if file.parts[0] == ".." or "__pycache__" in file.parts or "test" in file.parts:
                 continue
+            if not (source := Path(str(file.locate()))).exists():
+                continue  # two distributions claimed one name, and one of them has been removed
             target = folder / file
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(str(file.locate()), target)
+            shutil.copyfile(source, target)
 
 
 @functools.cache
