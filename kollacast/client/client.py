@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.abstract import isIPAddress
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
-from twisted.internet.error import CannotListenError, ConnectError, DNSLookupError
+from twisted.internet.error import (
+    CannotListenError,
+    ConnectError,
+    DNSLookupError,
+    TimeoutError,
+)
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -42,6 +48,18 @@ _LINGER_S = 3.0
 
 WorkerFactory = Callable[[Any, str], Worker]
 ReceiverFactory = Callable[[Any, MulticastReceiver, tuple[str, int], str, int], Any]
+
+
+def _why_not(error: BaseException | None) -> str:
+    """Why an attempt to connect has failed, in a few words."""
+    number = getattr(error, "osError", None) or getattr(error, "errno", None)
+    if isinstance(number, int):
+        return os.strerror(number)
+    if isinstance(error, DNSLookupError):
+        return "no host has this name"
+    if isinstance(error, TimeoutError):
+        return "it does not answer"
+    return str(error)
 
 
 class Client:
@@ -146,12 +164,13 @@ class Client:
     def _not_connected(self, failure: Failure) -> None:
         if failure.check(CancelledError):
             return
+        self._end_unconnected(_why_not(failure.value))
+
+    def _end_unconnected(self, why: str) -> None:
         config = self._config
-        reason = getattr(failure.value, "osError", None) or failure.value
-        text = failure.value.args[0] if isinstance(failure.value, DNSLookupError) else reason
         self._end(
             f"no server at {config.server_ip} port {config.port} within"
-            f" {config.connect_timeout_s:g} s: {text}"
+            f" {config.connect_timeout_s:g} s: {why}"
         )
 
     def connected(self, connection: ServerConnection) -> None:
@@ -177,12 +196,9 @@ class Client:
             # A server that is about to end still takes connections for a moment.
             self._cancel_timer()
             self._connection = None
-            config = self._config
-            if self._reactor.seconds() + _RETRY_S[0] > self._began_at + config.connect_timeout_s:
-                self._end(
-                    f"no server at {config.server_ip} port {config.port} within"
-                    f" {config.connect_timeout_s:g} s: what answers there closes the connection"
-                )
+            deadline = self._began_at + self._config.connect_timeout_s
+            if self._reactor.seconds() + _RETRY_S[0] > deadline:
+                self._end_unconnected("what answers there closes the connection")
                 return
             self._attempts = deferLater(self._reactor, _RETRY_S[0]).addCallback(
                 lambda _: Deferred.fromCoroutine(self._connect())
