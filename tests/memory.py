@@ -1339,10 +1339,13 @@ class RawServer(Factory):
         self._dialect = dialect
         self.connections: list[RawConnection] = []
         self.listener: MemoryListener
+        self.closes_at_once = False
         self.salt = 0x5EED
         self.group = (GROUP, PORT)
 
-    def buildProtocol(self, addr: Any) -> RawConnection:
+    def buildProtocol(self, addr: Any) -> RawConnection | None:
+        if self.closes_at_once:
+            return None
         self.connections.append(RawConnection(self._dialect))
         return self.connections[-1]
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from kollacast.outcome import Outcome, Status
@@ -69,8 +70,8 @@ class _Work:
     def finish(self) -> None:
         self.called.append("finish")
 
-    def fail(self, error: BaseException) -> None:
-        self.error = error
+    def fail(self, failure: Failure) -> None:
+        self.error = failure.value
 
 
 #: The way into each state that waits for work: what ends the work of those before it.

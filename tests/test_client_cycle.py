@@ -1,0 +1,979 @@
+"""The client's cycle: every phase against a server that is driven by hand, message by message."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.error import CannotListenError
+
+from kollacast.client.client import GREETING_TIMEOUT_S
+from kollacast.outcome import Outcome, Status
+from kollacast.wire.dialect import JASMINE
+from kollacast.wire.greeting import MAGIC, Hello, Refusal, encode_json
+from kollacast.wire.parser import Done, Ready, Report, Request
+from kollacast.wire.structures import MAX_JSON_SIZE
+from tests.memory import (
+    BUFFER_PACKETS,
+    CAPACITY,
+    GROUP,
+    PORT,
+    SERVER_IP,
+    ClientRun,
+    MemorySink,
+    MemoryTestCase,
+    Network,
+    RawServer,
+)
+
+_BUFFER = BUFFER_PACKETS * CAPACITY
+#: Two buffers, the second of them with two packets, the last one short.
+_IMAGE = bytes(i * 11 % 253 for i in range(_BUFFER + CAPACITY + 5))
+_DIGEST = hashlib.sha256(_IMAGE).digest()
+_SERVER = f"{SERVER_IP} port {PORT}"
+
+
+def _payload(seq: int) -> bytes:
+    """Packet ``seq`` of the image."""
+    return _IMAGE[seq * CAPACITY : (seq + 1) * CAPACITY]
+
+
+class _ClientTestCase(MemoryTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.network = Network()
+
+    def assert_failed(self, client: ClientRun, line: str, limit_s: float = 5.0) -> Outcome:
+        """The run ends soon, with this line, and leaves nothing behind."""
+        outcome = client.finish(limit_s)
+        self.assertEqual((outcome.line, outcome.status), (line, Status.FAILED))
+        self.assertEqual((client.sink.is_committed, client.sink.is_abandoned), (False, True))
+        self.assertFalse(outcome.report["ok"])
+        self.assertEqual(outcome.report["reason"], line)
+        self.close_server()
+        self.assert_all_gone(self.network)
+        return outcome
+
+    def assert_whole(self, client: ClientRun, image: bytes = _IMAGE) -> Outcome:
+        outcome = client.finish(5.0)
+        self.assertEqual(outcome.status, Status.OK, outcome.line)
+        self.assertEqual(client.sink.data, image)
+        self.assertEqual((client.sink.is_committed, client.sink.is_abandoned), (True, False))
+        self.assertTrue(outcome.report["ok"])
+        self.assertIsNone(outcome.report["reason"])
+        self.close_server()
+        self.assert_all_gone(self.network)
+        return outcome
+
+    def close_server(self) -> None:
+        """End what the test itself has opened."""
+        for listener in list(self.network.host(SERVER_IP).listeners.values()):
+            listener.stopListening()
+        for transport in self.network.transports:
+            if transport.host.address == SERVER_IP:
+                transport.abortConnection()
+
+    def meet(self, **options: Any) -> tuple[RawServer, ClientRun]:
+        """A client that has connected and heard nothing yet."""
+        server = self.network.raw_server()
+        client = self.network.join(**options)
+        self.network.settle()
+        return server, client
+
+    def greeted(self, **options: Any) -> tuple[RawServer, ClientRun]:
+        """A client that is in."""
+        server, client = self.meet(**options)
+        server.greet()
+        return server, client
+
+    def multicast(self, server: RawServer, *seqs: int) -> None:
+        server.multicast(*(server.packet(seq, _payload(seq)) for seq in seqs))
+
+    def bring(self, server: RawServer, until: int = 5) -> None:
+        """The image, as far as step ``until``."""
+        steps: list[Callable[[], None]] = [
+            lambda: server.announce(1, _BUFFER, 0, BUFFER_PACKETS),
+            lambda: (self.multicast(server, 0, 1, 2, 3), server.sent())[1],
+            lambda: server.announce(2, len(_IMAGE) - _BUFFER, 4, 2),
+            lambda: (self.multicast(server, 4, 5), server.sent())[1],
+            lambda: server.announce(3, 0, 6, 0),
+            lambda: server.sent(),
+        ]
+        for step in steps[: until + 1]:
+            step()
+
+    def told(self, server: RawServer) -> dict[str, Any]:
+        """The client's report, which is its last word."""
+        message = server.client.heard[-1]
+        assert isinstance(message, Report), message
+        return message.fields
+
+
+class ConnectTests(_ClientTestCase):
+    """Until there is a server."""
+
+    def test_it_keeps_trying_until_the_server_is_up(self) -> None:
+        client = self.network.join(connect_timeout_s=60.0)
+        self.network.run_for(45.0)
+        self.assertIsNone(client.outcome)
+        self.assertEqual(client.phase, "connecting")
+        server = self.network.raw_server()
+        self.network.run_for(1.0)
+        self.assertEqual(len(server.connections), 1)
+        server.greet()
+        self.bring(server)
+        server.digest(_DIGEST)
+        self.assert_whole(client)
+
+    def test_nobody_is_there(self) -> None:
+        client = self.network.join(connect_timeout_s=20.0)
+        self.network.run_for(18.0)
+        self.assertIsNone(client.outcome)
+        self.assert_failed(client, f"no server at {_SERVER} within 20 s: Connection refused", 2.5)
+
+    def test_a_connect_timeout_of_nothing_is_one_attempt(self) -> None:
+        client = self.network.join(connect_timeout_s=0.0)
+        self.assert_failed(client, f"no server at {_SERVER} within 0 s: Connection refused", 0.5)
+
+    def test_the_host_does_not_answer(self) -> None:
+        self.network.host(SERVER_IP).vanish()
+        client = self.network.join(connect_timeout_s=25.0)
+        self.assert_failed(client, f"no server at {_SERVER} within 25 s: it does not answer", 25.5)
+
+    def test_the_name_is_of_no_host(self) -> None:
+        self.network.host("10.0.1.1").unknown_names.add("installer")
+        client = self.network.join(server_ip="installer", connect_timeout_s=3.0)
+        self.assert_failed(
+            client,
+            f"no server at installer port {PORT} within 3 s: no host has this name",
+        )
+
+    def test_what_answers_says_nothing(self) -> None:
+        _, client = self.meet()
+        self.network.run_for(GREETING_TIMEOUT_S - 1.0)
+        self.assertIsNone(client.outcome)
+        self.assert_failed(
+            client,
+            f"what answers at {_SERVER} is no kollacast server:"
+            f" it has not greeted within {GREETING_TIMEOUT_S:g} s",
+        )
+
+    def test_what_answers_does_not_end_its_greeting(self) -> None:
+        for start in (b"K", b"\x02\0\x47\xcf", MAGIC + b"\0\0\0\x09{}"):
+            self.network = Network()
+            server, client = self.meet()
+            server.send(start)
+            self.assert_failed(
+                client,
+                f"what answers at {_SERVER} is no kollacast server:"
+                f" it has not greeted within {GREETING_TIMEOUT_S:g} s",
+                GREETING_TIMEOUT_S,
+            )
+
+    def test_what_answers_is_something_else(self) -> None:
+        for banner in (
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+            b"\0\0\0\0",
+        ):
+            self.network = Network()
+            server, client = self.meet()
+            server.send(banner)
+            self.assert_failed(
+                client, f"{_SERVER}: what answers there is no kollacast or jasmine server"
+            )
+
+    def test_what_answers_closes_at_once(self) -> None:
+        server = self.network.raw_server()
+        server.closes_at_once = True
+        client = self.network.join(connect_timeout_s=20.0)
+        self.network.run_for(18.0)
+        self.assertIsNone(client.outcome)
+        self.assert_failed(
+            client,
+            f"no server at {_SERVER} within 20 s: what answers there closes the connection",
+        )
+
+    def test_a_server_that_is_about_to_end_makes_way_for_the_next(self) -> None:
+        server = self.network.raw_server()
+        server.closes_at_once = True
+        client = self.network.join()
+        self.network.run_for(3.0)
+        server.closes_at_once = False
+        self.network.run_for(1.0)
+        server.greet()
+        self.bring(server)
+        server.digest(_DIGEST)
+        self.assert_whole(client)
+
+    def test_the_connection_breaks_before_the_greeting(self) -> None:
+        server, client = self.meet()
+        server.client.transport.reset()
+        self.network.run_for(1.0)
+        self.assertEqual(len(server.connections), 2)
+        server.greet()
+        self.bring(server)
+        server.digest(_DIGEST)
+        self.assert_whole(client)
+
+
+class GreetingTests(_ClientTestCase):
+    """What the server opens with, and what the client answers."""
+
+    def test_the_hello(self) -> None:
+        server, client = self.greeted(name="node-17")
+        self.assertEqual(
+            server.client.heard, [Hello("node-17", 64 * 1024 * 1024 // CAPACITY, coding=False)]
+        )
+        self.assertEqual(client.phase, "waiting for the others")
+        (port,) = self.network.ports
+        self.assertEqual((port.host.address, port.group), ("10.0.1.1", (GROUP, PORT)))
+
+    def test_a_refusal(self) -> None:
+        server, client = self.meet()
+        server.send(Refusal("all 3 clients are here already").encode())
+        self.assert_failed(client, "the server refuses this client: all 3 clients are here already")
+
+    def test_a_refusal_is_one_clean_line(self) -> None:
+        server, client = self.meet()
+        server.send(Refusal("no\n\x1b[2J").encode())
+        self.assert_failed(client, "the server refuses this client: no??[2J")
+
+    def test_greetings_that_make_no_sense(self) -> None:
+        good = {
+            "version": 1,
+            "session": "s",
+            "salt": 1,
+            "group": GROUP,
+            "port": PORT,
+            "mtu": 1500,
+            "buffer_packets": 4,
+            "window": 2,
+            "digest": "sha256",
+        }
+        for change, complaint in (
+            ({"version": 2}, "the peer speaks version 2, this is version 1"),
+            ({"mtu": 43}, "the peer's mtu 43 holds no packet"),
+            ({"group": "10.0.0.1"}, "the peer's group 10.0.0.1 is not a multicast address"),
+            ({"window": 0}, "the peer's window is not a number from 1 to 64"),
+            ({"port": "x"}, "the peer's port is not a number from 1 to 65535"),
+        ):
+            self.network = Network()
+            server, client = self.meet()
+            server.send(MAGIC + encode_json({**good, **change}))
+            self.assert_failed(client, f"{_SERVER}: {complaint}")
+        for text, complaint in (
+            (b"\0\0\0\x01{", "the peer's JSON cannot be read"),
+            (
+                b"\xff\xff\xff\xff",
+                f"{0xFFFFFFFF} bytes of JSON are announced, {MAX_JSON_SIZE} is the limit",
+            ),
+        ):
+            self.network = Network()
+            server, client = self.meet()
+            server.send(MAGIC + text)
+            self.assert_failed(client, f"{_SERVER}: {complaint}")
+
+    def test_later_features_are_ignored(self) -> None:
+        server, client = self.meet()
+        greeting = {
+            "version": 1,
+            "salt": server.salt,
+            "group": GROUP,
+            "port": PORT,
+            "mtu": 68,
+            "buffer_packets": BUFFER_PACKETS,
+            "window": 2,
+            "digest": "sha256",
+            "flavour": ["new"],
+        }
+        server.send(MAGIC + encode_json(greeting))
+        self.bring(server)
+        server.digest(_DIGEST)
+        self.assert_whole(client)
+
+    def test_a_digest_that_is_not_installed(self) -> None:
+        server, client = self.meet()
+        server.greet(digest="md6")
+        line = "the image is proved by md6, which is not installed here"
+        self.assert_failed(client, line)
+        self.assertIsInstance(server.client.heard[0], Hello)
+        self.assertEqual(self.told(server)["reason"], line)
+
+    def test_a_group_that_cannot_be_received(self) -> None:
+        in_use = OSError(errno.EADDRINUSE, "Address already in use")
+        for error, text in (
+            (OSError(errno.ENODEV, "No such device"), "No such device"),
+            (CannotListenError(GROUP, PORT, in_use), "Address already in use"),
+        ):
+            self.network = Network()
+            self.network.host("10.0.1.1").port_error = error
+            server, client = self.greeted()
+            line = f"cannot receive group {GROUP} port {PORT} at 10.0.1.1: {text}"
+            self.assert_failed(client, line)
+            self.assertIsInstance(server.client.heard[0], Hello)
+            self.assertEqual(self.told(server)["reason"], line)
+
+    def test_the_largest_buffers_are_cut_to_what_the_client_holds(self) -> None:
+        server, client = self.meet()
+        server.greet(mtu=65535, buffer_packets=65536, window=64)
+        (hello,) = server.client.heard
+        assert isinstance(hello, Hello)
+        self.assertEqual(hello.packets, 64 * 1024 * 1024 // 65492)
+        self.assertIsNone(client.outcome)
+        server.announce(1, 65492 * (hello.packets + 1), 0, hello.packets + 1)
+        self.assert_failed(
+            client,
+            f"{_SERVER}: a buffer of {hello.packets + 1} packets is announced,"
+            f" {hello.packets} is the limit",
+        )
+
+
+class ReceiveTests(_ClientTestCase):
+    """From the first announcement to the report."""
+
+    def test_every_answer_in_its_place(self) -> None:
+        server, client = self.greeted()
+        heard = server.client.heard
+        server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
+        self.assertEqual(heard[1:], [Ready()])
+        self.assertEqual(client.phase, "receiving")
+        self.multicast(server, 0, 1, 2, 3)
+        self.assertEqual(heard[2:], [])
+        self.assertEqual(client.sink.data, _IMAGE[:_BUFFER])
+        server.sent()
+        self.assertEqual(heard[2:], [Done()])
+        server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
+        self.assertEqual(heard[3:], [Ready()])
+        self.multicast(server, 4)
+        server.sent()
+        self.assertEqual(heard[4:], [Request((5,))])
+        server.repair(5, _payload(5))
+        self.assertEqual(heard[5:], [Done()])
+        self.assertEqual(client.client.progress().packets_repaired, 1)
+        server.announce(3, 0, 6, 0)
+        self.assertEqual(heard[6:], [Ready()])
+        server.sent()
+        self.assertEqual(heard[7:], [Done()])
+        self.assertEqual(client.phase, "verifying")
+        self.assertFalse(client.sink.is_committed)
+        server.digest(_DIGEST)
+        outcome = self.assert_whole(client)
+        report = self.told(server)
+        self.assertEqual(report["ok"], True)
+        for told in (report, outcome.report):
+            self.assertEqual(told["bytes"], len(_IMAGE))
+            self.assertEqual((told["packets_multicast"], told["packets_repaired"]), (5, 1))
+            self.assertEqual(told["sha256"], _DIGEST.hex())
+        self.assertIn(f"{len(_IMAGE)} bytes", outcome.line)
+        self.assertIn("1 packets repaired", outcome.line)
+        self.assertIn(_DIGEST.hex(), outcome.line)
+
+    def test_every_byte_on_its_own(self) -> None:
+        self.network.chunk_bytes = 1
+        server, client = self.greeted()
+        self.bring(server, until=0)
+        self.multicast(server, 0, 2)
+        server.sent()
+        server.repair(1, _payload(1))
+        server.repair(3, _payload(3))
+        server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
+        self.multicast(server, 4, 5)
+        server.sent()
+        server.announce(3, 0, 6, 0)
+        server.sent()
+        server.digest(_DIGEST)
+        self.assert_whole(client)
+
+    def test_an_empty_image(self) -> None:
+        server, client = self.greeted()
+        server.announce(1, 0, 0, 0)
+        server.sent()
+        server.digest(hashlib.sha256().digest())
+        self.assert_whole(client, b"")
+
+    def test_the_second_buffer_may_be_whole_before_the_first(self) -> None:
+        server, client = self.greeted()
+        server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
+        server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
+        self.assertEqual(server.client.heard[1:], [Ready(), Ready()])
+        self.multicast(server, 0, 1, 3)
+        server.sent()
+        self.multicast(server, 4, 5)
+        server.sent()
+        self.assertEqual(server.client.heard[3:], [Request((2,))])
+        self.assertEqual(client.sink.data, b"")
+        server.repair(2, _payload(2))
+        self.assertEqual(server.client.heard[4:], [Done(), Done()])
+        self.assertEqual(client.sink.data, _IMAGE)
+
+    def test_datagrams_in_any_order_and_twice(self) -> None:
+        for reads in ("coalesced", "frames", "plain"):
+            self.network = Network()
+            server, client = self.greeted(reads=reads)
+            server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
+            server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
+            self.multicast(server, 5, 3, 3, 0)
+            self.multicast(server, 4, 0, 2, 1, 1)
+            server.sent()
+            server.sent()
+            self.assertEqual(server.client.heard[-2:], [Done(), Done()])
+            server.announce(3, 0, 6, 0)
+            server.sent()
+            server.digest(_DIGEST)
+            outcome = self.assert_whole(client)
+            self.assertEqual(outcome.report["packets_repaired"], 0)
+            self.assertEqual(outcome.report["packets_multicast"], 6)
+
+    def test_datagrams_that_wait_in_the_socket_are_not_asked_for(self) -> None:
+        """SENT overtakes them where the client has not read yet."""
+        server, _ = self.greeted()
+        server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
+        for seq in range(BUFFER_PACKETS):
+            self.network.multicast(server.group, server.packet(seq, _payload(seq)))
+        (port,) = self.network.ports
+        port.stopReading()
+        server.sent()
+        self.assertEqual(server.client.heard[2:], [Done()])
+
+    def test_late_datagrams_make_the_answers_needless(self) -> None:
+        server, client = self.greeted()
+        server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
+        server.sent()
+        self.assertEqual(server.client.heard[2:], [Request((0, 1, 2, 3))])
+        self.multicast(server, 0, 1, 2, 3)
+        self.assertEqual(server.client.heard[3:], [Done()])
+        for seq in range(BUFFER_PACKETS):
+            server.repair(seq, _payload(seq))
+        self.assertIsNone(client.outcome)
+        self.assertEqual(client.client.progress().packets_repaired, 0)
+
+    def test_done_waits_for_the_disk(self) -> None:
+        server, client = self.greeted(threads=True)
+        client.threads["disk"].held = True
+        self.bring(server, until=1)
+        self.assertEqual(server.client.heard[1:], [Ready()])
+        client.threads["disk"].release()
+        self.network.settle()
+        self.assertEqual(server.client.heard[2:], [Done()])
+
+    def test_done_waits_for_the_digest_thread(self) -> None:
+        """A buffer that is still read must not be filled again."""
+        server, client = self.greeted(threads=True)
+        client.threads["digest"].held = True
+        self.bring(server, until=1)
+        self.assertEqual(server.client.heard[1:], [Ready()])
+        client.threads["digest"].release()
+        self.network.settle()
+        self.assertEqual(server.client.heard[2:], [Done()])
+
+    def test_done_waits_for_sent(self) -> None:
+        server, _ = self.greeted()
+        server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
+        self.multicast(server, 0, 1, 2, 3)
+        self.network.run_for(10.0)
+        self.assertEqual(server.client.heard[1:], [Ready()])
+
+    def test_a_damaged_answer_is_asked_for_again(self) -> None:
+        server, _ = self.greeted()
+        server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
+        self.multicast(server, 0, 1, 2)
+        server.sent()
+        server.send(b"\x20" + server.packet(3, _payload(3))[:-1] + b"!")
+        self.assertEqual(server.client.heard[2:], [Request((3,)), Request((3,))])
+        server.repair(3, _payload(3))
+        self.assertEqual(server.client.heard[4:], [Done()])
+
+    def test_answers_that_are_always_damaged(self) -> None:
+        server, client = self.greeted()
+        server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
+        server.sent()
+        for _ in range(17):
+            server.send(b"\x20" + server.packet(3, _payload(3))[:-1] + b"!")
+        self.assert_failed(client, f"{_SERVER}: the server's retransmissions are damaged")
+
+
+class OffenceTests(_ClientTestCase):
+    """A server that breaks the protocol: one line, and no image."""
+
+    def _offend(self, until: int, offence: Callable[[RawServer], object], line: str) -> None:
+        self.network = Network()
+        server, client = self.greeted()
+        self.bring(server, until)
+        offence(server)
+        self.assert_failed(client, f"{_SERVER}: {line}")
+        self.assertEqual(self.told(server)["reason"], f"{_SERVER}: {line}")
+
+    def test_an_unknown_message(self) -> None:
+        self._offend(
+            1,
+            lambda server: server.send(b"\xee"),
+            "no message of a server begins with the byte 0xee",
+        )
+
+    def test_sent_for_nothing(self) -> None:
+        line = "SENT for a buffer that was not announced or is not ready"
+        self._offend(-1, RawServer.sent, line)
+        self._offend(1, RawServer.sent, line)
+
+    def test_announcements_that_cannot_be(self) -> None:
+        for ctl, line in (
+            ((2, _BUFFER, 3, 4), "a buffer is announced that begins with seq 3"),
+            ((2, _BUFFER, 5, 4), "a buffer is announced that begins with seq 5"),
+            ((2, 9 * CAPACITY, 4, 9), "a buffer of 9 packets is announced, 4 is the limit"),
+            ((2, 57, 4, 2), "a buffer of 2 packets cannot hold 57 bytes"),
+            ((2, 1, 4, 2), "a buffer of 2 packets cannot hold 1 bytes"),
+            ((2, 1, 4, 0), "a buffer of 0 packets cannot hold 1 bytes"),
+            ((2, 56, 0x7FFFFFFF, 2), "a buffer reaches into the reserved seqs from 0x80000000 up"),
+        ):
+            self._offend(1, lambda server, ctl=ctl: server.announce(*ctl), line)  # type: ignore[misc]
+
+    def test_an_announcement_beyond_the_window(self) -> None:
+        self._offend(
+            0,
+            lambda server: (server.announce(2, 56, 4, 2), server.announce(3, 56, 6, 2)),
+            "a buffer beyond the window of 2 is announced",
+        )
+
+    def test_an_announcement_after_the_end(self) -> None:
+        self._offend(
+            5,
+            lambda server: server.announce(4, 28, 6, 1),
+            "a buffer is announced that begins with seq 6",
+        )
+
+    def test_an_answer_that_is_too_large(self) -> None:
+        self._offend(
+            0, lambda server: server.repair(0, bytes(29)), "a packet of 29 bytes, 28 is the limit"
+        )
+
+    def test_an_answer_without_the_packet(self) -> None:
+        self._offend(
+            0,
+            lambda server: server.repair(2, b""),
+            "the server does not hold the packet 2 any more",
+        )
+
+    def test_a_digest_before_the_end(self) -> None:
+        self._offend(
+            1,
+            lambda server: server.digest(_DIGEST),
+            "the digest comes before the end of the image, or twice",
+        )
+
+    def test_a_report_without_end(self) -> None:
+        self._offend(
+            1,
+            lambda server: server.send(b"\x80\0\x01\0\x01"),
+            "65537 bytes of JSON are announced, 65536 is the limit",
+        )
+
+    def test_packets_that_do_not_add_up(self) -> None:
+        server, client = self.greeted()
+        server.announce(1, 50, 0, 2)
+        server.multicast(server.packet(0, bytes(20)), server.packet(1, bytes(20)))
+        self.assert_failed(client, "buffer 1 was announced with 50 bytes and came with 40")
+
+
+class ProofTests(_ClientTestCase):
+    """Nothing counts until the whole image is proved and on disk."""
+
+    def test_a_digest_that_does_not_match(self) -> None:
+        for threads in (False, True):
+            self.network = Network()
+            server, client = self.greeted(threads=threads)
+            self.bring(server)
+            other = bytes(32)
+            server.digest(other)
+            line = (
+                f"the image is not the server's: its sha256 is {_DIGEST.hex()},"
+                f" the server's {other.hex()}"
+            )
+            self.assert_failed(client, line)
+            self.assertEqual(self.told(server)["ok"], False)
+            self.assertEqual(self.told(server)["reason"], line)
+
+    def test_a_digest_twice(self) -> None:
+        server, client = self.greeted(threads=True)
+        client.threads["digest"].held = True
+        self.bring(server, until=3)
+        client.threads["digest"].release()
+        self.bring_end(server)
+        client.threads["disk"].held = True
+        server.digest(_DIGEST)
+        server.digest(_DIGEST)
+        client.threads["disk"].release()
+        self.assert_failed(
+            client, f"{_SERVER}: the digest comes before the end of the image, or twice"
+        )
+
+    def bring_end(self, server: RawServer) -> None:
+        self.network.settle()
+        server.announce(3, 0, 6, 0)
+        server.sent()
+
+    def test_the_report_waits_for_the_disk(self) -> None:
+        server, client = self.greeted(threads=True)
+        self.bring(server)
+        client.threads["disk"].held = True
+        server.digest(_DIGEST)
+        self.network.run_for(30.0)
+        self.assertIsNone(client.outcome)
+        self.assertEqual(server.client.heard[-1], Done())
+        client.threads["disk"].release()
+        self.assert_whole(client)
+        self.assertTrue(self.told(server)["ok"])
+
+
+class SinkTests(_ClientTestCase):
+    """A disk that is full, a pipe that nobody reads."""
+
+    def _fails(self, sink: MemorySink, line: str, until: int = 5) -> None:
+        for threads in (False, True):
+            self.network = Network()
+            sink.data, sink.is_abandoned = b"", False
+            server, client = self.greeted(sink=sink, threads=threads)
+            self.bring(server, until)
+            if until == 5:
+                server.digest(_DIGEST)
+            self.assert_failed(client, line)
+            self.assertEqual(self.told(server)["reason"], line)
+
+    def test_the_disk_is_full_at_once(self) -> None:
+        self._fails(MemorySink(room=0), "cannot write the image: No space left on device", until=1)
+
+    def test_the_disk_runs_full(self) -> None:
+        self._fails(
+            MemorySink(room=_BUFFER), "cannot write the image: No space left on device", until=3
+        )
+
+    def test_the_disk_is_full_at_the_commit(self) -> None:
+        error = OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        self._fails(
+            MemorySink(commit_error=error), f"cannot write the image: {os.strerror(errno.EDQUOT)}"
+        )
+
+    def test_nobody_reads_the_pipe(self) -> None:
+        self._fails(
+            MemorySink(broken=True),
+            "cannot write the image: nothing reads standard output any more",
+            until=1,
+        )
+
+
+class EndTests(_ClientTestCase):
+    """The server goes away, gives up, or the operator has had enough, in each phase."""
+
+    def _phases(self, **options: Any) -> list[tuple[str, RawServer, ClientRun]]:
+        """A session for each phase, stopped there, in a network of its own."""
+        phases = []
+        for name, until in (
+            ("greeted", -1),
+            ("announced", 0),
+            ("between buffers", 1),
+            ("at the end", 5),
+        ):
+            phases.append((name, *self._at(until, **options)))
+        server, client = self._at(0, **options)
+        self.multicast(server, 2)
+        phases.append(("receiving", server, client))
+        server, client = self._at(0, **options)
+        server.sent()
+        phases.append(("repairing", server, client))
+        server, client = self._at(0, **options)
+        server.sent()
+        server.repair(1, _payload(1))
+        server.send(b"\x20" + server.packet(2, _payload(2))[:20])
+        phases.append(("in the middle of a repair", server, client))
+        server, client = self._at(0, threads=True, **options)
+        client.threads["disk"].held = True
+        self.multicast(server, 0, 1, 2, 3)
+        phases.append(("flushing", server, client))
+        return phases
+
+    def _at(self, until: int, **options: Any) -> tuple[RawServer, ClientRun]:
+        self.network = Network()
+        server, client = self.greeted(**options)
+        self.bring(server, until)
+        return server, client
+
+    def test_the_server_closes(self) -> None:
+        for name, server, client in self._phases():
+            self.network = client.network
+            server.client.transport.loseConnection()
+            outcome = client.finish(1.0)
+            self.assertEqual(
+                outcome.line, "the server closed the connection before the image was complete", name
+            )
+            for thread in client.threads.values():
+                thread.release()
+            self.assert_failed(client, outcome.line)
+
+    def test_the_connection_breaks(self) -> None:
+        for name, server, client in self._phases():
+            self.network = client.network
+            server.client.transport.reset()
+            outcome = client.finish(1.0)
+            self.assertEqual(
+                outcome.line, "the server closed the connection before the image was complete", name
+            )
+            for thread in client.threads.values():
+                thread.release()
+            self.assert_failed(client, outcome.line)
+
+    def test_the_server_gives_up(self) -> None:
+        for name, server, client in self._phases():
+            if name == "in the middle of a repair":
+                continue  # nothing can be said there
+            self.network = client.network
+            server.report("cannot read the image: Input/output error")
+            for thread in client.threads.values():
+                thread.release()
+            self.assert_failed(
+                client, "the server gave up: cannot read the image: Input/output error"
+            )
+
+    def test_the_server_gives_up_without_a_reason(self) -> None:
+        server, client = self.greeted()
+        server.send(b"\x80" + encode_json({"ok": False}))
+        self.assert_failed(client, "the server gave up: it gave no reason")
+
+    def test_an_interrupt(self) -> None:
+        for name, server, client in self._phases():
+            self.network = client.network
+            closed: list[None] = []
+            client.client.interrupt("interrupted").addCallback(closed.append)
+            for thread in client.threads.values():
+                thread.release()
+            self.assert_failed(client, "interrupted")
+            self.assertEqual(len(closed), 1, name)
+            self.assertEqual(self.told(server)["reason"], "interrupted", name)
+
+    def test_an_interrupt_before_there_is_a_server(self) -> None:
+        for wait_s in (0.0, 0.05, 0.35, 5.0, 5.1, 5.2, 5.3):
+            self.network = Network()
+            client = self.network.join()
+            self.network.run_for(wait_s)
+            client.client.interrupt("interrupted")
+            self.assert_failed(client, "interrupted", 0.1)
+
+    def test_an_interrupt_while_the_host_does_not_answer(self) -> None:
+        self.network.host(SERVER_IP).vanish()
+        client = self.network.join()
+        self.network.run_for(1.0)
+        client.client.interrupt("interrupted")
+        self.assert_failed(client, "interrupted", 0.1)
+
+    def test_an_interrupt_before_the_greeting(self) -> None:
+        _, client = self.meet()
+        client.client.interrupt("interrupted")
+        self.assert_failed(client, "interrupted", 0.5)
+
+    def test_an_interrupt_while_the_server_does_not_read(self) -> None:
+        self.network.wire_bytes = 8
+        server, client = self.meet()
+        server.greet()
+        server.client.transport.pauseProducing()
+        client.client.interrupt("interrupted")
+        self.assert_failed(client, "interrupted", 3.5)
+
+    def test_an_interrupt_after_the_end_changes_nothing(self) -> None:
+        server, client = self.greeted()
+        self.bring(server)
+        server.digest(_DIGEST)
+        self.assert_whole(client)
+        closed: list[None] = []
+        client.client.interrupt("interrupted").addCallback(closed.append)
+        self.assertEqual(len(closed), 1)
+        assert client.outcome is not None
+        self.assertEqual(client.outcome.status, Status.OK)
+
+    def test_a_server_that_leaves_during_the_commit_is_not_needed_any_more(self) -> None:
+        for thread in ("digest", "disk"):
+            for leaves in ("loseConnection", "reset"):
+                server, client = self._at(5, threads=True)
+                client.threads[thread].held = True
+                server.digest(_DIGEST)
+                getattr(server.client.transport, leaves)()
+                self.network.run_for(5.0)
+                self.assertIsNone(client.outcome)
+                client.threads[thread].release()
+                self.assert_whole(client)
+
+    def test_an_interrupt_during_the_commit_is_in_time(self) -> None:
+        for thread in ("digest", "disk"):
+            server, client = self._at(5, threads=True)
+            client.threads[thread].held = True
+            server.digest(_DIGEST)
+            client.client.interrupt("interrupted")
+            self.network.settle()
+            client.threads[thread].release()
+            self.assert_failed(client, "interrupted")
+
+    def test_an_interrupt_that_comes_after_the_commit_is_too_late(self) -> None:
+        """The file has its name: the run has not failed, whatever the operator wanted."""
+        server, client = self._at(5, threads=True)
+        server.client.transport.write(b"\x40" + _DIGEST)
+        self.network.run_until(lambda: client.sink.is_committed)
+        self.assertIsNone(client.outcome)
+        client.client.interrupt("interrupted")
+        self.assert_whole(client)
+
+
+class JasmineTests(_ClientTestCase):
+    """Against a server of the jasmine dialect, byte by byte."""
+
+    _image = bytes((7 * i + 3) % 256 for i in range(2926))
+    _group_info = bytes.fromhex("0200 47cf e0ee001f 0000000000000000")
+    _announcement = bytes.fromhex("01000000 6e0b0000 00000000 03000000")
+    _end = bytes.fromhex("02000000 00000000 03000000 00000000")
+    _last = bytes.fromhex("02000000 d2e1eaf0 06000000 dbe2e9f0f7fe")
+
+    def _meet(self, **options: Any) -> tuple[RawServer, ClientRun]:
+        server = self.network.raw_server(JASMINE)
+        server.group = ("224.238.0.31", PORT)
+        client = self.network.join(**options)
+        self.network.settle()
+        return server, client
+
+    def _packets(self) -> list[bytes]:
+        """The three datagrams of the recorded session, first to last."""
+        return [
+            bytes.fromhex("00000000 0fc2bbb4 b4050000") + self._image[:1460],
+            bytes.fromhex("01000000 8b3d3732 b4050000") + self._image[1460:2920],
+            self._last,
+        ]
+
+    def test_the_recorded_session(self) -> None:
+        """The last packet is lost; the rest is the record, byte for byte."""
+        for chunk in (None, 1, 3):
+            self.network = Network()
+            self.network.chunk_bytes = chunk
+            server, client = self._meet()
+            server.send(self._group_info)
+            self.assertEqual(server.client.data, b"")
+            server.send(self._announcement)
+            self.assertEqual(server.client.data.hex(), "01")
+            server.multicast(*reversed(self._packets()[:2]))
+            server.send(b"\x08")
+            self.assertEqual(server.client.data.hex(), "01020100000002000000")
+            server.send(self._last)
+            self.assertEqual(server.client.data.hex()[20:], "04")
+            server.send(self._end)
+            self.assertEqual(server.client.data.hex()[22:], "01")
+            self.assertFalse(client.sink.is_committed)
+            server.send(b"\x08")
+            self.assertEqual(server.client.data.hex()[24:], "04")
+            outcome = self.assert_whole(client, self._image)
+            self.assertEqual(outcome.report["dialect"], "jasmine")
+            self.assertEqual(outcome.report["sha256"], hashlib.sha256(self._image).hexdigest())
+
+    def test_all_of_it_in_one_piece(self) -> None:
+        """A server that is ahead of the client's reading."""
+        server, client = self._meet()
+        server.send(self._group_info + self._announcement)
+        server.multicast(*reversed(self._packets()))
+        server.send(b"\x08")
+        server.send(self._end)
+        server.send(b"\x08")
+        self.assertEqual(server.client.data.hex(), "01040104")
+        self.assert_whole(client, self._image)
+
+    def test_nothing_by_multicast(self) -> None:
+        server, client = self._meet()
+        server.send(self._group_info + self._announcement)
+        server.send(b"\x08")
+        self.assertEqual(server.client.data.hex()[2:], "0203000000000000000100000002000000")
+        server.send(b"".join(self._packets()))
+        server.send(self._end)
+        server.send(b"\x08")
+        outcome = self.assert_whole(client, self._image)
+        self.assertEqual(outcome.report["packets_repaired"], 3)
+
+    def test_short_packets_in_mid_stream(self) -> None:
+        """A jasmine server that reads a pipe: data is placed by running total."""
+        pieces = [self._image[:1000], self._image[1000:1001], self._image[1001:2461]]
+        server, client = self._meet()
+        server.send(self._group_info)
+        server.announce(1, 2461, 0, 3)
+        server.salt = 0
+        server.multicast(*(server.packet(seq, piece) for seq, piece in enumerate(pieces)))
+        server.sent()
+        server.announce(2, 465, 3, 1)
+        server.sent()
+        server.repair(3, self._image[2461:])
+        server.announce(3, 0, 4, 0)
+        server.sent()
+        self.assert_whole(client, self._image)
+
+    def test_answers_after_late_datagrams(self) -> None:
+        """The answers still come, and do not count as announcements."""
+        server, client = self._meet()
+        server.send(self._group_info + self._announcement)
+        server.send(b"\x08")
+        server.multicast(*self._packets())
+        self.assertTrue(server.client.data.hex().endswith("04"))
+        server.send(b"".join(self._packets()))
+        server.send(self._end)
+        server.send(b"\x08")
+        self.assert_whole(client, self._image)
+
+    def test_a_packet_that_the_server_does_not_hold(self) -> None:
+        server, client = self._meet()
+        server.send(self._group_info + self._announcement)
+        server.send(b"\x08")
+        server.send(bytes.fromhex("00000000 00000000 00000000"))
+        self.assert_failed(client, f"{_SERVER}: the server does not hold the packet 0 any more")
+
+    def test_a_server_that_is_not_understood(self) -> None:
+        for start, line in (
+            (
+                b"\x02\0\0\0\xe0\xee\0\x1f" + bytes(8),
+                "the peer's port is not a number from 1 to 65535",
+            ),
+            (
+                b"\x02\0\x47\xcf\x0a\0\0\x01" + bytes(8),
+                "the peer's group 10.0.0.1 is not a multicast address",
+            ),
+        ):
+            self.network = Network()
+            server, client = self._meet()
+            server.send(start)
+            self.assert_failed(client, f"{_SERVER}: {line}")
+
+    def test_another_byte_where_sent_is_due(self) -> None:
+        server, client = self._meet()
+        server.send(self._group_info + self._announcement + b"\x01")
+        self.assert_failed(client, f"{_SERVER}: the byte 0x01 stands where SENT is due")
+
+    def test_a_buffer_of_too_many_packets(self) -> None:
+        server, client = self._meet()
+        server.send(self._group_info)
+        server.announce(1, 1460 * 1025, 0, 1025)
+        self.assert_failed(
+            client, f"{_SERVER}: a buffer of 1025 packets is announced, 1024 is the limit"
+        )
+
+    def test_a_disk_that_fails_at_the_commit_leaves_the_end_unanswered(self) -> None:
+        sink = MemorySink(commit_error=OSError(errno.EIO, "Input/output error"))
+        server, client = self._meet(sink=sink)
+        server.send(self._group_info + self._end[:8] + bytes(8))
+        server.send(b"\x08")
+        self.assert_failed(client, "cannot write the image: Input/output error")
+        self.assertEqual(server.client.data.hex(), "01")
+
+    def test_an_interrupt(self) -> None:
+        server, client = self._meet()
+        server.send(self._group_info + self._announcement)
+        client.client.interrupt("interrupted")
+        self.assert_failed(client, "interrupted")
+        self.assertEqual(server.client.data.hex(), "01")
+
+    def test_the_server_closes(self) -> None:
+        server, client = self._meet()
+        server.send(self._group_info + self._announcement)
+        server.client.transport.loseConnection()
+        self.assert_failed(client, "the server closed the connection before the image was complete")
