@@ -26,6 +26,15 @@ def _trial_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put trial's test cases before the tests on the reactor of pytest-twisted.
+
+    A test case starts the reactor and crashes it. Once pytest-twisted has started it, it runs on.
+    """
+    items.sort(key=lambda item: getattr(item, "cls", None) is None)
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
