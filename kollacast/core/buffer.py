@@ -37,24 +37,35 @@ class PacketBuffer:
         self.max_packets = max_packets
         self.headers = memoryview(bytearray(PACKET_HEADER_SIZE * max_packets))
         self.payload = memoryview(bytearray(capacity * max_packets))
-        self.payloads = [
-            self.payload[start : start + capacity]
-            for start in range(0, len(self.payload), capacity)
-        ]
-        self.iov: list[memoryview] = [self.headers] * (2 * max_packets)
-        self.iov[0::2] = [
-            self.headers[start : start + PACKET_HEADER_SIZE]
-            for start in range(0, len(self.headers), PACKET_HEADER_SIZE)
-        ]
-        self.iov[1::2] = self.payloads
+        #: The payload of each slot, and header and payload of each in turn, as
+        #: far as slots have been used: a view costs as much as 100 bytes of payload.
+        self.payloads: list[memoryview] = []
+        self.iov: list[memoryview] = []
         self.init(BufferCtl(0, 0, 0, 0))
 
     def init(self, ctl: BufferCtl) -> None:
         """Begin anew as the buffer of ``ctl``, with no packet received."""
         self.ctl = ctl
+        if ctl.pkt_count > len(self.payloads):
+            self._use(ctl.pkt_count)
         self._have = bytearray(ctl.pkt_count)
         self._missing = ctl.pkt_count
         self._sizes = [0] * ctl.pkt_count
+
+    def _use(self, count: int) -> None:
+        """Make the views of the first ``count`` slots."""
+        capacity = self.capacity
+        known = len(self.payloads)
+        self.payloads += [
+            self.payload[capacity * slot : capacity * (slot + 1)] for slot in range(known, count)
+        ]
+        added: list[memoryview] = [self.headers] * (2 * (count - known))
+        added[0::2] = [
+            self.headers[PACKET_HEADER_SIZE * slot : PACKET_HEADER_SIZE * (slot + 1)]
+            for slot in range(known, count)
+        ]
+        added[1::2] = self.payloads[known:]
+        self.iov += added
 
     # Sending.
 

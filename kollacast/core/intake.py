@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from kollacast.core.buffer import PacketBuffer
 from kollacast.core.coding import COMBINATION_BASE, RECIPE_BASE, combine, read_recipe
 from kollacast.wire.packets import Headers, PacketCodec
-from kollacast.wire.structures import PACKET_HEADER_SIZE
+from kollacast.wire.structures import PACKET_HEADER_SIZE, BufferCtl
 
 #: The most packets of one batch: what recvmmsg is asked for at once, and more
 #: than the 45 packets of 1472 bytes that one coalesced datagram can hold.
@@ -61,6 +61,7 @@ class Intake:
         self.stride = PACKET_HEADER_SIZE + capacity
         # The first half for what is moved, the second for what overflows a landing.
         self.scratch = PacketBuffer(capacity, 2 * BATCH)
+        self.scratch.init(BufferCtl(0, 0, 0, 2 * BATCH))
         self._codec = codec
         self._coded_from = COMBINATION_BASE if coded else _NO_SEQ
         self._buffers: list[PacketBuffer] = []

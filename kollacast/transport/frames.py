@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+from array import array
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -38,6 +39,7 @@ class _MMsgHdr(ctypes.Structure):
 
 
 _SIZE = ctypes.sizeof(_MMsgHdr)
+_WORD = 8
 _MSG_DONTWAIT = 0x40
 
 
@@ -59,29 +61,39 @@ def _recvmmsg() -> Any:
 
 
 def available() -> bool:
-    """Whether this system's libc has recvmmsg."""
-    return _recvmmsg() is not None
+    """Whether this system is a 64-bit one whose libc has recvmmsg."""
+    return ctypes.sizeof(ctypes.c_void_p) == _WORD and _recvmmsg() is not None
 
 
 class _Messages:
-    """The message headers of every slot of one buffer."""
+    """The message headers of every slot of one buffer, written column by column."""
 
     def __init__(self, buffer: PacketBuffer) -> None:
         count = buffer.max_packets
         self._vectors = (_IoVec * (2 * count))()
         self._headers = (_MMsgHdr * count)()
-        header = ctypes.addressof(ctypes.c_char.from_buffer(buffer.headers))
-        payload = ctypes.addressof(ctypes.c_char.from_buffer(buffer.payload))
-        vectors = ctypes.addressof(self._vectors)
+        vectors = _words(self._vectors)
+        for part, (view, size) in enumerate(
+            ((buffer.headers, PACKET_HEADER_SIZE), (buffer.payload, buffer.capacity))
+        ):
+            base = ctypes.addressof(ctypes.c_char.from_buffer(view))
+            vectors[2 * part :: 4] = array("Q", range(base, base + size * count, size))
+            vectors[2 * part + 1 :: 4] = array("Q", (size,)) * count
         step = 2 * ctypes.sizeof(_IoVec)
-        for slot in range(count):
-            self._vectors[2 * slot] = _IoVec(header + slot * PACKET_HEADER_SIZE, PACKET_HEADER_SIZE)
-            self._vectors[2 * slot + 1] = _IoVec(payload + slot * buffer.capacity, buffer.capacity)
-            self._headers[slot].hdr.iov = vectors + slot * step
-            self._headers[slot].hdr.iovlen = 2
+        base = ctypes.addressof(self._vectors)
+        words = _words(self._headers)
+        stride = _SIZE // _WORD
+        words[_MsgHdr.iov.offset // _WORD :: stride] = array(
+            "Q", range(base, base + step * count, step)
+        )
+        words[_MsgHdr.iovlen.offset // _WORD :: stride] = array("Q", (2,)) * count
         self.address = ctypes.addressof(self._headers)
-        words = memoryview(self._headers).cast("B").cast("I")
-        self.lengths = words[_MMsgHdr.len.offset // 4 :: _SIZE // 4]
+        halves = memoryview(self._headers).cast("B").cast("I")
+        self.lengths = halves[_MMsgHdr.len.offset // 4 :: _SIZE // 4]
+
+
+def _words(structures: Any) -> memoryview:
+    return memoryview(structures).cast("B").cast("Q")
 
 
 _messages: WeakKeyDictionary[PacketBuffer, _Messages] = WeakKeyDictionary()
