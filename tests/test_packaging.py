@@ -53,14 +53,17 @@ def _with_dependencies(names: Iterable[str], found: set[str]) -> set[str]:
 def _copy_distributions(names: Iterable[str], folder: Path) -> None:
     """Copy the installed files of these distributions to another site-packages folder."""
     for name in sorted(_with_dependencies(names, set())):
-        for file in distribution(name).files or []:
-            if file.parts[0] == ".." or "__pycache__" in file.parts or "test" in file.parts:
+        here = distribution(name)
+        root = Path(str(here.locate_file(""))).resolve()
+        for file in here.files or []:
+            source = Path(str(file.locate())).resolve()
+            # a script is outside, and a name that two distributions claimed may be gone with one
+            if not source.is_relative_to(root) or not source.exists():
                 continue
-            if not (source := Path(str(file.locate()))).exists():
-                continue  # two distributions claimed one name, and one of them has been removed
-            target = folder / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            inside = source.relative_to(root)
+            if not {"__pycache__", "test"} & set(inside.parts):
+                (folder / inside).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, folder / inside)
 
 
 @functools.cache
