@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
@@ -440,6 +441,19 @@ class Queue(unittest.SynchronousTestCase):
         self.assertEqual([queue.take(n) for n in (1, 0, 4, 2)], [b"a", b"", b"bcde", b"fg"])
         self.assertEqual(len(queue), 0)
         self.assertEqual(queue.take(0), b"")
+
+    def test_what_has_been_taken_is_given_back(self) -> None:
+        """A stream of any length costs no more memory than what waits of it."""
+        queue = ReceiveQueue()
+        queue.append(b"the rest of a message")
+        piece = bytes(65536)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for _ in range(200):
+            queue.append(piece)
+            queue.take(len(piece))
+        _, peak = tracemalloc.get_traced_memory()
+        self.assertLess(peak, 20 * len(piece))
 
     @PROPERTY
     @given(st.lists(st.binary(max_size=20) | st.integers(0, 20), max_size=60))
