@@ -53,17 +53,25 @@ def _with_dependencies(names: Iterable[str], found: set[str]) -> set[str]:
 def _copy_distributions(names: Iterable[str], folder: Path) -> None:
     """Copy the installed files of these distributions to another site-packages folder."""
     for name in sorted(_with_dependencies(names, set())):
-        here = distribution(name)
-        root = Path(str(here.locate_file(""))).resolve()
-        for file in here.files or []:
-            source = Path(str(file.locate())).resolve()
+        root = Path(str(distribution(name).locate_file(""))).resolve()
+        for source in _files(name, root):
             # a script is outside, and a name that two distributions claimed may be gone with one
-            if not source.is_relative_to(root) or not source.exists():
+            if not source.is_relative_to(root) or not source.is_file():
                 continue
             inside = source.relative_to(root)
             if not {"__pycache__", "test"} & set(inside.parts):
                 (folder / inside).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, folder / inside)
+
+
+def _files(name: str, root: Path) -> list[Path]:
+    """The files that a distribution has installed, those in `root` at least."""
+    here = distribution(name)
+    if here.read_text("RECORD") is not None:
+        return [Path(str(file.locate())).resolve() for file in here.files or []]
+    # an older pip installs crcmod, which has no wheel, in the way of old and without that list
+    packages = (here.read_text("top_level.txt") or "").split()
+    return [path for package in packages for path in (root / package).rglob("*")]
 
 
 @functools.cache
