@@ -142,7 +142,7 @@ class Network:
     def run(self) -> None:
         """Let happen what needs no waiting."""
         for _ in range(_TURNS):
-            if not self._turn():
+            if not self.turn():
                 return
         raise AssertionError("the network does not come to rest")
 
@@ -165,7 +165,7 @@ class Network:
         for _ in range(_TURNS):
             if condition():
                 return
-            if self._turn():
+            if self.turn():
                 continue
             calls = self.clock.calls
             if not calls or calls[0].getTime() > end:
@@ -177,7 +177,8 @@ class Network:
         self.clock.rightNow = max(time, self.clock.rightNow)
         self.clock.advance(0)
 
-    def _turn(self) -> bool:
+    def turn(self) -> bool:
+        """Let one thing happen; False when nothing can without waiting."""
         clock = self.clock
         if clock.calls and clock.calls[0].getTime() <= clock.rightNow:
             clock.advance(0)
@@ -257,7 +258,7 @@ class Network:
         self.clients += 1
         host = self.host(f"10.0.9.{self.clients}")
         client = RawClient(self, dialect)
-        host.connectTCP(SERVER_IP, PORT, _Just(client))
+        host.connectTCP(SERVER_IP, PORT, RawFactory(client))
         self.settle()
         return client
 
@@ -345,7 +346,7 @@ class _Resolution:
         pass
 
 
-class _Just(Factory):
+class RawFactory(Factory):
     """A factory of one protocol, already made."""
 
     noisy = False
@@ -360,7 +361,7 @@ class _Just(Factory):
         pass
 
     def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
-        reason.raiseException()
+        pass
 
     def clientConnectionLost(self, connector: Any, reason: Failure) -> None:
         pass
@@ -716,6 +717,7 @@ class MemorySendPort:
         return stopped
 
     def _stopped(self, stopped: Deferred[None]) -> None:
+        self._writing = False
         self._protocol.doStop()
         stopped.callback(None)
 
@@ -827,6 +829,7 @@ class MemoryReceivePort:
         return stopped
 
     def _stopped(self, stopped: Deferred[None]) -> None:
+        self._reading = False
         self._protocol.doStop()
         self.socket.close()
         stopped.callback(None)
@@ -1005,7 +1008,7 @@ class MemorySource:
         self.size = size
         self.closed = False
         self._image = image
-        self._fails_at = fails_at
+        self.fails_at = fails_at
         self._read_bytes = read_bytes
         self._at = 0
 
@@ -1015,8 +1018,8 @@ class MemorySource:
         count = min(len(view), len(self._image) - self._at)
         if self._read_bytes is not None:
             count = min(count, self._read_bytes)
-        if self._fails_at is not None:
-            count = min(count, self._fails_at - self._at)
+        if self.fails_at is not None:
+            count = min(count, self.fails_at - self._at)
             if count == 0:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
         view[:count] = self._image[self._at : self._at + count]
@@ -1244,6 +1247,12 @@ class RawClient(Protocol):
         self.transport.write(data)
         self._network.settle()
 
+    def mumble(self, data: bytes) -> None:
+        """Say ``data``, if there is somebody to hear it, and close."""
+        if self.transport is not None:
+            self.transport.write(data)
+            self.transport.loseConnection()
+
     def hello(self, name: str = "raw", packets: int = 1 << 20) -> None:
         self.send(Hello(name, packets).encode())
 
@@ -1255,9 +1264,13 @@ class RawClient(Protocol):
         self._answered(Sent)
         self.send(bytes((Tag.CLIENT_DONE,)))
 
-    def request(self, *seqs: int) -> None:
+    def expect_packets(self, count: int) -> None:
+        """So many packets will come without a tag."""
         if not self._dialect.tagged:
-            self._stream.expect_packets(len(seqs))
+            self._stream.expect_packets(count)
+
+    def request(self, *seqs: int) -> None:
+        self.expect_packets(len(seqs))
         self.send(self._dialect.request(seqs))
 
     def report(self, **fields: Any) -> None:

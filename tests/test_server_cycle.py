@@ -769,7 +769,7 @@ class SilenceTests(_ServerTestCase):
         self.network.chunk_bytes = 8192
         for _ in range(2000):
             raw.transport.resumeProducing()
-            self.network._turn()
+            self.network.turn()
             raw.transport.pauseProducing()
             self.network.run_for(1.0)
             if raw.count(Packet) == 58:
@@ -972,6 +972,20 @@ class InterruptTests(_ServerTestCase):
         self.assertEqual(outcome.status, Status.PARTIAL)
         self.assertEqual(outcome.line, "interrupted; 1 of 2 have the image")
         self.assertEqual(self.entry(outcome)["reason"], "interrupted")
+
+    def test_once_all_have_the_image_it_is_too_late(self) -> None:
+        server = self.network.serve(
+            _IMAGE[:_BUFFER], clients=1, dialect_name="jasmine", threads=True
+        )
+        server.threads["digest"].held = True
+        raw = self.network.raw_client(JASMINE)
+        raw.answer(BufferCtl, Sent)
+        self.assertEqual(server.phase, "verifying")
+        server.server.interrupt("interrupted")
+        outcome = server.finish(limit_s=5.0)
+        self.assertEqual(outcome.status, Status.OK)
+        self.assertTrue(outcome.line.startswith("1 of 1 clients have the image: 112 bytes"))
+        self.assertIsNone(outcome.report["reason"])
 
     def test_after_the_end_it_changes_nothing(self) -> None:
         server = self.network.serve(_IMAGE, clients=1)
