@@ -73,11 +73,15 @@ class Greeting:
     size: int | None = None
 
     def encode(self) -> bytes:
+        """The whole message, magic and length included."""
         return MAGIC + encode_json({"version": PROTOCOL_VERSION, **asdict(self)})
 
     @classmethod
     def decode(cls, data: bytes) -> Greeting | Refusal:
-        """The greeting, or the refusal that came in its place."""
+        """The greeting in this JSON, or the refusal that came in its place.
+
+        Raises :class:`WireError` where it is neither.
+        """
         fields = decode_json(data)
         if "refused" in fields:
             return Refusal(clean_text(fields["refused"]))
@@ -109,6 +113,7 @@ class Refusal:
     reason: str
 
     def encode(self) -> bytes:
+        """The whole message, in place of a greeting."""
         return MAGIC + encode_json({"refused": self.reason})
 
 
@@ -121,10 +126,12 @@ class Hello:
     coding: bool = False
 
     def encode(self) -> bytes:
+        """The whole message, length included."""
         return encode_json({"version": PROTOCOL_VERSION, **asdict(self)})
 
     @classmethod
     def decode(cls, data: bytes) -> Hello:
+        """The hello in this JSON; :class:`WireError` where there is none."""
         fields = decode_json(data)
         _version(fields)
         return cls(
