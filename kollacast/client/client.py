@@ -131,8 +131,8 @@ class Client:
             phase=self._phase,
             bytes_done=reception.bytes_flushed if reception else 0,
             bytes_total=self._size,
-            clients=1 if reception else 0,
-            clients_expected=1,
+            clients=0,
+            clients_expected=0,
             packets_repaired=reception.packets_repaired if reception else 0,
         )
 
