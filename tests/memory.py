@@ -656,7 +656,8 @@ class MemoryTransport:
             count = self._network.chunk(len(peer.wire))
             data = bytes(peer.wire[:count])
             del peer.wire[:count]
-            peer._sends.wake()
+            if peer.unsent:
+                peer._sends.wake()
             self._reads.wake()
             self.protocol.dataReceived(data)
         elif peer.ending is not None and not peer.wire:

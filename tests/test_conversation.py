@@ -124,6 +124,29 @@ class SizeTests(_ConversationTestCase):
         self.converse(_image(1000), buffer_packets=65536)
 
 
+class ThreadTests(_ConversationTestCase):
+    """Threads that come late: a buffer goes round only when all have done with it."""
+
+    def test_each_thread_is_held_up_for_a_while(self) -> None:
+        image = _image(8 * BUFFER_PACKETS * CAPACITY + 1)
+        for side, thread in (
+            ("server", "read"),
+            ("server", "digest"),
+            ("client", "disk"),
+            ("client", "digest"),
+        ):
+            for window in (1, 3):
+                self.network = Network()
+                server = self.network.serve(image, clients=2, threads=True, window=window)
+                clients = [self.network.join(threads=True) for _ in range(2)]
+                late = (server if side == "server" else clients[0]).threads[thread]
+                late.held = True
+                self.network.run_for(5.0)
+                self.assertIsNone(server.outcome)
+                late.release()
+                self.assert_well(server, clients, image)
+
+
 class GroupTests(_ConversationTestCase):
     """Chains of groups of clients."""
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
@@ -510,14 +511,17 @@ class AcceptTests(_ServerTestCase):
         self.assertEqual(server.server.progress().clients, 1)
 
     def test_a_client_that_comes_with_the_last_expected_one(self) -> None:
+        """All hellos are read in one turn of the reactor, before anything else happens."""
         server = self.network.serve(_IMAGE, clients=2)
         clients = [self.network.raw_client() for _ in range(3)]
-        for client in clients:
-            client.transport.write(b"")
         for number, client in enumerate(clients):
-            client.hello(f"c{number}")
+            client.transport.peer.protocol.dataReceived(Hello(f"c{number}", 100).encode())
+        self.network.settle()
         self.assertEqual(server.server.progress().clients, 2)
-        self.assertEqual(clients[2].count(Report), 1)
+        self.assertEqual(
+            clients[2].last(Report).fields,
+            {"ok": False, "reason": "all 2 clients are here already"},
+        )
 
     def test_a_refusal_before_anyone_is_heard(self) -> None:
         self.network.serve(_IMAGE, clients=1)
@@ -623,6 +627,21 @@ class OffenceTests(_ServerTestCase):
             (BufferCtl,), offence, _BROKE + "a request for a packet that is not held", Sent
         )
 
+    def test_a_request_for_a_packet_that_is_announced_and_not_sent(self) -> None:
+        self.network = Network()
+        server = self.network.serve(_IMAGE, clients=2, window=3)
+        raw = self.raw(BufferCtl)
+        late = self.raw(name="late")
+        late.ready()
+        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (3, 1))
+        raw.request(BUFFER_PACKETS)
+        self.assertIsNotNone(raw.lost)
+        late.answer(*_ALL)
+        outcome = server.finish(limit_s=1.0)
+        self.assertEqual(
+            self.entry(outcome)["reason"], _BROKE + "a request for a packet that is not held"
+        )
+
     def test_a_request_for_more_packets_than_there_are(self) -> None:
         self._offend(
             (BufferCtl,),
@@ -637,6 +656,9 @@ class OffenceTests(_ServerTestCase):
             raw.send(10_000 * bytes.fromhex("02 00000001 00000000"))
             raw.transport.resumeProducing()
             self.network.settle()
+            # All that was under way before has come, and the end is clean.
+            assert raw.lost is not None
+            raw.lost.trap(ConnectionDone)
 
         self._offend(
             (BufferCtl,), offence, _BROKE + "requests for more than 4 packets at once", Sent
