@@ -334,6 +334,9 @@ class Host:
     def vanish(self) -> None:
         """The power is cut: nothing comes from here any more, nor a word of that."""
         self.is_gone = True
+        for transport in self.network.transports:
+            if transport.host is self and transport.peer.connected:
+                transport.peer.probe()
         self.network.ports = [port for port in self.network.ports if port.host is not self]
 
 
@@ -510,6 +513,9 @@ class MemoryTransport:
         self.lost: Callable[[Failure], None] = lambda reason: None
         self._reading = False
         self._aborting = False
+        self._keep_alive = False
+        #: Options of TCP that the program has set.
+        self.options: dict[int, int] = {}
         self._producer: Any = None
         self._streaming = False
         self._producer_paused = False
@@ -598,10 +604,25 @@ class MemoryTransport:
         return True
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        pass
+        self._keep_alive = enabled
 
     def getTcpKeepAlive(self) -> bool:
-        return True
+        return self._keep_alive
+
+    def getHandle(self) -> MemoryTransport:
+        return self
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        assert level == socket.IPPROTO_TCP
+        self.options[option] = value
+
+    def probe(self) -> None:
+        """The peer's host is gone: the kernel finds that out, if it has been told to look."""
+        if self._keep_alive and self.options:
+            options = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
+            idle, interval, count = (self.options[option] for option in options)
+            patience_s = idle + interval * count
+            self.host.callLater(patience_s, self._close, error.ConnectionLost())
 
     def getPeer(self) -> IPv4Address:
         return self._other

@@ -24,6 +24,7 @@ from kollacast.core.buffer import PacketBuffer
 from kollacast.server.groups import ClientGroup, Phase
 from kollacast.server.repairs import Repairs
 from kollacast.server.session import Session
+from kollacast.transport.keepalive import watch_peer
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.greeting import Hello, Refusal, clean_text, encode_json
@@ -108,8 +109,7 @@ class ClientProtocol(Protocol):
     # The connection.
 
     def connectionMade(self) -> None:
-        self.transport.setTcpNoDelay(True)
-        self.transport.setTcpKeepAlive(True)
+        watch_peer(self.transport, always_reads=False)
         self._outgoing = Outgoing(self.transport, self._refill)
         reason = self._host.refusal(None)
         if reason is not None:
