@@ -247,7 +247,7 @@ def _options(rows: Sequence[Row], records: dict[str, Record]) -> str:
     lines = [["tool", "version", "options: sender / receiver", "rows"]]
     for (name, version, options), where in said.items():
         lines.append([name, version, f"`{options}`", ", ".join(where)])
-    return f"## Versions and options\n\n{_grid(lines)}"
+    return f"## Versions and options\n\n{_grid(lines)}" if len(lines) > 1 else ""
 
 
 def _machines(rows: Sequence[Row], records: dict[str, Record]) -> str:
