@@ -29,7 +29,7 @@ from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.greeting import Hello, Refusal, clean_text, encode_json
 from kollacast.wire.parser import ClientStream, Done, Message, Ready, Report, Request
-from kollacast.wire.structures import BufferCtl, Tag, WireError
+from kollacast.wire.structures import SEQ_LIMIT, BufferCtl, Tag, WireError
 
 _log = Logger()
 
@@ -281,9 +281,11 @@ class ClientProtocol(Protocol):
         if not self._report_due:
             raise WireError("a report before the digest")
         self._report_due = False
-        packets = fields.get("packets_multicast")
-        if isinstance(packets, int):
-            self.record.packets_multicast = packets
+        self.record.packets_multicast = _count(fields, "packets_multicast")
+        # The client alone knows how many losses coded repairs have mended.
+        self.record.packets_repaired = (
+            _count(fields, "packets_repaired") or self.record.packets_repaired
+        )
         self._verify()
         self._answered(Phase.PROVE)
 
@@ -379,6 +381,12 @@ class ClientProtocol(Protocol):
             if timer is not None:
                 timer.cancel()
         self._hello_timer = self._linger_timer = None
+
+
+def _count(fields: dict[str, Any], key: str) -> int | None:
+    """A number of packets in a client's report, None where there is none."""
+    value = fields.get(key)
+    return value if isinstance(value, int) and 0 <= value <= SEQ_LIMIT else None
 
 
 class ClientFactory(ServerFactory):
