@@ -42,7 +42,7 @@ _MEMORY = 64 * 1024 * 1024
 #: Seconds in which a server must have greeted; it does so at once.
 GREETING_TIMEOUT_S = 10.0
 #: Seconds between attempts to connect: short at first, both start at once.
-_RETRY_S = (0.05, 0.1, 0.1, 0.2)
+_RETRY_S = (0.05, 0.1)
 #: Seconds that the server gets to read the last words.
 _LINGER_S = 3.0
 
