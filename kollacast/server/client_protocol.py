@@ -103,6 +103,8 @@ class ClientProtocol(Protocol):
         self._requested: deque[int] = deque()
         # Packets asked for and neither sent nor taken over by a coded repair.
         self._unanswered = 0
+        # Whether the client has been told of coded repairs and has not asked since.
+        self._asks_anew = False
         self._heard_at = 0.0
         self._joined_at = 0.0
 
@@ -171,6 +173,7 @@ class ClientProtocol(Protocol):
         """Tell the client that coded repairs of a buffer have been multicast."""
         if not self._closed:
             self._unanswered = len(self._requested)
+            self._asks_anew = True
             self._outgoing.send(self._dialect.repaired(buffer_id))
 
     # From the server.
@@ -183,6 +186,12 @@ class ClientProtocol(Protocol):
         if self._sent:
             return Phase.SENT.answer
         return Phase.PROVE.answer if self._report_due else None
+
+    @property
+    def is_finishing(self) -> bool:
+        """Whether the answer due is the client's last one, before which it syncs its file."""
+        last_done = not self._dialect.proves and bool(self._ready) and self._ready[0].is_end
+        return self._report_due or last_done
 
     def silent_s(self) -> float:
         """Seconds for which an answer has been due and nothing has moved."""
@@ -266,6 +275,11 @@ class ClientProtocol(Protocol):
     def _request(self, seqs: tuple[int, ...]) -> None:
         if not self._sent or not self._ready:
             raise WireError("a request before SENT")
+        if self._asks_anew:
+            # What coded repairs left to TCP may still wait here, and is asked for again.
+            self._asks_anew = False
+            waiting = set(self._requested)
+            seqs = tuple(seq for seq in seqs if seq not in waiting)
         if self._unanswered + len(seqs) > self._session.max_request:
             raise WireError(f"requests for more than {self._session.max_request} packets at once")
         if not self._dialect.answers_unheld and not self._session.holds_all(seqs):
