@@ -109,7 +109,7 @@ class _Network:
             )
             for client in range(len(self.losses))
         }
-        measured = bps * self.random.uniform(0.99, 1.01)
+        measured = bps * self.random.uniform(0.98, 1.02)
         self.sizing.sent(measured)
         self.read_ahead.append(self.sizing.next())
         self.sent += 1
@@ -186,6 +186,19 @@ class Bottlenecks(unittest.SynchronousTestCase):
         for seed in range(3):
             network = _Network(seed, 50e6, 256 * _KIB)
             self.near(network, network.settled())
+
+    def test_one_without_a_queue(self) -> None:
+        """A policer drops all that exceeds its rate."""
+        for seed, bps in enumerate((100e6, 500e6)):
+            network = _Network(seed, bps, 0)
+            self.near(network, network.settled())
+
+    def test_one_that_takes_next_to_nothing(self) -> None:
+        """It costs the others time, but not the session."""
+        network = _Network(1, 0.5e6, 64 * _KIB)
+        for _ in range(_SETTLE):
+            network.buffer()
+            self.assertGreaterEqual(network.control.rate_bps or inf, 1e6)
 
     def test_from_below(self) -> None:
         for seed, kib in enumerate((256, 1024, 2048)):
