@@ -46,8 +46,8 @@ _TRIAL = 0.90
 #: A loss of which at least this part stays at a lower rate is not, or not
 #: only, the rate's: of one that is, nothing should stay.
 _STAYS = 0.5
-#: One that has risen by more than this factor was not the rate's either, or the
-#: rate's measurement not a good one.
+#: One that rises by more than this factor at a lower rate says nothing: one of
+#: the two measurements was a bad one.
 _RISES = 2.0
 #: Lower rates in a row at which a loss must stay to be a base loss.
 _CONFIRMED = 2
