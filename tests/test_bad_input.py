@@ -317,6 +317,7 @@ class _Hasty(Protocol):
         ("closes", "within 3 s: what answers there closes the connection"),
         ("is silent", "is no kollacast server: it has not greeted within 10 s"),
     ],
+    ids=["speaks", "closes", "is silent"],
 )
 @on_the_reactor
 async def test_web_server_in_the_place_of_the_server(crew: Crew, kind: str, text: str) -> None:
