@@ -24,6 +24,9 @@ class ServerConfig:
     group_size: int = 64  #: clients a TCP group, at least 1
     accept_timeout_s: float = 0.0  #: to wait for all clients; 0 waits for ever
     client_timeout_s: float = 60.0  #: of silence after which a client is given up
+    min_clients: int | None = None  #: enough to start when the time to wait is over
+    unicast: bool = False  #: no multicast: every client fetches by TCP
+    patience_s: float = 5.0  #: for which one client may hold up the others, or stay away
     rate_bps: int | None = None  #: bits a second on the wire; None lets the server find it
     digest: str = "sha256"  #: name of the digest that proves the whole image
 

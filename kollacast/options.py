@@ -23,7 +23,8 @@ from kollacast.config import ClientConfig, ServerConfig
 from kollacast.core.digest import KNOWN_DIGESTS, available_digests
 from kollacast.logs import STDERR_OBSERVER, shorten_crashes
 from kollacast.outcome import Status
-from kollacast.source import prove_readable
+from kollacast.source import is_read_twice, prove_readable
+from kollacast.spool import prove_spool
 from kollacast.wire.dialect import DIALECTS, JASMINE, KOLLACAST
 from kollacast.wire.structures import IP_UDP_HEADER_SIZE, MAX_MTU, PACKET_HEADER_SIZE
 
@@ -228,6 +229,35 @@ class ServerOptions(_Options):
             values.duration_s("--client-timeout", 0.1),
         ],
         [
+            "min-clients",
+            None,
+            None,
+            "Start with so many clients when --accept-timeout is over, not with all of them only.",
+            values.integer("--min-clients", 1, _MOST_CLIENTS),
+        ],
+        [
+            "patience",
+            None,
+            5.0,
+            "Seconds for which one client may hold up the others, before they go on without it"
+            " and it fetches the rest by TCP at its own pace.",
+            values.duration_s("--patience", 0.1),
+        ],
+        [
+            "spool",
+            None,
+            None,
+            "Keep a copy of an image that comes by a pipe in this folder while the server runs,"
+            " for clients that are late or slow.",
+        ],
+        [
+            "spool-size",
+            None,
+            32 * 10**9,
+            "The most bytes of that copy, as in 500M or 20G; default 32G.",
+            values.size_bytes("--spool-size", 1, 1 << 62),
+        ],
+        [
             "rate",
             None,
             None,
@@ -247,6 +277,14 @@ class ServerOptions(_Options):
 
     config: ServerConfig
 
+    optFlags: ClassVar[list[list[Any]]] = [
+        [
+            "unicast",
+            None,
+            "Send to each client by TCP alone, with no multicast: for a few.",
+        ],
+    ]
+
     def parseArgs(self, *arguments: str) -> None:
         self._take(arguments, 2, 3)
         self["local_ip"] = _local_ip(arguments[0])
@@ -263,6 +301,8 @@ class ServerOptions(_Options):
         if self["digest"] not in available_digests():
             raise UsageError(f"--digest {self['digest']}: is not installed: pip install blake3")
         self._check_input()
+        self._check_spool()
+        self._check_clients()
         self._check_file_to_write("report")
         self._check_not_the_report("input")
         self.config = ServerConfig(
@@ -278,9 +318,32 @@ class ServerOptions(_Options):
             group_size=self["group-size"],
             accept_timeout_s=self["accept-timeout"],
             client_timeout_s=self["client-timeout"],
+            min_clients=self["min-clients"],
+            patience_s=self["patience"],
+            unicast=bool(self["unicast"]),
             rate_bps=self["rate"],
             digest=self["digest"],
         )
+
+    def _check_clients(self) -> None:
+        least = self["min-clients"]
+        if least is not None and not self["accept-timeout"]:
+            raise UsageError(
+                f"--min-clients {least}: needs --accept-timeout, to know when to start"
+            )
+        if least is not None and least > self["clients"]:
+            raise UsageError(f"--min-clients {least}: there are {self['clients']} clients in all")
+
+    def _check_spool(self) -> None:
+        if self["unicast"] and self["spool"] is None and not is_read_twice(self["input"]):
+            raise UsageError("--unicast: the image comes by a pipe, so this needs --spool")
+        if self["spool"] is None:
+            return
+        try:
+            prove_spool(self["spool"])
+        except OSError as error:
+            raise UsageError(f"--spool {self['spool']}: {error.strerror}") from None
+        self["spool"] = os.path.abspath(self["spool"])
 
     def _check_jasmine(self) -> None:
         """The limits of the C client, which has no way to say what it can take."""
@@ -289,6 +352,8 @@ class ServerOptions(_Options):
                 f"--buffer-packets {self['buffer-packets']}: a jasmine client holds"
                 f" {JASMINE.max_buffer_packets} packets"
             )
+        if self["unicast"]:
+            raise UsageError("--unicast: the jasmine dialect has multicast only")
         if self["mtu"] > JASMINE.max_mtu:
             raise UsageError(
                 f"--mtu {self['mtu']}: a jasmine client takes datagrams of up to"

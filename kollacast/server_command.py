@@ -9,6 +9,7 @@ from kollacast.options import ServerOptions
 from kollacast.progress import choose_display
 from kollacast.service import KollacastService, Run
 from kollacast.source import open_source
+from kollacast.spool import Spool
 
 Options = ServerOptions
 
@@ -26,7 +27,10 @@ def makeService(options: ServerOptions) -> KollacastService:
 
     def make_run() -> Run:
         source = open_source(options["input"])
-        return Run(Server(reactor, options.config, source), source.close)
+        spool = None
+        if options["spool"] is not None and source.identity is None:
+            spool = Spool(options["spool"], options["spool-size"])
+        return Run(Server(reactor, options.config, source, spool=spool), source.close)
 
     return KollacastService(
         reactor,

@@ -28,6 +28,8 @@ class Sizes(unittest.SynchronousTestCase):
                 "SERVER_SENT": 0x08,
                 "BUFFER": 0x10,
                 "REPAIRED": 0x11,
+                "FETCH": 0x12,
+                "DETACH": 0x14,
                 "PACKET": 0x20,
                 "DIGEST": 0x40,
                 "REPORT": 0x80,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kollacast.config import ServerConfig
 from kollacast.core.buffer import PacketBuffer
@@ -43,7 +44,12 @@ class Session:
     """One image's way to all its clients."""
 
     def __init__(
-        self, config: ServerConfig, engine: Engine, name: str | None, size: int | None
+        self,
+        config: ServerConfig,
+        engine: Engine,
+        name: str | None,
+        size: int | None,
+        identity: str | None = None,
     ) -> None:
         self.dialect = DIALECTS[config.dialect_name]
         self.capacity = payload_capacity(config.mtu)
@@ -68,11 +74,24 @@ class Session:
                 coding=max_terms(self.capacity) >= 2,
                 name=name,
                 size=size,
+                image=self._image(identity),
             )
         else:
             self.greeting = GroupInfo(config.group, config.port)
         self.coding = self.dialect.greets and max_terms(self.capacity) >= 2
         self.flights: deque[Flight] = deque()
+
+    def greet(self, *, fetch: bool, pull: bool) -> bytes:
+        """The first message to a client that may ``fetch``, and even has to (``pull``)."""
+        if isinstance(self.greeting, GroupInfo):
+            return self.greeting.encode()
+        return replace(self.greeting, fetch=fetch, pull=pull).encode()
+
+    def _image(self, identity: str | None) -> str:
+        """What the greeting calls the image: an input that nobody opens again is like no other."""
+        if identity is None:
+            return secrets.token_hex(16)
+        return hashlib.sha256(f"{identity}/{self.capacity}".encode()).hexdigest()[:32]
 
     def limit(self, packets: list[int | None]) -> None:
         """Keep within what every client can hold; None where it does not say."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import socket
 import struct
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ GROUP_INFO_START = b"\x02\x00"
 PROTOCOL_VERSION = 1
 
 _MAX_TEXT = 200
+_IDENTITY = re.compile(r"[0-9a-f]{0,64}")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class Greeting:
     ``salt`` seeds the packets' CRC; ``size`` is the image's in bytes, None
     where it is not known; ``coding`` says that losses of several clients may
     be mended by one coded packet.
+
+    ``fetch`` says that the server can read the image again for a client that
+    is not in step with the others, and ``pull`` that this client has to be one
+    and joins no group.  Two greetings with the same ``image`` are of one image
+    cut in one way, whichever server sends them; empty where that is not known.
     """
 
     session: str
@@ -71,6 +78,9 @@ class Greeting:
     coding: bool = False
     name: str | None = None
     size: int | None = None
+    fetch: bool = False
+    pull: bool = False
+    image: str = ""
 
     def encode(self) -> bytes:
         return MAGIC + encode_json({"version": PROTOCOL_VERSION, **asdict(self)})
@@ -99,6 +109,9 @@ class Greeting:
             coding=fields.get("coding") is True,
             name=None if name is None else clean_text(name),
             size=None if size is None else _number(size, "size", 0, 1 << 63),
+            fetch=fields.get("fetch") is True,
+            pull=fields.get("pull") is True,
+            image=_identity(fields.get("image", "")),
         )
 
 
@@ -114,11 +127,19 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Hello:
-    """What a client answers: its name, how many packets it can hold, whether it decodes."""
+    """What a client answers: its name, how many packets it can hold, whether it decodes.
+
+    ``fetch`` says that it can be told to fetch the image by itself, and
+    ``pull`` that it is going to.  ``run`` is the same on every connection of
+    one run of a client.
+    """
 
     name: str
     packets: int
     coding: bool = False
+    fetch: bool = False
+    pull: bool = False
+    run: str = ""
 
     def encode(self) -> bytes:
         return encode_json({"version": PROTOCOL_VERSION, **asdict(self)})
@@ -131,6 +152,9 @@ class Hello:
             name=clean_text(fields.get("name", "")),
             packets=_number(fields.get("packets"), "packets", 1, 1 << 31),
             coding=fields.get("coding") is True,
+            fetch=fields.get("fetch") is True,
+            pull=fields.get("pull") is True,
+            run=_identity(fields.get("run", "")),
         )
 
 
@@ -169,6 +193,12 @@ def _version(fields: dict[str, Any]) -> None:
 def _number(value: object, name: str, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise WireError(f"the peer's {name} is not a number from {low} to {high}")
+    return value
+
+
+def _identity(value: object) -> str:
+    if not isinstance(value, str) or _IDENTITY.fullmatch(value) is None:
+        raise WireError("the peer sent something else where an identity belongs")
     return value
 
 
