@@ -5,11 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv
 # A container image archive to send; without one the demo makes one.
 IMAGE ?=
+# More options for the benchmark, as in `make bench BENCH="--rows raw-4 --repetitions 5"`.
+BENCH ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench bench-quick clean
 
 # A real server and three real clients, as processes of their own, over loopback multicast.
 demo: $(VENV)/installed
@@ -27,6 +29,14 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# The comparison with udpcast, uftp and unicast, as root; bench/README.md says what it needs. The
+# quick one proves that every copy arrives whole, and nothing about speed.
+bench: $(VENV)/installed-bench
+	$(BIN)/python -m bench $(BENCH)
+
+bench-quick: $(VENV)/installed-bench
+	$(BIN)/python -m bench --quick $(BENCH)
 
 clean:
 	rm -rf $(VENV) .demo build *.egg-info

@@ -5,22 +5,34 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from bench.contenders import CONTENDERS
-from bench.image import ImageError
+from bench.ballast import Ballast
+from bench.contenders import CONTENDERS, Contender, sweep
+from bench.image import Image, ImageError, make_image, require_room, work_folder
 from bench.plot import PlotError, draw
 from bench.results import has_failed, load, save
-from bench.rows import COST_NAME, MIB, ROWS, Row, by_name
-from bench.runner import run_row
+from bench.rows import (
+    ALL_ROWS,
+    COST_NAME,
+    MIB,
+    ROWS,
+    SUBJECT,
+    SWEEP_NAME,
+    Row,
+    by_name,
+    some_by_name,
+)
+from bench.runner import Runner, tell
 from bench.table import markdown
 from lab import Lab, LabError
 
 _RESULTS = Path(__file__).with_name("results")
 _NAME = "benchmark"
-_REPETITIONS = 3
 #: What `--quick` runs: one row of each kind of network, images of a few blinks.
 _QUICK_HOSTS = {"raw-1": (1,), "frames-4": (4,), "loss-5": (4,), "slow-port": (4,), "hosts": (1, 8)}
 _QUICK_SIZE = 8 * MIB
@@ -37,29 +49,57 @@ def main(argv: Sequence[str] | None = None) -> int:
     if reason:
         return _complain(f"no network of hosts can be made here: {reason}", 2)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    repetitions = options.repetitions or (1 if options.quick else _REPETITIONS)
     failures = []
+    began = time.monotonic()
     try:
-        for row in _rows(options):
-            size = options.size or (_QUICK_SIZE if options.quick else row.size)
-            record = run_row(row, options.contenders, size, repetitions)
+        for row, record in _measure(options):
             save(results / f"{_NAME}.json", {**load(results / f"{_NAME}.json"), row.name: record})
             failures += [f"{row.name}: {line}" for line in has_failed(record)]
     except (LabError, ImageError) as error:
         return _complain(str(error), 2)
     except KeyboardInterrupt:
         return _complain("interrupted; rows that were finished are kept", 130)
+    minutes, seconds = divmod(round(time.monotonic() - began), 60)
+    tell(f"measured in {minutes} min {seconds} s")
     _render(results)
     for failure in failures:
         _complain(failure, 1)
     return 1 if failures else 0
 
 
+def _measure(options: argparse.Namespace) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """Each row with its record, as soon as it is measured."""
+    sizes = {
+        row: options.size or (_QUICK_SIZE if options.quick else row.size) for row in _rows(options)
+    }
+    copies = max((size * max(row.hosts) for row, size in sizes.items()), default=0)
+    images: dict[int, Image] = {}
+    with work_folder() as folder:
+        require_room(folder, copies + sum(set(sizes.values())))
+        tell(f"filling {copies / MIB:.0f} MiB of memory, which the copies get later")
+        ballast = Ballast(folder / "ballast", copies)
+        ballast.fill()
+        runner = Runner(folder, ballast, options.repetitions or (1 if options.quick else None))
+        for row, size in sizes.items():
+            tell(f"{row.name}: {row.network}, {size / MIB:.0f} MiB")
+            if size not in images:
+                images[size] = make_image(folder, size)
+            yield row, runner.run(row, _contenders(options, row), images[size])
+
+
+def _contenders(options: argparse.Namespace, row: Row) -> list[Contender]:
+    return [*sweep()] if row.goal is None else options.contenders
+
+
 def _rows(options: argparse.Namespace) -> list[Row]:
     if options.quick and not options.rows:
-        return [replace(by_name(name), hosts=hosts) for name, hosts in _QUICK_HOSTS.items()]
-    wanted = {row.name for row in options.rows or ROWS}
-    return [row for row in ROWS if row.name in wanted]
+        return [
+            replace(by_name(name), hosts=hosts, others_hosts=None)
+            for name, hosts in _QUICK_HOSTS.items()
+        ]
+    is_measured = SUBJECT in [contender.name for contender in options.contenders]
+    wanted = options.rows or (ALL_ROWS if is_measured else ROWS)
+    return [row for row in ALL_ROWS if row in wanted]
 
 
 def _render(results: Path) -> int:
@@ -83,7 +123,7 @@ def _complain(line: str, status: int) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    names = ",".join([*(row.name for row in ROWS), COST_NAME])
+    names = ",".join([*(row.name for row in ROWS), COST_NAME, SWEEP_NAME])
     parser.add_argument(
         "--quick",
         action="store_true",
@@ -96,7 +136,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=list(CONTENDERS.values()),
         help=f"some of {','.join(CONTENDERS)} (default: all)",
     )
-    parser.add_argument("--repetitions", type=_count, help=f"default {_REPETITIONS}, quick 1")
+    parser.add_argument(
+        "--repetitions",
+        type=_count,
+        help="of every contender (default: as README.md says, quick: 1)",
+    )
     parser.add_argument("--size", type=_size, help="of every image, e.g. 64M (default: the row's)")
     parser.add_argument("--results", type=Path, help=f"folder (default {_RESULTS}, quick: in it)")
     parser.add_argument(
@@ -107,12 +151,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _some_rows(text: str) -> list[Row]:
     try:
-        return [by_name(name) for name in text.split(",")]
+        return [row for name in text.split(",") for row in some_by_name(name)]
     except KeyError as error:
         raise argparse.ArgumentTypeError(f"no row {error}") from None
 
 
-def _some_contenders(text: str) -> list[object]:
+def _some_contenders(text: str) -> list[Contender]:
     try:
         return [CONTENDERS[name] for name in text.split(",")]
     except KeyError as error:

@@ -29,6 +29,8 @@ _DATA_BYTES = 64 * 1024
 _IDLE_LOOKS = 6
 _IDLE_RUN_S = 0.02
 _STOP_TIMEOUT_S = 5.0
+#: How many processes' memory is looked at in one tick, so that 33 cost no more to watch than 5.
+_LOOKS_A_TICK = 4
 
 
 class TransferError(Exception):
@@ -72,20 +74,25 @@ class Crew:
     """A context manager: whatever still runs at its end is stopped, and everything is reaped.
 
     `limit_s` is the longest that a transfer may take; waiting longer raises TransferError.
+    `before` is called when the receivers wait, just before the clock starts.
     """
 
     folder: Path
     limit_s: float
+    before: Callable[[], None] | None = None
     processes: list[Process] = field(default_factory=list)
-    #: Monotonic seconds: the sender's start, the first data at a receiver, the last copy's end.
+    #: Monotonic seconds: the sender's start, the first data at a receiver, the last change to the
+    #: last copy, the last receiver's end.
     began: float | None = None
     data_began: float | None = None
+    completed: float | None = None
     finished: float | None = None
     machine_cpu_s: float = 0.0
     _wire: _Wire | None = None
     _every: tuple[float, Callable[[float], None]] | None = None
     _next_call: float = 0.0
     _cpu_before: float = 0.0
+    _looked_at: int = 0
 
     def __enter__(self) -> Crew:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -120,14 +127,23 @@ class Crew:
 
     def begin(self, watched: Process) -> None:
         """The clock starts now. `watched` runs on a host where the data passes by."""
+        if self.before is not None:
+            self.before()
         self._wire = _Wire(watched.pid)
         self._cpu_before = machine_cpu_s()
         self.began = time.monotonic()
 
-    def finish(self, when: float | None = None) -> None:
-        """The clock stops: the last receiver has its copy (now, or at `when`)."""
+    def finish(self, copies: Sequence[Path], when: float | None = None) -> None:
+        """The clock stops: the last receiver is done (now, or at `when`).
+
+        `copies` are the files as the tool left them, not renamed since. A copy is complete when
+        the file's last change has been made: its last write, or the rename to its final name.
+        """
         self.finished = time.monotonic() if when is None else when
         self.machine_cpu_s = machine_cpu_s() - self._cpu_before
+        changes = [copy.stat().st_ctime for copy in copies if copy.exists()]
+        if changes:
+            self.completed = min(max(changes) - time.time() + time.monotonic(), self.finished)
 
     def every(self, seconds: float, call: Callable[[float], None]) -> None:
         """Call `call` with the seconds since the clock's start, again and again while waiting."""
@@ -196,14 +212,21 @@ class Crew:
         for process in running:
             if process.pidfd in ended:
                 _reap(process, now)
-            elif not awaits_data:
-                process.peak_bytes = max(process.peak_bytes, _high_water_bytes(process.pid))
+        if not awaits_data:
+            self._look_at_memory()
         if awaits_data and self._wire is not None and self._wire.received() > _DATA_BYTES:
             self.data_began = now
         if self._every is not None and self.began is not None and now >= self._next_call:
             seconds, call = self._every
             self._next_call = now + seconds
             call(now - self.began)
+
+    def _look_at_memory(self) -> None:
+        running = self.running()
+        for _ in range(min(_LOOKS_A_TICK, len(running))):
+            self._looked_at = (self._looked_at + 1) % len(running)
+            process = running[self._looked_at]
+            process.peak_bytes = max(process.peak_bytes, _high_water_bytes(process.pid))
 
 
 class _Wire:

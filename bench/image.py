@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 
+from bench.machine import available_memory_bytes
+
 _CHUNK_BYTES = 1024 * 1024
 #: A file system in memory, so that no disk is measured; every contender writes to the same one.
 _MEMORY = Path("/dev/shm")
@@ -19,7 +21,7 @@ _SPARE_BYTES = 256 * 1024 * 1024
 
 
 class ImageError(Exception):
-    """There is no room for the image and its copies; the message says how much is missing."""
+    """There is no room for images and copies; the message says how much is missing."""
 
 
 @dataclass(frozen=True)
@@ -54,16 +56,20 @@ def work_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def make_image(folder: Path, size: int, copies: int) -> Image:
-    """An image of `size` bytes in `folder`, where there is room for `copies` of it as well."""
-    wanted = size * (1 + copies) + _SPARE_BYTES
-    free = shutil.disk_usage(folder).free
+def require_room(folder: Path, size: int) -> None:
+    """ImageError when images and copies of `size` bytes in all do not fit into memory."""
+    wanted = size + _SPARE_BYTES
+    free = min(shutil.disk_usage(folder).free, available_memory_bytes())
     if free < wanted:
         raise ImageError(
-            f"{copies} copies of {size >> 20} MiB need {wanted >> 20} MiB in {folder.parent}, "
+            f"images and copies need {wanted >> 20} MiB in {folder.parent}, "
             f"{free >> 20} MiB are free"
         )
-    path, digest = folder / "image", hashlib.sha256()
+
+
+def make_image(folder: Path, size: int) -> Image:
+    """An image of `size` bytes in `folder`."""
+    path, digest = folder / f"image-{size}", hashlib.sha256()
     with path.open("wb") as file:
         for start in range(0, size, _CHUNK_BYTES):
             chunk = os.urandom(min(_CHUNK_BYTES, size - start))

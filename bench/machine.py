@@ -15,11 +15,20 @@ def machine_facts() -> dict[str, Any]:
         "architecture": platform.machine(),
         "processor": _field("/proc/cpuinfo", "model name"),
         "cores": os.cpu_count(),
-        "memory_gib": round(int(_field("/proc/meminfo", "MemTotal").split()[0]) / 1024**2, 1),
+        "memory_gib": round(_memory_bytes("MemTotal") / 1024**3, 1),
         "python": platform.python_version(),
         "receive_buffer_limit_bytes": int(Path("/proc/sys/net/core/rmem_max").read_text()),
         "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def available_memory_bytes() -> int:
+    """What can be used before the machine runs short, by the kernel's estimate."""
+    return _memory_bytes("MemAvailable")
+
+
+def _memory_bytes(key: str) -> int:
+    return 1024 * int(_field("/proc/meminfo", key).split()[0])
 
 
 def _field(path: str, key: str) -> str:

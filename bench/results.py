@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.rows import PEAK_MEMORY_LIMIT_BYTES, ROWS, Measure, Row
+from bench.rows import ALL_ROWS, PEAK_MEMORY_LIMIT_BYTES, SUBJECT, Measure, Row
 
-SUBJECT = "kollacast"
 OTHER_MULTICAST_TOOLS = ("udpcast", "uftp")
 #: A slow port's loss counts from here on: by then a tool has had time to find the rate.
 _SETTLED_AFTER_SHARE = 0.25
@@ -34,16 +34,17 @@ class Verdict:
 def load(path: Path) -> dict[str, Record]:
     """The records by row, in the order of the table; none when there is no file yet."""
     rows: dict[str, Record] = json.loads(path.read_text())["rows"] if path.exists() else {}
-    return {row.name: rows[row.name] for row in ROWS if row.name in rows}
+    return {row.name: rows[row.name] for row in ALL_ROWS if row.name in rows}
 
 
 def save(path: Path, records: dict[str, Record]) -> None:
-    """Write `records` with each row's verdict beside them; whole or not at all."""
-    rows = {
-        row.name: {**records[row.name], "verdict": vars(judge(row, records[row.name]))}
-        for row in ROWS
-        if row.name in records
-    }
+    """Write `records` with the verdict on each row's goal beside them; whole or not at all."""
+    rows = {}
+    for row in ALL_ROWS:
+        if row.name in records:
+            record = {key: value for key, value in records[row.name].items() if key != "verdict"}
+            verdict = {} if row.goal is None else {"verdict": vars(judge(row, record))}
+            rows[row.name] = {**record, **verdict}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
@@ -70,7 +71,7 @@ def speed(record: Record, contender: str, hosts: int, figure: str = "wall_s") ->
 
 
 def share_of_limit(row: Row, record: Record, contender: str, hosts: int) -> float | None:
-    """Speed from the first data on, over what the narrowest link carries of one image."""
+    """Speed over data time, as a share of what the narrowest link carries of one image."""
     value = speed(record, contender, hosts, "data_s")
     limit = row.limit_bytes_per_s
     return value / limit if value and limit else None
@@ -93,14 +94,21 @@ def host_counts(record: Record) -> list[int]:
     return sorted({int(n) for about in record["contenders"].values() for n in about["hosts"]})
 
 
+def times_fastest_other(record: Record, contender: str, hosts: int) -> float | None:
+    """Speed as a multiple of the fastest other multicast tool's; both over wall time."""
+    own = speed(record, contender, hosts)
+    others = [s for name in OTHER_MULTICAST_TOOLS if (s := speed(record, name, hosts))]
+    return own / max(others) if own and others else None
+
+
 def judge(row: Row, record: Record) -> Verdict:
     """The row's goal against what was measured, with the most hosts that it was measured with."""
     counts, goal = host_counts(record) or row.hosts, row.goal
     hosts = counts[-1]
+    if goal is None:
+        return Verdict("", "", None)
     if goal.measure is Measure.TIMES_FASTEST_OTHER:
-        own = speed(record, SUBJECT, hosts)
-        others = [s for name in OTHER_MULTICAST_TOOLS if (s := speed(record, name, hosts))]
-        times = own / max(others) if own and others else None
+        times = times_fastest_other(record, SUBJECT, hosts)
         text = f"at least {goal.value:g} x the fastest other multicast tool"
         reached = None if times is None else times >= goal.value
         measured = "n/a" if times is None else f"{times:.2f} x"
@@ -116,12 +124,20 @@ def judge(row: Row, record: Record) -> Verdict:
             measured += "" if loss is None else f", loss {loss:.2%}"
             reached = reached and loss is not None and loss < goal.loss
         return Verdict(text, measured, reached)
-    first = median(record, SUBJECT, counts[0], "wall_s")
-    last = median(record, SUBJECT, hosts, "wall_s")
-    growth = last / first if first and last and len(counts) > 1 else None
+    growth = _growth(record, counts, "data_s")
+    with_start = _growth(record, counts, "wall_s")
     text = f"time with {hosts} hosts within {goal.value - 1:.0%} of the time with {counts[0]}"
     reached = None if growth is None else growth <= goal.value
-    return Verdict(text, "n/a" if growth is None else f"{growth - 1:+.1%}", reached)
+    measured = "n/a"
+    if growth is not None and with_start is not None:
+        measured = f"{growth - 1:+.1%} data time, {with_start - 1:+.1%} wall time"
+    return Verdict(text, measured, reached)
+
+
+def _growth(record: Record, counts: Sequence[int], figure: str) -> float | None:
+    first = median(record, SUBJECT, counts[0], figure)
+    last = median(record, SUBJECT, counts[-1], figure)
+    return last / first if first and last and len(counts) > 1 else None
 
 
 def judge_cost(record: Record, hosts: int) -> Verdict:
@@ -144,10 +160,11 @@ def has_failed(record: Record) -> list[str]:
     """One line for each wrong copy of any tool, and for each failure of kollacast itself."""
     lines = []
     for name, about in record["contenders"].items():
-        if name == SUBJECT and "missing" in about:
+        is_subject = about.get("is_subject", name == SUBJECT)
+        if is_subject and "missing" in about:
             lines.append(f"{name}: {about['missing']}")
         for hosts, cell in about["hosts"].items():
             for transfer in cell["transfers"]:
-                if transfer.get("is_wrong") or (name == SUBJECT and "error" in transfer):
+                if transfer.get("is_wrong") or (is_subject and "error" in transfer):
                     lines.append(f"{name}, {hosts} hosts: {transfer['error']}")
     return lines

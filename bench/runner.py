@@ -3,13 +3,15 @@
 The record of a row is what goes into the JSON, and all that table and plot are made from:
 
     {"measured": time, "machine": facts, "network": text, "size": bytes, "repetitions": n,
-     "contenders": {name: {"version": text, "options": text,
+     "contenders": {name: {"version": text, "options": text, more facts,
                            "hosts": {"4": {"transfers": [transfer, ...]}}}}}
 
-A transfer is ``{"error": text}`` or
+Instead of a version there is "missing" (why it cannot run here) or "skipped" (why not in this row).
+kollacast and its variants have "is_subject", and "digest", those of the sweep "window" and
+"buffer_packets". A transfer is ``{"error": text}`` or
 
     {"wall_s": from the sender's start (receivers wait already) to the end of the last receiver,
-     "data_s": the same from the first 64 KiB on that reached the first host,
+     "data_s": from the first 64 KiB that reached the first host to the last change to any copy,
      "sender_cpu_s", "receivers_cpu_s", "machine_cpu_s": CPU seconds,
      "sender_peak_bytes", "receiver_peak_bytes": the largest process of each side,
      "port": [[seconds, packets, drops], ...] of a slow port, "report": what the tool reports}
@@ -19,83 +21,134 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from bench.ballast import Ballast
 from bench.contenders import Contender, Scene
 from bench.crew import Crew, Side, TransferError
-from bench.image import Image, make_image, work_folder
+from bench.image import Image
 from bench.machine import machine_facts
 from bench.rows import Row
 from lab import Lab
 
 _PREFIX = "bm-"
 _PORT_TICK_S = 0.5
+#: Another tool is repeated as long as its turns in one cell take no longer than this together.
+_OTHERS_S = 65.0
 _Record = dict[str, Any]
 
 
-def run_row(row: Row, contenders: Sequence[Contender], size: int, repetitions: int) -> _Record:
-    """Measure `row` with images of `size` bytes; the record described in the module's text."""
-    record: _Record = {
-        "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": machine_facts(),
-        "network": row.network,
-        "size": size,
-        "repetitions": repetitions,
-        "contenders": {c.name: _blank(c, row) for c in contenders},
-    }
-    able = [c for c in contenders if c.missing() is None]
-    with work_folder() as folder:
-        image = make_image(folder, size, max(row.hosts))
+def tell(text: str) -> None:
+    """A line of progress on standard error, with the time of day."""
+    print(f"{datetime.now():%H:%M:%S}  {text}", file=sys.stderr, flush=True)
+
+
+def has_turn(
+    row: Row, contender: Contender, hosts: int, taken: Sequence[float], repetitions: int | None
+) -> bool:
+    """Whether a contender whose turns in a cell have `taken` these seconds gets another one.
+
+    kollacast always does, and with `repetitions` asked for everyone. Else the other tools run as
+    often only where they decide on the goal, and do not take too long; elsewhere they run once.
+    """
+    if contender.is_subject:
+        return True
+    if row.others_hosts is not None and hosts not in row.others_hosts:
+        return False
+    if repetitions is not None or not taken:
+        return True
+    return row.compares_tools and sum(taken) + max(taken) <= _OTHERS_S
+
+
+class Runner:
+    """Runs rows in `folder`, in memory, with one `ballast` for all of them.
+
+    `repetitions` is for every cell; without it each row has its own number, see `has_turn`.
+    """
+
+    def __init__(self, folder: Path, ballast: Ballast, repetitions: int | None) -> None:
+        self._folder = folder
+        self._ballast = ballast
+        self._repetitions = repetitions
+
+    def run(self, row: Row, contenders: Sequence[Contender], image: Image) -> _Record:
+        """Measure `row` with copies of `image`; the record described in the module's text."""
+        repetitions = self._repetitions or row.repetitions
+        record: _Record = {
+            "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "machine": machine_facts(),
+            "network": row.network,
+            "size": image.size,
+            "repetitions": repetitions,
+            "contenders": {c.name: _blank(c, row) for c in contenders},
+        }
+        able = [c for c in contenders if c.missing() is None and c.skips(row) is None]
         for hosts in row.hosts:
+            taken: dict[str, list[float]] = {c.name: [] for c in able}
             for repetition in range(repetitions):
                 for contender in able:
-                    cell = record["contenders"][contender.name]["hosts"].setdefault(
-                        str(hosts), {"transfers": []}
-                    )
-                    if any(t.get("is_too_slow") for t in cell["transfers"]):
+                    cell = record["contenders"][contender.name]["hosts"].get(str(hosts), {})
+                    if any(t.get("is_too_slow") for t in cell.get("transfers", [])):
                         continue  # Once over the limit is enough: it would be so again.
-                    transfer = _measure(row, contender, hosts, image, folder / "run")
-                    cell["transfers"].append(transfer)
+                    turns = taken[contender.name]
+                    if not has_turn(row, contender, hosts, turns, self._repetitions):
+                        continue
+                    began = time.monotonic()
+                    transfer = self._measure(row, contender, hosts, image)
+                    turns.append(time.monotonic() - began)
+                    about = record["contenders"][contender.name]["hosts"]
+                    about.setdefault(str(hosts), {"transfers": []})["transfers"].append(transfer)
                     _tell(row, contender, hosts, repetition, transfer)
-    return record
+        return record
+
+    def _measure(self, row: Row, contender: Contender, hosts: int, image: Image) -> _Record:
+        limit_s = row.time_limit_s(hosts, image.size, is_unicast=not contender.is_multicast)
+        slow_ports = {0: row.slow_port_bps} if row.slow_port_bps else {}
+        folder = self._folder / "run"
+        folder.mkdir()
+        self._ballast.fill()
+        copies: list[Path] = []
+        try:
+            with Lab(
+                hosts,
+                prefix=_PREFIX,
+                rate_bps=row.rate_bps,
+                slow_ports=slow_ports,
+                loss=row.loss,
+                own_frames=row.own_frames,
+            ) as lab:
+                scene = Scene(lab, row, image.path, folder)
+                copies = scene.copies
+                port: list[list[float]] = []
+                with Crew(
+                    folder, limit_s, before=lambda: self._ballast.release(hosts * image.size)
+                ) as crew:
+                    if slow_ports:
+                        crew.every(_PORT_TICK_S, lambda s: port.append([round(s, 2), *_port(lab)]))
+                    report = contender.transfer(crew, scene)
+            differing = image.differing(copies)
+            if differing:
+                return {"error": "; ".join(differing), "is_wrong": True}
+            return {**_figures(crew), **({"port": port} if port else {}), "report": report}
+        except TransferError as error:
+            return {"error": str(error), "is_too_slow": error.is_too_slow}
+        finally:
+            self._ballast.take(copies)
+            shutil.rmtree(folder)
 
 
 def _blank(contender: Contender, row: Row) -> _Record:
-    missing = contender.missing()
-    about = {"missing": missing} if missing else {"version": contender.version()}
-    return {**about, "options": contender.options(row), "hosts": {}}
-
-
-def _measure(row: Row, contender: Contender, hosts: int, image: Image, folder: Path) -> _Record:
-    limit_s = row.time_limit_s(hosts, image.size, is_unicast=not contender.is_multicast)
-    slow_ports = {0: row.slow_port_bps} if row.slow_port_bps else {}
-    folder.mkdir()
-    try:
-        with Lab(
-            hosts,
-            prefix=_PREFIX,
-            rate_bps=row.rate_bps,
-            slow_ports=slow_ports,
-            loss=row.loss,
-            own_frames=row.own_frames,
-        ) as lab:
-            scene = Scene(lab, row, image.path, folder)
-            port: list[list[float]] = []
-            with Crew(folder, limit_s) as crew:
-                if slow_ports:
-                    crew.every(_PORT_TICK_S, lambda s: port.append([round(s, 2), *_port(lab)]))
-                report = contender.transfer(crew, scene)
-        differing = image.differing(scene.copies)
-        if differing:
-            return {"error": "; ".join(differing), "is_wrong": True}
-        return {**_figures(crew), **({"port": port} if port else {}), "report": report}
-    except TransferError as error:
-        return {"error": str(error), "is_too_slow": error.is_too_slow}
-    finally:
-        shutil.rmtree(folder)
+    about: _Record = {"options": contender.options(row), "hosts": {}, **contender.facts(row)}
+    missing, skipped = contender.missing(), contender.skips(row)
+    if missing:
+        return {**about, "missing": missing}
+    if skipped:
+        return {**about, "skipped": skipped}
+    return {"version": contender.version(), **about}
 
 
 def _port(lab: Lab) -> tuple[int, int]:
@@ -107,11 +160,12 @@ def _figures(crew: Crew) -> _Record:
     assert crew.began is not None
     assert crew.finished is not None
     data_began = crew.began if crew.data_began is None else crew.data_began
+    completed = crew.finished if crew.completed is None else crew.completed
     sides = {side: [p for p in crew.processes if p.side is side] for side in Side}
     senders, receivers = sides[Side.SENDER], sides[Side.RECEIVER]
     return {
         "wall_s": round(crew.finished - crew.began, 3),
-        "data_s": round(crew.finished - data_began, 3),
+        "data_s": round(max(completed - data_began, 0.001), 3),
         "sender_cpu_s": round(sum(p.cpu_s for p in senders), 2),
         "receivers_cpu_s": round(sum(p.cpu_s for p in receivers), 2),
         "machine_cpu_s": round(crew.machine_cpu_s, 2),
@@ -121,6 +175,6 @@ def _figures(crew: Crew) -> _Record:
 
 
 def _tell(row: Row, contender: Contender, hosts: int, repetition: int, transfer: _Record) -> None:
-    what = f"{row.name:9} {hosts:2} hosts  {contender.name:9} #{repetition + 1}"
+    what = f"{row.name:10} {hosts:2} hosts  {contender.name:16} #{repetition + 1}"
     said = transfer.get("error") or f"{transfer['wall_s']:.2f} s ({transfer['data_s']:.2f} s data)"
-    print(f"{what}  {said}", file=sys.stderr, flush=True)
+    tell(f"{what}  {said}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.results import (
-    SUBJECT,
     Record,
     Verdict,
     host_counts,
@@ -15,47 +14,69 @@ from bench.results import (
     settled_port_loss,
     share_of_limit,
     speed,
+    times_fastest_other,
     transfers,
 )
-from bench.rows import COST_NAME, COST_ROW, GIB, MIB, ROWS, Row
+from bench.rows import (
+    ALL_ROWS,
+    COST_NAME,
+    COST_ROW,
+    GIB,
+    MIB,
+    PAYLOAD_BYTES,
+    SUBJECT,
+    SWEEP_BUFFER_PACKETS,
+    SWEEP_NAME,
+    SWEEP_WINDOWS,
+    Row,
+)
 
 _MEGABYTE = 1_000_000
 _NOTES = """\
 Speeds are the image's bytes over wall time, from the start of the sender (receivers wait already) \
-to the end of the last receiver, in MB/s (10⁶ bytes); medians. A percentage is the speed from the \
-first data on, as a share of what the narrowest link carries of an image sent once: \
-1460/1514 of its rate. Every copy was compared with the image by SHA-256 afterwards. Machines are \
-shared and noisy: ratios within a row mean more than a figure beside one of another day."""
+to the end of the last receiver, in MB/s (10⁶ bytes); medians. A percentage is the speed over data \
+time, from the first 64 KiB that reached a host to the last change of the last copy, as a share of \
+what the narrowest link carries of an image sent once: 1460/1514 of its rate. Every copy was \
+compared with the image by SHA-256 afterwards; *digest* is what kollacast itself proves the image \
+by. A figure from fewer transfers than the row has repetitions says so: a tool that is slow, or \
+whose figure decides nothing, is not repeated for long. Machines are shared and noisy: ratios \
+within a row mean more than a figure beside one of another day."""
 
 
 def markdown(records: dict[str, Record]) -> str:
     """The whole page; rows that were not measured are left out."""
-    rows = [row for row in ROWS if row.name in records]
-    small = [row.name for row in rows if records[row.name]["size"] < row.size]
+    every = [row for row in ALL_ROWS if row.name in records]
+    rows, sweeps = [r for r in every if r.goal is not None], [r for r in every if r.goal is None]
+    small = [row.name for row in every if records[row.name]["size"] < row.size]
     parts = ["# kollacast beside the tools in use"]
     if small:
         parts.append(
             f"Images smaller than the row's own, so figures prove little: {', '.join(small)}."
         )
-    parts += [_speeds(rows, records), _NOTES]
+    if rows:
+        parts += [_speeds(rows, records), _NOTES]
     growing = [row for row in rows if len(row.hosts) > 1]
     parts += [_times(row, records[row.name]) for row in growing]
+    parts.append(_digests(rows, records))
     if COST_ROW in records:
         parts.append(_costs(next(r for r in rows if r.name == COST_ROW), records[COST_ROW]))
-    parts += [_failures(rows, records), _options(rows, records), _machines(rows, records)]
+    parts += [_sweep(row, records[row.name]) for row in sweeps]
+    parts += [_failures(every, records), _options(rows, records), _machines(every, records)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _speeds(rows: Sequence[Row], records: dict[str, Record]) -> str:
-    names = _names(records)
-    lines = [["row", "network", "image", "hosts", *names, "to reach", "measured", "reached"]]
+    names = _compared(rows, records)
+    heads = ["row", "network", "image", "hosts", "digest", *names]
+    lines = [[*heads, "to reach", "measured", "reached"]]
     for row in rows:
         record, verdict = records[row.name], judge(row, records[row.name])
         hosts = (host_counts(record) or row.hosts)[-1]
+        digest = record["contenders"].get(SUBJECT, {}).get("digest", "n/a")
         speeds = [_speed_cell(row, record, name, hosts) for name in names]
         lines.append(
             [
-                *(f"**{row.name}**", row.network, _size(record["size"]), str(hosts)),
+                *(f"**{row.name}**", row.network, _size(record["size"]), str(hosts), digest),
                 *speeds,
                 *_verdict_cells(verdict),
             ]
@@ -63,14 +84,14 @@ def _speeds(rows: Sequence[Row], records: dict[str, Record]) -> str:
         if row.name == COST_ROW:
             cost = judge_cost(record, hosts)
             cells = [f"**{COST_NAME}**", f"as {COST_ROW}", _size(record["size"]), str(hosts)]
-            lines.append([*cells, *("see below" for _ in names), *_verdict_cells(cost)])
+            lines.append([*cells, digest, *("see below" for _ in names), *_verdict_cells(cost)])
     return _grid(lines)
 
 
 def _speed_cell(row: Row, record: Record, name: str, hosts: int) -> str:
     value = speed(record, name, hosts)
     if value is None:
-        return _failed(record, name, hosts)
+        return _absent(record, name, hosts)
     text = f"{value / _MEGABYTE:.1f}"
     share = share_of_limit(row, record, name, hosts)
     if share is not None:
@@ -78,43 +99,74 @@ def _speed_cell(row: Row, record: Record, name: str, hosts: int) -> str:
     loss = settled_port_loss(record, name, hosts)
     if loss is not None:
         text += f", loss {loss:.2%}"
-    errors = [t for t in transfers(record, name, hosts) if "error" in t]
+    return text + _how_often(record, name, hosts)
+
+
+def _how_often(record: Record, name: str, hosts: int) -> str:
+    """What is to be said of a cell whose every repetition did not make a transfer."""
+    made = transfers(record, name, hosts)
+    errors = [t for t in made if "error" in t]
     if errors:
-        text += f", {len(errors)} of {len(transfers(record, name, hosts))} failed"
-    return text
+        return f", {len(errors)} of {len(made)} failed"
+    if made and len(made) < record["repetitions"]:
+        return f", {len(made)} transfer{'s' if len(made) > 1 else ''}"
+    return ""
 
 
-def _failed(record: Record, name: str, hosts: int) -> str:
-    about = record["contenders"].get(name)
-    if about is None:
-        return "n/a"
-    if "missing" in about:
-        return str(about["missing"])
+def _absent(record: Record, name: str, hosts: int) -> str:
+    about = record["contenders"].get(name, {})
+    if "missing" in about or "skipped" in about:
+        return str(about.get("missing") or about["skipped"])
     errors = [t["error"] for t in transfers(record, name, hosts) if "error" in t]
-    return f"failed: {errors[0]}" if errors else "n/a"
+    return f"failed: {errors[0]}" if errors else "not run"
 
 
 def _times(row: Row, record: Record) -> str:
-    names = [name for name in _names({row.name: record}) if name in record["contenders"]]
+    names = _compared([row], {row.name: record})
     lines = [["hosts", *(f"{name}, s" for name in names)]]
     for hosts in host_counts(record):
-        times = [median(record, name, hosts, "wall_s") for name in names]
-        lines.append(
-            [str(hosts)]
-            + [
-                _failed(record, name, hosts) if time is None else f"{time:.2f}"
-                for name, time in zip(names, times, strict=True)
-            ]
-        )
-    title = f"## {row.name}: {_size(record['size'])} at {row.network}, wall time"
-    return f"{title}\n\n{_grid(lines)}"
+        lines.append([str(hosts), *(_time_cell(record, name, hosts) for name in names)])
+    title = f"## {row.name}: {_size(record['size'])} at {row.network}"
+    note = (
+        "Wall time, and in brackets data time: from the first 64 KiB that reached the first host "
+        "to the last change of the last host's copy. Wall time contains the start of the sender, "
+        "the connections of all receivers and the exit of each of them beside it, and all these "
+        f"processes share {record['machine']['cores']} cores here, which real hosts do not. So "
+        "the goal is judged on data time."
+    )
+    return f"{title}\n\n{_grid(lines)}\n\n{note}"
+
+
+def _time_cell(record: Record, name: str, hosts: int) -> str:
+    wall, data = (median(record, name, hosts, figure) for figure in ("wall_s", "data_s"))
+    if wall is None:
+        return _absent(record, name, hosts)
+    return f"{wall:.2f} ({data:.2f}){_how_often(record, name, hosts)}"
+
+
+def _digests(rows: Sequence[Row], records: dict[str, Record]) -> str:
+    """Rows that were measured with more than one digest of kollacast's."""
+    lines = [["row", "digest", "MB/s", "times the fastest other multicast tool"]]
+    for row in rows:
+        record = records[row.name]
+        hosts = (host_counts(record) or row.hosts)[-1]
+        digests = {n: a["digest"] for n, a in record["contenders"].items() if _has_run(a)}
+        for name, digest in digests.items() if len(digests) > 1 else ():
+            times = times_fastest_other(record, name, hosts)
+            ratio = "n/a" if times is None else f"{times:.2f} x"
+            lines.append([row.name, digest, _speed_cell(row, record, name, hosts), ratio])
+    return f"## kollacast by digest\n\n{_grid(lines)}" if len(lines) > 1 else ""
+
+
+def _has_run(about: Record) -> bool:
+    return "digest" in about and bool(about["hosts"])
 
 
 def _costs(row: Row, record: Record) -> str:
     hosts, gib = (host_counts(record) or row.hosts)[-1], record["size"] / GIB
     head = ["tool", "sender, CPU s/GiB", "a receiver, CPU s/GiB", "whole machine, CPU s/GiB"]
     lines = [[*head, "sender, peak MiB", "receiver, peak MiB"]]
-    for name in record["contenders"]:
+    for name, about in record["contenders"].items():
         figures = [
             median(record, name, hosts, figure)
             for figure in ("sender_cpu_s", "receivers_cpu_s", "machine_cpu_s")
@@ -127,13 +179,48 @@ def _costs(row: Row, record: Record) -> str:
         costs = [
             "n/a" if f is None else f"{f / d:.2f}" for f, d in zip(figures, divisors, strict=True)
         ]
-        lines.append([name, *costs, *("n/a" if p is None else f"{p / MIB:.0f}" for p in peaks)])
+        label = f"{SUBJECT}, {about['digest']}" if "digest" in about else name
+        lines.append([label, *costs, *("n/a" if p is None else f"{p / MIB:.0f}" for p in peaks)])
     note = (
         "The kernel delivers a datagram to every host in the context of whoever sends it, so a "
         "sender's figure here contains work that real hosts would share. The whole machine's "
         "figure leaves nothing out, and includes whatever else ran."
     )
     return f"## cost: {row.name}, {hosts} hosts\n\n{_grid(lines)}\n\n{note}"
+
+
+def _sweep(row: Row, record: Record) -> str:
+    """Speeds by window and size of a buffer, and how the defaults stand to them."""
+    hosts = (host_counts(record) or row.hosts)[-1]
+    by_choice = {
+        (about["window"], about["buffer_packets"]): name
+        for name, about in record["contenders"].items()
+        if "window" in about
+    }
+    lines = [["buffer", *(f"window {window}" for window in SWEEP_WINDOWS)]]
+    for packets in SWEEP_BUFFER_PACKETS:
+        names = [by_choice.get((window, packets), "") for window in SWEEP_WINDOWS]
+        size = f"{packets * PAYLOAD_BYTES / _MEGABYTE:.1f} MB ({packets} packets)"
+        lines.append([size, *(_sweep_cell(record, name, hosts) for name in names)])
+    best = max((speed(record, n, hosts, "data_s") or 0 for n in by_choice.values()), default=0)
+    own = speed(record, SUBJECT, hosts, "data_s")
+    share = f", {own / best:.0%} of the best above" if own and best else ""
+    digest = record["contenders"].get(SUBJECT, {}).get("digest", "n/a")
+    title = f"## {SWEEP_NAME}: {_size(record['size'])}, {row.network}, {hosts} hosts"
+    note = (
+        f"kollacast ({digest}) over data time, MB/s, and the peak of a client's memory, MiB. "
+        f"**Defaults: {_sweep_cell(record, SUBJECT, hosts)}**{share}. Window and buffer are what "
+        "was asked for: a client that can hold less says so, and gets less."
+    )
+    return f"{title}\n\n{_grid(lines)}\n\n{note}"
+
+
+def _sweep_cell(record: Record, name: str, hosts: int) -> str:
+    value = speed(record, name, hosts, "data_s")
+    peak = median(record, name, hosts, "receiver_peak_bytes")
+    if value is None or peak is None:
+        return _absent(record, name, hosts)
+    return f"{value / _MEGABYTE:.1f} ({peak / MIB:.0f}){_how_often(record, name, hosts)}"
 
 
 def _failures(rows: Sequence[Row], records: dict[str, Record]) -> str:
@@ -153,12 +240,14 @@ def _options(rows: Sequence[Row], records: dict[str, Record]) -> str:
     said: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         for name, about in records[row.name]["contenders"].items():
+            if "skipped" in about:
+                continue
             key = (name, about.get("version", "n/a"), about["options"])
             said.setdefault(key, []).append(row.name)
     lines = [["tool", "version", "options: sender / receiver", "rows"]]
     for (name, version, options), where in said.items():
         lines.append([name, version, f"`{options}`", ", ".join(where)])
-    return f"## Versions and options\n\n{_grid(lines)}"
+    return f"## Versions and options\n\n{_grid(lines)}" if len(lines) > 1 else ""
 
 
 def _machines(rows: Sequence[Row], records: dict[str, Record]) -> str:
@@ -180,9 +269,10 @@ def _verdict_cells(verdict: Verdict) -> list[str]:
     return [verdict.goal, verdict.measured, reached]
 
 
-def _names(records: dict[str, Record]) -> list[str]:
-    """Every contender of these records, kollacast first, the rest in the order of appearance."""
-    names = dict.fromkeys(n for record in records.values() for n in record["contenders"])
+def _compared(rows: Sequence[Row], records: dict[str, Record]) -> list[str]:
+    """The contenders of these rows, kollacast first, without its variants."""
+    every = {n: a for row in rows for n, a in records[row.name]["contenders"].items()}
+    names = [name for name, a in every.items() if name == SUBJECT or not a.get("is_subject")]
     return sorted(names, key=lambda name: name != SUBJECT)
 
 

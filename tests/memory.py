@@ -143,7 +143,7 @@ class Network:
     def run(self) -> None:
         """Let happen what needs no waiting."""
         for _ in range(_TURNS):
-            if not self._turn():
+            if not self.turn():
                 return
         raise AssertionError("the network does not come to rest")
 
@@ -166,7 +166,7 @@ class Network:
         for _ in range(_TURNS):
             if condition():
                 return
-            if self._turn():
+            if self.turn():
                 continue
             calls = self.clock.calls
             if not calls or calls[0].getTime() > end:
@@ -178,7 +178,8 @@ class Network:
         self.clock.rightNow = max(time, self.clock.rightNow)
         self.clock.advance(0)
 
-    def _turn(self) -> bool:
+    def turn(self) -> bool:
+        """Let one thing happen; False when nothing can without waiting."""
         clock = self.clock
         if clock.calls and clock.calls[0].getTime() <= clock.rightNow:
             clock.advance(0)
@@ -258,7 +259,7 @@ class Network:
         self.clients += 1
         host = self.host(f"10.0.9.{self.clients}")
         client = RawClient(self, dialect)
-        host.connectTCP(SERVER_IP, PORT, _Just(client))
+        host.connectTCP(SERVER_IP, PORT, RawFactory(client))
         self.settle()
         return client
 
@@ -334,6 +335,9 @@ class Host:
     def vanish(self) -> None:
         """The power is cut: nothing comes from here any more, nor a word of that."""
         self.is_gone = True
+        for transport in self.network.transports:
+            if transport.host is self and transport.peer.connected:
+                transport.peer.probe()
         self.network.ports = [port for port in self.network.ports if port.host is not self]
 
 
@@ -346,7 +350,7 @@ class _Resolution:
         pass
 
 
-class _Just(Factory):
+class RawFactory(Factory):
     """A factory of one protocol, already made."""
 
     noisy = False
@@ -361,7 +365,7 @@ class _Just(Factory):
         pass
 
     def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
-        reason.raiseException()
+        pass
 
     def clientConnectionLost(self, connector: Any, reason: Failure) -> None:
         pass
@@ -510,6 +514,9 @@ class MemoryTransport:
         self.lost: Callable[[Failure], None] = lambda reason: None
         self._reading = False
         self._aborting = False
+        self._keep_alive = False
+        #: Options of TCP that the program has set.
+        self.options: dict[int, int] = {}
         self._producer: Any = None
         self._streaming = False
         self._producer_paused = False
@@ -598,10 +605,25 @@ class MemoryTransport:
         return True
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        pass
+        self._keep_alive = enabled
 
     def getTcpKeepAlive(self) -> bool:
-        return True
+        return self._keep_alive
+
+    def getHandle(self) -> MemoryTransport:
+        return self
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        assert level == socket.IPPROTO_TCP
+        self.options[option] = value
+
+    def probe(self) -> None:
+        """The peer's host is gone: the kernel finds that out, if it has been told to look."""
+        if self._keep_alive and self.options:
+            options = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
+            idle, interval, count = (self.options[option] for option in options)
+            patience_s = idle + interval * count
+            self.host.callLater(patience_s, self._close, error.ConnectionLost())
 
     def getPeer(self) -> IPv4Address:
         return self._other
@@ -656,7 +678,8 @@ class MemoryTransport:
             count = self._network.chunk(len(peer.wire))
             data = bytes(peer.wire[:count])
             del peer.wire[:count]
-            peer._sends.wake()
+            if peer.unsent:
+                peer._sends.wake()
             self._reads.wake()
             self.protocol.dataReceived(data)
         elif peer.ending is not None and not peer.wire:
@@ -717,6 +740,7 @@ class MemorySendPort:
         return stopped
 
     def _stopped(self, stopped: Deferred[None]) -> None:
+        self._writing = False
         self._protocol.doStop()
         stopped.callback(None)
 
@@ -828,6 +852,7 @@ class MemoryReceivePort:
         return stopped
 
     def _stopped(self, stopped: Deferred[None]) -> None:
+        self._reading = False
         self._protocol.doStop()
         self.socket.close()
         stopped.callback(None)
@@ -1009,7 +1034,7 @@ class MemorySource:
         self.size = size
         self.closed = False
         self._image = image
-        self._fails_at = fails_at
+        self.fails_at = fails_at
         self._read_bytes = read_bytes
         self._at = 0
 
@@ -1019,8 +1044,8 @@ class MemorySource:
         count = min(len(view), len(self._image) - self._at)
         if self._read_bytes is not None:
             count = min(count, self._read_bytes)
-        if self._fails_at is not None:
-            count = min(count, self._fails_at - self._at)
+        if self.fails_at is not None:
+            count = min(count, self.fails_at - self._at)
             if count == 0:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
         view[:count] = self._image[self._at : self._at + count]
@@ -1285,6 +1310,12 @@ class RawClient(Protocol):
         self.transport.write(data)
         self._network.settle()
 
+    def mumble(self, data: bytes) -> None:
+        """Say ``data``, if there is somebody to hear it, and close."""
+        if self.transport is not None:
+            self.transport.write(data)
+            self.transport.loseConnection()
+
     def hello(self, name: str = "raw", packets: int = 1 << 20) -> None:
         self.send(Hello(name, packets).encode())
 
@@ -1296,9 +1327,13 @@ class RawClient(Protocol):
         self._answered(Sent)
         self.send(bytes((Tag.CLIENT_DONE,)))
 
-    def request(self, *seqs: int) -> None:
+    def expect_packets(self, count: int) -> None:
+        """So many packets will come without a tag."""
         if not self._dialect.tagged:
-            self._stream.expect_packets(len(seqs))
+            self._stream.expect_packets(count)
+
+    def request(self, *seqs: int) -> None:
+        self.expect_packets(len(seqs))
         self.send(self._dialect.request(seqs))
 
     def report(self, **fields: Any) -> None:

@@ -71,17 +71,6 @@ def names_in(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
 
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something that gives no sign, as the growth of a file; `what` is for a failure."""
-    from twisted.internet import reactor
-
-    clock = cast(Any, reactor)
-    deadline = clock.seconds() + PATIENCE_S
-    while not condition():
-        assert clock.seconds() < deadline, f"waited {PATIENCE_S:g} s for {what}"
-        await deferLater(clock, _LOOK_S)
-
-
 class Program(ProcessProtocol):
     """One process, and what it has said so far."""
 
@@ -112,6 +101,10 @@ class Program(ProcessProtocol):
 
         await self.until(lambda: bool(found()), f"a line with {' and '.join(map(repr, texts))}")
         return found()[0]
+
+    async def gave(self, count: int) -> None:
+        """Wait for `count` bytes on the standard output, a pipe."""
+        await self.until(lambda: len(self.output) >= count, f"{count} bytes of output")
 
     async def end(self) -> int:
         """Wait for the end; return the exit status, or minus the signal that ended it."""
@@ -151,6 +144,10 @@ class Program(ProcessProtocol):
     def stop_reading(self) -> None:
         """Let the standard output, a pipe, run full."""
         self._process.pipes[1].stopReading()
+
+    def read_on(self) -> None:
+        """Read the standard output, a pipe, again."""
+        self._process.pipes[1].startReading()
 
     def send_signal(self, number: int) -> None:
         """Send a signal; nothing once the process has ended."""
@@ -208,15 +205,16 @@ class Crew:
         argv: Sequence[str],
         name: str,
         *,
-        stdin: str | Path = os.devnull,
-        stdout: str | Path = "pipe",
+        stdin: str | Path | int = os.devnull,
+        stdout: str | Path | int = "pipe",
         stderr: int | None = None,
         host: Host | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Program:
-        """Start a process. `stdin` and `stdout` are "pipe", or a file to redirect to.
+        """Start a process.
 
-        `stderr` is a descriptor, or None for the pipe that :attr:`Program.lines` come from.
+        `stdin` and `stdout` are "pipe", a file to redirect to, or a descriptor. `stderr` is a
+        descriptor, or None for the pipe that :attr:`Program.lines` come from.
         """
         program = Program(name, self.reactor)
         clean = {key: value for key, value in os.environ.items() if key != "KOLLACAST_DEBUG"}
@@ -226,7 +224,9 @@ class Crew:
             (0, stdin, os.O_RDONLY),
             (1, stdout, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
         ):
-            if where != "pipe":
+            if isinstance(where, int):
+                streams[number] = where
+            elif where != "pipe":
                 streams[number] = os.open(where, flags, 0o666)
                 opened.append(streams[number])
         argv = argv if host is None else host.command(argv)
@@ -272,6 +272,11 @@ class Crew:
         command = ["kollacast-client", local_ip, server_ip, str(port or self.port), *words]
         return self.start([*prefix, *TWISTD, *twistd, *command], "client", **more)
 
+    def twistd(self, command: str, *words: str, **more: Any) -> Program:
+        """Start ``twistd -n`` with a command line as it stands; `more` is for :meth:`start`."""
+        argv = [*TWISTD, "-n", command, *words]
+        return self.start(argv, command.removeprefix("kollacast-"), **more)
+
     def peer(self, script: str, *words: str, **more: Any) -> Program:
         """Start one of the independent programs in ``tests/peers``."""
         path = CHECKOUT / "tests" / "peers" / f"{script}.py"
@@ -282,6 +287,13 @@ class Crew:
         path = self.folder / name
         path.write_bytes(data)
         return path
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for what gives no sign, as the growth of a file; `what` is for a failure."""
+        deadline = self.reactor.seconds() + PATIENCE_S
+        while not condition():
+            assert self.reactor.seconds() < deadline, f"waited {PATIENCE_S:g} s for {what}"
+            await deferLater(self.reactor, _LOOK_S)
 
     async def dismiss(self) -> None:
         """Kill what still runs, and wait until it is gone."""

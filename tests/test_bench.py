@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import TestCase
 
+from bench.ballast import Ballast
+from bench.contenders import CONTENDERS, sweep
 from bench.crew import Crew, Side, TransferError
 from bench.image import make_image
 from bench.results import has_failed, judge, judge_cost, load, save, settled_port_loss
-from bench.rows import MIB, by_name
+from bench.rows import MIB, SWEEP_ROWS, by_name
+from bench.runner import has_turn
 from bench.table import markdown
 from lab import Host
 
@@ -97,9 +101,10 @@ class GoalTests(TestCase):
 
     def test_growth_with_the_number_of_hosts(self) -> None:
         for seconds, text, is_reached in ((10.2, "+2.0%", True), (10.4, "+4.0%", False)):
-            record = _record(MIB, kollacast={1: [_transfer(10.0)], 32: [_transfer(seconds)]})
-            verdict = judge(by_name("hosts"), record)
-            self.assertEqual((verdict.measured, verdict.is_reached), (text, is_reached))
+            some = {1: [_transfer(10.0)], 32: [_transfer(20.0, data_s=seconds)]}
+            verdict = judge(by_name("hosts"), _record(MIB, kollacast=some))
+            self.assertEqual(verdict.measured, f"{text} data time, +100.0% wall time")
+            self.assertIs(verdict.is_reached, is_reached)
 
     def test_memory(self) -> None:
         record = _record(MIB, kollacast={4: [_transfer(1.0)]})
@@ -143,6 +148,36 @@ class RecordTests(TestCase):
         self.assertIn("- raw-4, 4 hosts, uftp, transfer 1: not done after 180 s", page)
         self.assertIn("`--for kollacast`", page)
 
+    def test_the_table_says_which_digest_a_row_used_and_what_the_other_one_costs(self) -> None:
+        some = {4: [_transfer(1.0)]}
+        record = _record(50 * MIB, kollacast=some, udpcast={4: [_transfer(10.0)]})
+        record["contenders"]["kollacast"].update(is_subject=True, digest="blake3")
+        self.assertNotIn("by digest", markdown({"raw-4": record}))
+        variant = {"version": "1", "options": "", "is_subject": True, "digest": "sha256"}
+        hosts = {"4": {"transfers": 3 * [_transfer(2.0)]}}
+        record["contenders"]["kollacast-sha256"] = {**variant, "hosts": hosts}
+        page = markdown({"raw-4": record})
+        self.assertIn("| **raw-4** | no limit | 50 MiB | 4 | blake3 | 52.4, 1 transfer |", page)
+        self.assertIn("| raw-4 | blake3 | 52.4, 1 transfer | 10.00 x |", page)
+        self.assertIn("| raw-4 | sha256 | 26.2 | 5.00 x |", page)
+
+    def test_the_sweep_stands_in_a_table_of_its_own(self) -> None:
+        row = SWEEP_ROWS[0]
+        record = _record(10_000_000, **{c.name: {4: 3 * [_transfer(2.0)]} for c in sweep()})
+        for contender in sweep():
+            record["contenders"][contender.name].update(contender.facts(row))
+        best = record["contenders"]["window 4, 2048 packets"]
+        best["hosts"]["4"]["transfers"] = 3 * [_transfer(1.0)]
+        page = markdown({row.name: record})
+        self.assertIn(
+            "| 3.0 MB (2048 packets) | 5.0 (1) | 5.0 (1) | 10.0 (1) | 5.0 (1) |",
+            page,
+        )
+        self.assertIn("**Defaults: 5.0 (1)**, 50% of the best above", page)
+        path = Path(self.mktemp()) / "results.json"
+        save(path, {row.name: record})
+        self.assertEqual(list(load(path)), [row.name])
+
     def test_what_makes_the_command_fail(self) -> None:
         wrong = {"error": "copy-1 differs", "is_wrong": True}
         record = _record(
@@ -159,7 +194,7 @@ class RecordTests(TestCase):
     def test_copies_are_compared_with_the_image(self) -> None:
         folder = Path(self.mktemp())
         folder.mkdir()
-        image = make_image(folder, 3_000_001, copies=4)
+        image = make_image(folder, 3_000_001)
         whole = image.path.read_bytes()
         self.assertEqual(len(whole), 3_000_001)
         flipped = bytes([whole[0] ^ 1]) + whole[1:]
@@ -175,6 +210,63 @@ class RecordTests(TestCase):
                 "absent is missing",
             ],
         )
+
+
+class TurnTests(TestCase):
+    """kollacast runs as often as the row says; what decides nothing does not take its time."""
+
+    def _turns(self, row: str, contender: str, seconds: float, *, hosts: int = 4) -> int:
+        taken: list[float] = []
+        while len(taken) < 3 and has_turn(by_name(row), CONTENDERS[contender], hosts, taken, None):
+            taken.append(seconds)
+        return len(taken)
+
+    def test_turns(self) -> None:
+        self.assertEqual(self._turns("link", "kollacast", 100.0), 3)
+        self.assertEqual(self._turns("raw-4", "udpcast", 20.0), 3)
+        self.assertEqual(self._turns("raw-4", "udpcast", 25.0), 2)
+        self.assertEqual(self._turns("raw-4", "udpcast", 90.0), 1)
+        self.assertEqual(self._turns("link", "udpcast", 1.0), 1)
+
+    def test_other_tools_leave_out_some_numbers_of_hosts(self) -> None:
+        self.assertEqual(self._turns("hosts", "unicast", 1.0, hosts=32), 1)
+        self.assertEqual(self._turns("hosts", "unicast", 1.0, hosts=16), 0)
+        self.assertEqual(self._turns("hosts", "kollacast", 1.0, hosts=16), 3)
+
+    def test_asked_for_repetitions_are_made(self) -> None:
+        self.assertTrue(has_turn(by_name("link"), CONTENDERS["udpcast"], 4, [500.0], 2))
+
+
+class BallastTests(TestCase):
+    """Memory is held, exchanged for that of the copies, and given back when it is needed."""
+
+    def test_memory_is_held_until_it_is_needed(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        ballast = Ballast(folder / "ballast", 3 * MIB)
+        ballast.fill()
+        self.assertEqual(self._bytes_in(folder), 3 * MIB)
+        ballast.release(MIB)
+        self.assertEqual(self._bytes_in(folder), 0)
+        copies = [folder / "copy-0", folder / "copy-1"]
+        copies[0].write_bytes(bytes(2 * MIB))
+        ballast.take(copies)
+        self.assertFalse(copies[0].exists())
+        ballast.fill()
+        self.assertEqual((ballast.held, self._bytes_in(folder)), (3 * MIB, 3 * MIB))
+
+    def test_no_more_is_held_than_was_asked_for(self) -> None:
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        ballast = Ballast(folder / "ballast", MIB)
+        for number in range(3):
+            copy = folder / f"copy-{number}"
+            copy.write_bytes(bytes(MIB))
+            ballast.take([copy])
+        self.assertEqual(self._bytes_in(folder), MIB)
+
+    def _bytes_in(self, folder: Path) -> int:
+        return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 class CrewTests(TestCase):
@@ -196,6 +288,18 @@ class CrewTests(TestCase):
             error = self.assertRaises(TransferError, crew.wait, [process])
             self.assertTrue(error.is_too_slow)
         self.assertIsNotNone(process.status)
+
+    def test_a_copy_is_complete_before_its_receiver_ends(self) -> None:
+        folder = Path(self.mktemp()).absolute()
+        program = "import os; open('part', 'w').close(); os.rename('part', 'copy')"
+        with Crew(folder, limit_s=60) as crew:
+            crew.began = time.monotonic()
+            process = self._python(crew, f"{program}; import time; time.sleep(0.5)")
+            crew.finish([folder / "copy"], crew.wait([process]))
+        assert crew.completed is not None
+        assert crew.finished is not None
+        self.assertGreater(crew.finished - crew.completed, 0.4)
+        self.assertGreater(crew.completed, crew.began)
 
     def test_waiting_until_receivers_are_idle_outlasts_their_start(self) -> None:
         program = """

@@ -724,6 +724,17 @@ class EndTests(_ClientTestCase):
                 thread.release()
             self.assert_failed(client, outcome.line)
 
+    def test_the_server_loses_its_power(self) -> None:
+        for name, server, client in self._phases():
+            self.network = client.network
+            server.client.transport.host.vanish()
+            self.network.run_for(25.0)
+            self.assertIsNone(client.outcome, name)
+            outcome = client.finish(6.0)
+            for thread in client.threads.values():
+                thread.release()
+            self.assert_failed(client, outcome.line)
+
     def test_the_server_gives_up(self) -> None:
         for name, server, client in self._phases():
             if name == "in the middle of a repair":

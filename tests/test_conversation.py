@@ -18,11 +18,15 @@ from kollacast.wire.structures import BufferCtl
 from tests.memory import (
     BUFFER_PACKETS,
     CAPACITY,
+    PORT,
+    SERVER_IP,
     ClientRun,
     MemoryReceivePort,
     MemorySource,
     MemoryTestCase,
     Network,
+    RawClient,
+    RawFactory,
     ServerRun,
     Weather,
 )
@@ -118,6 +122,29 @@ class SizeTests(_ConversationTestCase):
 
     def test_a_buffer_larger_than_the_image(self) -> None:
         self.converse(_image(1000), buffer_packets=65536)
+
+
+class ThreadTests(_ConversationTestCase):
+    """Threads that come late: a buffer goes round only when all have done with it."""
+
+    def test_each_thread_is_held_up_for_a_while(self) -> None:
+        image = _image(8 * BUFFER_PACKETS * CAPACITY + 1)
+        for side, thread in (
+            ("server", "read"),
+            ("server", "digest"),
+            ("client", "disk"),
+            ("client", "digest"),
+        ):
+            for window in (1, 3):
+                self.network = Network()
+                server = self.network.serve(image, clients=2, threads=True, window=window)
+                clients = [self.network.join(threads=True) for _ in range(2)]
+                late = (server if side == "server" else clients[0]).threads[thread]
+                late.held = True
+                self.network.run_for(5.0)
+                self.assertIsNone(server.outcome)
+                late.release()
+                self.assert_well(server, clients, image)
 
 
 class GroupTests(_ConversationTestCase):
@@ -314,7 +341,7 @@ class JasmineTests(_ConversationTestCase):
             raw.ready()
             raw.transport.pauseProducing()
             # In one piece: no answer is under way yet when DONE comes.
-            raw._stream.expect_packets(200)
+            raw.expect_packets(200)
             raw.send(JASMINE.request(range(200)) + b"\x04")
             for other in others:
                 other.close()
@@ -365,6 +392,11 @@ class _Storm:
             read_bytes=random.choice((None, 7, 1000)),
             fails_at=random.randrange(len(self.image) + 1) if random.random() < 0.05 else None,
         )
+        self.late_s = random.choice((0.0, 0.0, random.random()))
+        self.clients: list[ClientRun] = []
+        if self.late_s:
+            self._join_clients()
+            network.run_for(self.late_s)
         self.server = network.serve(
             source,
             clients=self.clients_expected,
@@ -377,22 +409,38 @@ class _Storm:
             client_timeout_s=60.0,
             accept_timeout_s=300.0,
         )
-        self.clients: list[ClientRun] = []
+        if not self.late_s:
+            self._join_clients()
+        self.accidents = 0
+
+    def _join_clients(self) -> None:
         for _ in range(self.clients_expected):
-            client = network.join(
-                threads=random.random() < 0.5,
-                reads=random.choice(_READS),
+            client = self.network.join(
+                threads=self.random.random() < 0.5,
+                reads=self.random.choice(_READS),
                 connect_timeout_s=100.0,
             )
             self.clients.append(client)
-        self.accidents = 0
 
     def _accident(self) -> None:
         """Something goes wrong, for one client or for all."""
         self.accidents += 1
         client = self.random.choice(self.clients)
-        kind = self.random.randrange(6)
-        if kind == 0:
+        kind = self.random.randrange(8)
+        if kind == 6:
+            run = self.random.choice([self.server, client])
+            for thread in run.threads.values():
+                thread.held = True
+                self.network.clock.callLater(100.0 * self.random.random(), thread.release)
+        elif kind == 7:
+            # A stranger; where there are no hellos, a client too many or in place of another.
+            self.network.clients += 1
+            host = self.network.host(f"10.0.7.{self.network.clients}")
+            stranger = RawClient(self.network, JASMINE)
+            host.connectTCP(SERVER_IP, PORT, RawFactory(stranger))
+            noise = self.random.randbytes(self.random.randrange(40))
+            self.network.clock.callLater(self.random.random(), stranger.mumble, noise)
+        elif kind == 0:
             client.host.vanish()
         elif kind == 1:
             self.server.server.interrupt("interrupted")
@@ -412,7 +460,7 @@ class _Storm:
         accidents = self.random.choice((0, 0, 1, 1, 2))
         for _ in range(accidents):
             for _ in range(turns):
-                self.network._turn()
+                self.network.turn()
             self._accident()
         self.server.finish(limit_s=2000.0)
         for client in self.clients:
@@ -426,7 +474,6 @@ class _Storm:
         server = self.server.outcome
         assert server is not None
         entries = {entry["name"]: entry for entry in server.report["clients"]}
-        complete = 0
         for client in self.clients:
             outcome = client.outcome
             name = client.config.name
@@ -436,7 +483,6 @@ class _Storm:
                 faults.append(f"{name} has committed something else")
             if outcome is None:
                 continue
-            complete += outcome.status is Status.OK
             if (outcome.status is Status.OK) != client.sink.is_committed:
                 faults.append(f"{name} says {_say(outcome)}, committed: {client.sink.is_committed}")
             if outcome.status is not Status.OK and not client.sink.is_abandoned:
@@ -457,7 +503,7 @@ class _Storm:
         )
         if server.status is not expected:
             faults.append(f"{verified} clients are verified, and the server says {_say(server)}")
-        if not self.accidents and self.server.source._fails_at is None and server.status:
+        if not self.accidents and self.server.source.fails_at is None and server.status:
             faults.append(f"nothing went wrong but {_say(server)}")
             faults += [_say(client.outcome) for client in self.clients]
         faults += [f"left behind: {leftover}" for leftover in self.network.leftovers()]

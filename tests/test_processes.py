@@ -25,7 +25,6 @@ from tests.processes import (
     make_crew,
     names_in,
     on_the_reactor,
-    until,
 )
 
 crew = pytest_twisted.async_yield_fixture(make_crew)
@@ -305,14 +304,14 @@ async def test_a_bar_on_a_terminal(crew: Crew) -> None:
     assert drawn.rstrip().endswith(_sha256(image))
 
 
-async def _end_of_daemon(folder: Path, name: str) -> str:
+async def _end_of_daemon(crew: Crew, name: str) -> str:
     """Wait until a daemon has ended; return its log."""
-    log, pid_file = folder / f"{name}.log", folder / f"{name}.pid"
+    log, pid_file = crew.folder / f"{name}.log", crew.folder / f"{name}.pid"
 
     def has_ended() -> bool:
         return log.exists() and "Server Shut Down" in log.read_text() and not pid_file.exists()
 
-    await until(has_ended, f"the end of the {name} that runs as a daemon")
+    await crew.until(has_ended, f"the end of the {name} that runs as a daemon")
     return log.read_text()
 
 
@@ -332,8 +331,8 @@ async def test_daemons(crew: Crew) -> None:
     try:
         await _all_well(server, client)
         assert server.output + client.output == b""
-        assert "1 of 1 clients have the image" in await _end_of_daemon(crew.folder, "server")
-        assert "the image is here: 2000000 bytes" in await _end_of_daemon(crew.folder, "client")
+        assert "1 of 1 clients have the image" in await _end_of_daemon(crew, "server")
+        assert "the image is here: 2000000 bytes" in await _end_of_daemon(crew, "client")
     finally:
         _kill_daemon(crew.folder / "server.pid")
         _kill_daemon(crew.folder / "client.pid")

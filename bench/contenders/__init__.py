@@ -1,13 +1,14 @@
 """The tools that are compared, by the names that the command line and the table use."""
 
 from bench.contenders.base import Contender, Scene
-from bench.contenders.kollacast import Kollacast
+from bench.contenders.kollacast import Kollacast, sweep, with_sha256
 from bench.contenders.udpcast import Udpcast
 from bench.contenders.uftp import Uftp
 from bench.contenders.unicast import Unicast
 
 CONTENDERS: dict[str, Contender] = {
-    contender.name: contender for contender in (Kollacast(), Udpcast(), Uftp(), Unicast())
+    contender.name: contender
+    for contender in (Kollacast(), with_sha256(), Udpcast(), Uftp(), Unicast())
 }
 
-__all__ = ["CONTENDERS", "Contender", "Scene"]
+__all__ = ["CONTENDERS", "Contender", "Scene", "sweep"]

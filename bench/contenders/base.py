@@ -37,6 +37,16 @@ class Contender(Protocol):
 
     name: str
     is_multicast: bool
+    #: kollacast, in whatever variant: what the goals are about, and what must not fail.
+    is_subject: bool = False
+
+    def skips(self, row: Row) -> str | None:
+        """None when it takes part in a row, else why it does not."""
+        return None
+
+    def facts(self, row: Row) -> dict[str, Any]:
+        """What the record of a row is to know about it beside the options; see `Kollacast`."""
+        return {}
 
     def missing(self) -> str | None:
         """None when the tool can be run here, else what is missing."""

@@ -3,23 +3,53 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from bench.contenders.base import Scene
+from bench.contenders.base import Contender, Scene
 from bench.crew import Crew, Side, TransferError
-from bench.rows import Row
+from bench.rows import SUBJECT, SWEEP_BUFFER_PACKETS, SWEEP_WINDOWS, Row
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _QUIET = ("--progress", "none")
+_DEFAULT_DIGEST, _FAST_DIGEST = "sha256", "blake3"
 
 
-class Kollacast:
-    name = "kollacast"
+class Kollacast(Contender):
+    """Without arguments kollacast as it is compared: its defaults, with a digest to suit the row.
+
+    A row in which no link limits anything, so that SHA-256 would, gets BLAKE3. The record of a row
+    says which ``digest`` it was, and has the `facts` given here. A variant of another `name` may
+    fix the `digest`, add `options`, and be kept to some rows `only`.
+    """
+
     is_multicast = True
+    is_subject = True
+
+    def __init__(
+        self,
+        name: str = SUBJECT,
+        *,
+        digest: str | None = None,
+        options: tuple[str, ...] = (),
+        only: frozenset[str] | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self._digest = digest
+        self._options = options
+        self._only = only
+        self._facts = facts or {}
+
+    def skips(self, row: Row) -> str | None:
+        return None if self._only is None or row.name in self._only else "not in this row"
+
+    def facts(self, row: Row) -> dict[str, Any]:
+        return {"is_subject": True, "digest": self._digest_in(row), **self._facts}
 
     def missing(self) -> str | None:
         return None if _twistd() else "not installed: twistd"
@@ -31,7 +61,25 @@ class Kollacast:
             return "checkout"
 
     def options(self, row: Row) -> str:
-        return "its defaults"
+        wanted = self._wanted_digest(row)
+        if wanted != self._digest_in(row):
+            return f"its defaults ({wanted} is not installed)"
+        return " ".join(self._server_options(row)) or f"its defaults (--digest {wanted})"
+
+    def _wanted_digest(self, row: Row) -> str:
+        if self._digest is not None:
+            return self._digest
+        return _FAST_DIGEST if row.limit_bytes_per_s is None else _DEFAULT_DIGEST
+
+    def _digest_in(self, row: Row) -> str:
+        wanted = self._wanted_digest(row)
+        is_there = wanted == _DEFAULT_DIGEST or importlib.util.find_spec(wanted) is not None
+        return wanted if is_there else _DEFAULT_DIGEST
+
+    def _server_options(self, row: Row) -> list[str]:
+        digest = self._digest_in(row)
+        is_default = digest == _DEFAULT_DIGEST
+        return [*([] if is_default else ["--digest", digest]), *self._options]
 
     def transfer(self, crew: Crew, scene: Scene) -> dict[str, Any]:
         lab, env = scene.lab, {"PYTHONPATH": str(_CHECKOUT)}
@@ -57,19 +105,41 @@ class Kollacast:
             lab.server,
             Side.SENDER,
             [
-                *(*twistd, "kollacast-server", *_QUIET),
+                *(*twistd, "kollacast-server", *_QUIET, *self._server_options(scene.row)),
                 *("--input", str(scene.image), "--report", str(server_report)),
                 *(lab.server.address, str(len(receivers))),
             ],
             env,
         )
-        crew.finish(crew.wait(receivers))
+        crew.finish(scene.copies, crew.wait(receivers))
         crew.wait(crew.running())
         try:
             report: dict[str, Any] = json.loads(server_report.read_text())
         except (OSError, ValueError) as error:
             raise TransferError(f"the server's report cannot be read: {error}") from None
         return report
+
+
+def with_sha256() -> Kollacast:
+    """kollacast with its default digest in the raw rows, where the comparison has the fast one."""
+    return Kollacast(
+        f"{SUBJECT}-sha256", digest=_DEFAULT_DIGEST, only=frozenset({"raw-1", "raw-4"})
+    )
+
+
+def sweep() -> list[Kollacast]:
+    """The defaults, and every window with every size of a buffer of the sweep."""
+    variants = [Kollacast()]
+    for window in SWEEP_WINDOWS:
+        for packets in SWEEP_BUFFER_PACKETS:
+            variants.append(
+                Kollacast(
+                    f"window {window}, {packets} packets",
+                    options=("--window", str(window), "--buffer-packets", str(packets)),
+                    facts={"window": window, "buffer_packets": packets},
+                )
+            )
+    return variants
 
 
 def _twistd() -> Path | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.contenders.base import Scene, command, not_installed, package_version
+from bench.contenders.base import Contender, Scene, command, not_installed, package_version
 from bench.crew import Crew, Side
 from bench.rows import Row
 
@@ -12,7 +12,7 @@ _GROUP = "239.77.2.1"
 _COMMON = ("--interface", "eth0", "--nokbd", "--no-progress")
 
 
-class Udpcast:
+class Udpcast(Contender):
     name = "udpcast"
     is_multicast = True
     # Multicast also to a single host (the tool would turn to unicast; the speed is the same). A
@@ -47,6 +47,6 @@ class Udpcast:
         sender += ["--mcast-data-address", _GROUP, "--min-receivers", str(len(receivers))]
         crew.begin(receivers[0])
         crew.start(scene.lab.server, Side.SENDER, [*sender, "--file", str(scene.image)])
-        crew.finish(crew.wait(receivers))
+        crew.finish(scene.copies, crew.wait(receivers))
         crew.wait(crew.running())
         return {}

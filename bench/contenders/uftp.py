@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.contenders.base import Scene, command, not_installed, package_version
+from bench.contenders.base import Contender, Scene, command, not_installed, package_version
 from bench.crew import Crew, Side
 from bench.rows import Row
 from lab import Host
@@ -18,7 +18,7 @@ _PUBLIC_GROUP, _PRIVATE_GROUP = "239.77.3.1", "239.77.3.2"
 _TICK_S = 0.005
 
 
-class Uftp:
+class Uftp(Contender):
     name = "uftp"
     is_multicast = True
     # As fast as the link takes it: the socket buffer pushes back, so this settles at the link's
@@ -58,17 +58,18 @@ class Uftp:
                 )
             )
         crew.wait_until_idle(receivers)
+        image = scene.image.name
         sender = [command("uftp"), "-I", "eth0", "-M", _PUBLIC_GROUP, "-P", _PRIVATE_GROUP]
         sender += ["-H", ",".join(_identity(host) for host in scene.lab.clients)]
-        sender += [*self.sender_options, "-D", "image"]
+        sender += [*self.sender_options, "-D", image]
         crew.begin(receivers[0])
         server = crew.start(scene.lab.server, Side.SENDER, [*sender, str(scene.image)])
         crew.wait_until(lambda: all(map(_is_complete, statuses)), tick_s=_TICK_S)
-        crew.finish()
+        crew.finish([_incoming(copy) / image for copy in scene.copies])
         crew.wait([server])
         crew.stop(receivers)
         for copy in scene.copies:
-            (_incoming(copy) / "image").rename(copy)
+            (_incoming(copy) / image).rename(copy)
         return {}
 
 

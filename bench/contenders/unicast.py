@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from bench.contenders.base import Scene, command, not_installed, package_version
+from bench.contenders.base import Contender, Scene, command, not_installed, package_version
 from bench.crew import Crew, Side
-from bench.rows import Row
+from bench.rows import LOSS_OF_UNICAST, Row
 
 _CONFIGURATION = """\
 daemon off;
@@ -33,7 +33,7 @@ http {{
 """
 
 
-class Unicast:
+class Unicast(Contender):
     name = "unicast"
     is_multicast = False
 
@@ -42,6 +42,10 @@ class Unicast:
 
     def version(self) -> str:
         return package_version("nginx", ["nginx", "-v"])
+
+    def skips(self, row: Row) -> str | None:
+        is_again = row.loss and row.name != LOSS_OF_UNICAST
+        return f"as in {LOSS_OF_UNICAST}: loss spares TCP" if is_again else None
 
     def options(self, row: Row) -> str:
         return "nginx: sendfile on, tcp_nopush on, a worker a core / curl"
@@ -69,6 +73,6 @@ class Unicast:
             )
             for host, copy in zip(scene.lab.clients, scene.copies, strict=True)
         ]
-        crew.finish(crew.wait(receivers))
+        crew.finish(scene.copies, crew.wait(receivers))
         crew.stop([server])
         return {}

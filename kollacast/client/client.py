@@ -126,8 +126,8 @@ class Client:
             phase=self._phase,
             bytes_done=self._output.bytes_kept if self._output else 0,
             bytes_total=self._terms.size if self._terms else None,
-            clients=1 if self._output else 0,
-            clients_expected=1,
+            clients=0,
+            clients_expected=0,
             packets_repaired=self._packets_repaired,
         )
 

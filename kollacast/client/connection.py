@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.python.failure import Failure
 
+from kollacast.transport.keepalive import watch_peer
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.parser import Message, ServerStream
@@ -47,8 +48,7 @@ class ServerConnection(Protocol):
         self._closed = False
 
     def connectionMade(self) -> None:
-        self.transport.setTcpNoDelay(True)
-        self.transport.setTcpKeepAlive(True)
+        watch_peer(self.transport, always_reads=True)
         self._outgoing = Outgoing(self.transport, _nothing)
         self._run.connected(self)
 

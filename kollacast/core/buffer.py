@@ -113,10 +113,12 @@ class PacketBuffer:
 
     @property
     def missing_count(self) -> int:
+        """How many packets have not been put yet."""
         return self._missing
 
     @property
     def complete(self) -> bool:
+        """Whether every packet has been put."""
         return self._missing == 0
 
     def missing(self) -> list[int]:

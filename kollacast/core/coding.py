@@ -38,7 +38,8 @@ def plan(wanted: Iterable[Iterable[int]], terms_limit: int) -> list[list[int]]:
     """Combinations of seqs that give every client all it wants.
 
     ``wanted`` has the seqs that each client lacks.  No client lacks two
-    packets of a combination, and none has more than ``terms_limit`` terms.
+    packets of a combination, and none has more than ``terms_limit`` terms,
+    which must be 2 or more.
     """
     lacking: dict[int, int] = {}
     for client, seqs in enumerate(wanted):

@@ -23,6 +23,7 @@ from kollacast.server.member import Member
 from kollacast.server.puller import Puller
 from kollacast.server.repairs import Repairs
 from kollacast.server.session import Session
+from kollacast.transport.keepalive import watch_peer
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.greeting import Hello, Refusal, clean_text, encode_json
@@ -36,7 +37,7 @@ from kollacast.wire.parser import (
     Report,
     Request,
 )
-from kollacast.wire.structures import Tag, WireError
+from kollacast.wire.structures import SEQ_LIMIT, Tag, WireError
 
 _log = Logger()
 
@@ -113,8 +114,7 @@ class ClientProtocol(Protocol):
     # The connection.
 
     def connectionMade(self) -> None:
-        self.transport.setTcpNoDelay(True)
-        self.transport.setTcpKeepAlive(True)
+        watch_peer(self.transport, always_reads=False)
         self._outgoing = Outgoing(self.transport, self._refill)
         reason = self._host.refusal(None)
         if reason is not None:
@@ -323,9 +323,11 @@ class ClientProtocol(Protocol):
         if not self._report_due:
             raise WireError("a report before the digest")
         self._report_due = False
-        packets = fields.get("packets_multicast")
-        if isinstance(packets, int):
-            self.record.packets_multicast = packets
+        self.record.packets_multicast = _count(fields, "packets_multicast")
+        # The client alone knows how many losses coded repairs have mended.
+        self.record.packets_repaired = (
+            _count(fields, "packets_repaired") or self.record.packets_repaired
+        )
         self._verify()
         if self.member is not None:
             self.member.reported()
@@ -398,6 +400,12 @@ class ClientProtocol(Protocol):
             if timer is not None:
                 timer.cancel()
         self._hello_timer = self._linger_timer = None
+
+
+def _count(fields: dict[str, Any], key: str) -> int | None:
+    """A number of packets in a client's report, None where there is none."""
+    value = fields.get(key)
+    return value if isinstance(value, int) and 0 <= value <= SEQ_LIMIT else None
 
 
 class ClientFactory(ServerFactory):

@@ -10,7 +10,6 @@ Three ways to read, fastest first, chosen by what the link delivers:
 
 from __future__ import annotations
 
-import errno
 import socket
 import struct
 from collections.abc import Callable
@@ -38,8 +37,6 @@ _GATHER_S = 0.020
 _GATHER_LESS_S = 0.003
 #: So many single datagrams in a row say that the link does not coalesce.
 _SINGLES = 128
-
-_NOTHING = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR}
 
 
 class MulticastReceiver(DatagramProtocol):
@@ -98,9 +95,9 @@ class MulticastReceiver(DatagramProtocol):
         for turn in range(limit):
             try:
                 more = self._read()
-            except OSError as error:
-                if error.errno not in _NOTHING and error.errno != errno.ECONNREFUSED:
-                    raise
+            except OSError:
+                # Mostly EAGAIN: nothing waits.  Of anything else, such as a link
+                # that is down, the repairs by TCP make good what it costs.
                 if turn:
                     self.arrived()
                 return False

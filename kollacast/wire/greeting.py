@@ -83,11 +83,15 @@ class Greeting:
     image: str = ""
 
     def encode(self) -> bytes:
+        """The whole message, magic and length included."""
         return MAGIC + encode_json({"version": PROTOCOL_VERSION, **asdict(self)})
 
     @classmethod
     def decode(cls, data: bytes) -> Greeting | Refusal:
-        """The greeting, or the refusal that came in its place."""
+        """The greeting in this JSON, or the refusal that came in its place.
+
+        Raises :class:`WireError` where it is neither.
+        """
         fields = decode_json(data)
         if "refused" in fields:
             return Refusal(clean_text(fields["refused"]))
@@ -122,6 +126,7 @@ class Refusal:
     reason: str
 
     def encode(self) -> bytes:
+        """The whole message, in place of a greeting."""
         return MAGIC + encode_json({"refused": self.reason})
 
 
@@ -142,10 +147,12 @@ class Hello:
     run: str = ""
 
     def encode(self) -> bytes:
+        """The whole message, length included."""
         return encode_json({"version": PROTOCOL_VERSION, **asdict(self)})
 
     @classmethod
     def decode(cls, data: bytes) -> Hello:
+        """The hello in this JSON; :class:`WireError` where there is none."""
         fields = decode_json(data)
         _version(fields)
         return cls(

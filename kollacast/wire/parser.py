@@ -145,6 +145,7 @@ class ReceiveQueue:
         return len(self._data) - self._head
 
     def append(self, data: bytes) -> None:
+        """Add received bytes at the end."""
         self._data += data
 
     def take(self, count: int) -> bytes:

@@ -72,6 +72,7 @@ class BufferCtl:
 
     @property
     def is_end(self) -> bool:
+        """Whether this is the empty buffer that ends the stream."""
         return self.pkt_count == 0
 
     def check(self, capacity: int, max_packets: int) -> None:
