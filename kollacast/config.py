@@ -24,6 +24,7 @@ class ServerConfig:
     group_size: int = 64  #: clients a TCP group, at least 1
     accept_timeout_s: float = 0.0  #: to wait for all clients; 0 waits for ever
     client_timeout_s: float = 60.0  #: of silence after which a client is given up
+    failsafe: str | None = None  #: registry that clients turn to when all else fails, host:port
     min_clients: int | None = None  #: enough to start when the time to wait is over
     unicast: bool = False  #: no multicast: every client fetches by TCP
     patience_s: float = 5.0  #: for which one client may hold up the others, or stay away
@@ -40,3 +41,4 @@ class ClientConfig:
     port: int  #: of the server's TCP port, 1 to 65535
     connect_timeout_s: float  #: to keep trying until the server is up
     name: str  #: what this host is called in the server's report
+    failsafe: str | None = None  #: registry to name when all else fails, host:port

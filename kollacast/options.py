@@ -229,6 +229,13 @@ class ServerOptions(_Options):
             values.duration_s("--client-timeout", 0.1),
         ],
         [
+            "failsafe",
+            None,
+            None,
+            "Registry (host:port) that has the image, too: clients name it when all else fails.",
+            values.host_and_port("--failsafe"),
+        ],
+        [
             "min-clients",
             None,
             None,
@@ -319,6 +326,7 @@ class ServerOptions(_Options):
             accept_timeout_s=self["accept-timeout"],
             client_timeout_s=self["client-timeout"],
             min_clients=self["min-clients"],
+            failsafe=self["failsafe"],
             patience_s=self["patience"],
             unicast=bool(self["unicast"]),
             rate_bps=self["rate"],
@@ -394,7 +402,8 @@ class ClientOptions(_Options):
     longdesc = (
         "Receives the image that the server at <server_ip> multicasts, on the interface of"
         f" <local_ip>, and writes it to standard output. Default port {DEFAULT_PORT}. Exit status:"
-        " 0 when the image is complete and verified, 1 otherwise, 2 for a wrong command line."
+        " 0 when the image is complete and verified, 75 when it cannot be had and a failsafe"
+        " registry is known, 1 otherwise, 2 for a wrong command line."
     )
 
     optParameters: ClassVar[list[list[Any]]] = [
@@ -411,6 +420,13 @@ class ClientOptions(_Options):
             60.0,
             "Seconds to keep trying until the server is up.",
             values.duration_s("--connect-timeout", 0.1),
+        ],
+        [
+            "failsafe",
+            None,
+            None,
+            "The registry (host:port) to name when the image cannot be had here; status 75 then.",
+            values.host_and_port("--failsafe"),
         ],
         [
             "name",
@@ -440,6 +456,7 @@ class ClientOptions(_Options):
             server_ip=self["server_ip"],
             port=self["port"],
             connect_timeout_s=self["connect-timeout"],
+            failsafe=self["failsafe"],
             name=self["name"] or socket.gethostname() or self["local_ip"],
         )
 

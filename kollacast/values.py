@@ -140,6 +140,21 @@ def host(what: str) -> Callable[[str], str]:
     return parse
 
 
+def host_and_port(what: str) -> Callable[[str], str]:
+    """One host and a port of its, as ``host:port``."""
+    parse_host = host(what)
+
+    def parse(text: str) -> str:
+        name, colon, number = text.rpartition(":")
+        if not colon or not re.fullmatch(r"\d{1,5}", number, re.ASCII):
+            raise UsageError(f"{what} {text!r}: must be host:port, as in registry.example:4000")
+        if not 1 <= int(number) <= 65535:
+            raise UsageError(f"{what} {text!r}: the port must be from 1 to 65535")
+        return f"{parse_host(name)}:{int(number)}"
+
+    return parse
+
+
 def label(what: str, most_bytes: int) -> Callable[[str], str]:
     """A short printable text."""
 

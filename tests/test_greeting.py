@@ -38,6 +38,7 @@ GREETING = Greeting(
     fetch=True,
     pull=True,
     image="0123456789abcdef",
+    failsafe="registry.example:4000",
 )
 
 _FIELDS: dict[str, Any] = {
@@ -56,6 +57,7 @@ _FIELDS: dict[str, Any] = {
     "fetch": True,
     "pull": True,
     "image": "0123456789abcdef",
+    "failsafe": "registry.example:4000",
 }
 
 

@@ -9,15 +9,19 @@ from typing import Any
 
 from kollacast.outcome import Status
 from kollacast.spool import Spool
-from kollacast.wire.parser import Detach
+from kollacast.wire.greeting import Hello, encode_json
+from kollacast.wire.parser import Detach, Report
+from kollacast.wire.structures import Tag
 from tests.memory import (
     BUFFER_PACKETS,
     CAPACITY,
     ClientRun,
     MemoryReceivePort,
+    MemorySink,
     MemorySource,
     MemoryTestCase,
     Network,
+    RawClient,
     ServerRun,
 )
 
@@ -373,3 +377,133 @@ def _deaf(transport: Any) -> Any:
         wire = bytearray()
 
     return _Deaf()
+
+
+class FailsafeTests(_LadderTestCase):
+    """When nothing works, the client says where else the image is."""
+
+    def _fail(self, client: ClientRun, status: Status, line: str) -> None:
+        outcome = client.finish()
+        self.assertEqual((outcome.status, outcome.line), (status, line))
+
+    def test_nobody_is_there(self) -> None:
+        client = self.network.join(connect_timeout_s=1.0, failsafe="registry.example:4000")
+        self._fail(
+            client,
+            Status.FAILSAFE,
+            "no server at 10.0.0.1 port 18383 within 1 s: Connection refused;"
+            " the failsafe registry registry.example:4000 has the image",
+        )
+        assert client.outcome is not None
+        self.assertEqual(client.outcome.report["failsafe"], "registry.example:4000")
+
+    def test_the_server_has_told(self) -> None:
+        server = self.serve(clients=2, failsafe="registry.example:4000")
+        client = self.network.join()
+        self.network.settle()
+        server.server.interrupt("interrupted")
+        self._fail(
+            client,
+            Status.FAILSAFE,
+            "the server gave up: interrupted;"
+            " the failsafe registry registry.example:4000 has the image",
+        )
+        assert server.outcome is not None
+        self.assertEqual(server.outcome.report["failsafe"], "registry.example:4000")
+
+    def test_no_registry_helps_a_full_disk(self) -> None:
+        self.serve(failsafe="registry.example:4000")
+        client = self.network.join(sink=MemorySink(room=100))
+        self._fail(client, Status.FAILED, "cannot write the image: No space left on device")
+
+
+class FewTests(_LadderTestCase):
+    """Not all have come, or there are but a few."""
+
+    def test_those_who_came_are_enough(self) -> None:
+        server = self.serve(clients=3, min_clients=2, accept_timeout_s=10.0)
+        clients = [self.network.join() for _ in range(2)]
+        self.network.run_for(9.0)
+        self.assertIsNone(clients[0].outcome)
+        self.assert_whole(*clients)
+        outcome = server.finish()
+        self.assertEqual(outcome.status, Status.PARTIAL)
+        self.assertEqual(outcome.report["clients_verified"], 2)
+
+    def test_too_few(self) -> None:
+        server = self.serve(clients=3, min_clients=2, accept_timeout_s=10.0)
+        client = self.network.join()
+        self.assertEqual(server.finish(limit_s=11.0).status, Status.FAILED)
+        self.assertEqual(client.finish().status, Status.FAILED)
+
+    def test_unicast(self) -> None:
+        self.network.host("10.0.0.1").port_error = OSError(1, "no multicast here")
+        server = self.serve(clients=2, unicast=True)
+        clients = [self.network.join() for _ in range(2)]
+        for client in clients:
+            client.host.port_error = OSError(1, "no multicast here")
+        self.assert_whole(*clients)
+        outcome = server.finish()
+        self.assertEqual(outcome.status, Status.OK)
+        self.assertEqual(self.network.datagrams, [])
+        self.assert_all_gone(self.network)
+
+
+class HostileTests(_LadderTestCase):
+    """A client that abuses its fetches is cut off, and the session goes on."""
+
+    def raw(self) -> RawClient:
+        raw = self.network.raw_client()
+        raw.send(_hello(pull=True))
+        return raw
+
+    def _offend(self, say: bytes, reason: str) -> None:
+        self.network = Network()
+        server = self.serve(clients=2)
+        raw = self.raw()
+        raw.send(say)
+        good = self.network.join()
+        if raw.lost is None:
+            self.network.settle()
+        self.assertEqual(raw.last(Report).fields["reason"], f"broke the protocol: {reason}")
+        if server.server.progress().clients < 2 and good.outcome is None:
+            self.network.join()
+        self.assert_whole(good)
+
+    def test_offences(self) -> None:
+        fetch = bytes((Tag.FETCH,))
+        self._offend(
+            fetch + (0).to_bytes(4, "big") + (10**9).to_bytes(4, "big"),
+            "a fetch of 1000000000 packets from 0 on",
+        )
+        self._offend((fetch + bytes(7) + b"\x01") * 40, "more than 16 fetches at once")
+        for tag in (Tag.CLIENT_READY, Tag.CLIENT_DONE, Tag.DETACH):
+            self._offend(bytes((tag,)), "a message that only a client in the barrier may send")
+        self._offend(bytes((Tag.REPORT,)) + encode_json({"ok": True}), "a report before the digest")
+
+    def test_a_fetch_by_one_in_the_barrier(self) -> None:
+        self.serve(clients=2)
+        raw = self.network.raw_client()
+        raw.send(_hello(pull=False))
+        raw.send(bytes((Tag.FETCH,)) + bytes(7) + b"\x01")
+        self.assertEqual(
+            raw.last(Report).fields["reason"],
+            "broke the protocol: a fetch by a client in the barrier",
+        )
+
+    def test_one_that_does_not_read_costs_little(self) -> None:
+        image = Random(3).randbytes(3_000_000)
+        self.network.wire_bytes = 1000
+        server = self.serve(image, clients=2, mtu=1500, buffer_packets=100)
+        raw = self.raw()
+        good = self.network.join()
+        raw.transport.pauseProducing()
+        raw.send(bytes((Tag.FETCH,)) + bytes(4) + (65536).to_bytes(4, "big"))
+        self.assert_whole(good, image=image)
+        self.assertLess(raw.transport.peer.peak_unsent, 400_000)
+        server.finish(limit_s=90.0)
+        self.assertEqual(self.entry(server, "raw")["reason"], "no room for more for 60 s")
+
+
+def _hello(pull: bool) -> bytes:
+    return Hello("raw", 1 << 20, fetch=True, pull=pull).encode()

@@ -425,3 +425,15 @@ class LadderTests(_OptionsTestCase):
         pipe = ("127.0.0.1", "3", "--unicast", "--input", str(fifo))
         self.assertIn("needs --spool", self.refused_server(*pipe))
         self.assertTrue(self.server(*pipe, "--spool", str(self.folder)).config.unicast)
+
+    def test_failsafe(self) -> None:
+        registry = "registry.example:4000"
+        parsed = self.server("127.0.0.1", "3", "--failsafe", registry)
+        self.assertEqual(parsed.config.failsafe, registry)
+        client = self.client("127.0.0.1", "127.0.0.1", "--failsafe", registry)
+        self.assertEqual(client.config.failsafe, registry)
+        for wrong in ("registry", "registry:", ":4000", "registry:http", "a b:4000"):
+            self.refused_server("127.0.0.1", "3", "--failsafe", wrong)
+        self.assertIn(
+            "from 1 to 65535", self.refused_server("127.0.0.1", "3", "--failsafe=registry:65536")
+        )

@@ -99,6 +99,8 @@ class Client:
         #: Fires when the image is compared and committed, or is not.
         self._committed: Deferred[None] | None = None
         self._verified = False
+        # Whether this host, or who runs it, has ended the run.
+        self._is_own_fault = False
 
     # The run as a whole.
 
@@ -111,6 +113,7 @@ class Client:
 
     def interrupt(self, reason: str) -> Deferred[None]:
         """End the run now; fires once everything is closed."""
+        self._is_own_fault = True
         self._end(reason, keep=True)
         closed: Deferred[None] = Deferred()
 
@@ -501,7 +504,11 @@ class Client:
         error = failure.value
         if isinstance(error, InconsistentBuffer):
             self._end(str(error))
-        elif isinstance(error, BrokenPipeError):
+            return
+        if not self._ended:
+            # Another source of the image would not help.
+            self._is_own_fault = True
+        if isinstance(error, BrokenPipeError):
             self._end("cannot write the image: nothing reads standard output any more")
         elif isinstance(error, OSError):
             self._end(f"cannot write the image: {error.strerror or error}")
@@ -550,6 +557,10 @@ class Client:
     # What is told of it.
 
     @property
+    def _failsafe(self) -> str | None:
+        return self._config.failsafe or (self._terms.failsafe if self._terms else None)
+
+    @property
     def _packets_repaired(self) -> int:
         return sum(reception.packets_repaired for reception in self._receptions)
 
@@ -575,13 +586,18 @@ class Client:
             "packets_decoded": sum(count.decoded for count in counts),
             "packets_repeated": sum(count.repeated for count in counts),
             "packets_damaged": sum(count.damaged for count in counts),
+            "failsafe": self._failsafe,
             "seconds": round(self._reactor.seconds() - self._began_at, 3),
         }
 
     def _outcome(self, reason: str | None) -> Outcome:
         if not self._verified:
             reason = reason or "the image is not complete"
-            return Outcome(Status.FAILED, reason, self._report(reason))
+            failsafe = self._failsafe
+            if failsafe is None or self._is_own_fault:
+                return Outcome(Status.FAILED, reason, self._report(reason))
+            line = f"{reason}; the failsafe registry {failsafe} has the image"
+            return Outcome(Status.FAILSAFE, line, self._report(reason))
         report = self._report(None)
         assert self._terms is not None
         assert self._digest is not None

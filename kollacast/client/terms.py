@@ -36,6 +36,7 @@ class Terms:
     image: str = ""
     name: str | None = None
     size: int | None = None
+    failsafe: str | None = None
 
     @property
     def window_bytes(self) -> int:
@@ -63,6 +64,7 @@ def of_greeting(greeting: Greeting) -> Terms:
         image=greeting.image,
         name=greeting.name,
         size=greeting.size,
+        failsafe=greeting.failsafe,
     )
 
 

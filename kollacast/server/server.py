@@ -582,5 +582,6 @@ class Server:
             "clients_expected": self._config.clients,
             "clients_verified": verified,
             "reason": reason,
+            "failsafe": self._config.failsafe,
             "clients": [asdict(record) for record in self._records],
         }

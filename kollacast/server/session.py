@@ -75,6 +75,7 @@ class Session:
                 name=name,
                 size=size,
                 image=self._image(identity),
+                failsafe=config.failsafe,
             )
         else:
             self.greeting = GroupInfo(config.group, config.port)

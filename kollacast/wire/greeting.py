@@ -65,6 +65,7 @@ class Greeting:
     is not in step with the others, and ``pull`` that this client has to be one
     and joins no group.  Two greetings with the same ``image`` are of one image
     cut in one way, whichever server sends them; empty where that is not known.
+    ``failsafe`` is a registry (host:port) that has the image should all else fail.
     """
 
     session: str
@@ -81,6 +82,7 @@ class Greeting:
     fetch: bool = False
     pull: bool = False
     image: str = ""
+    failsafe: str | None = None
 
     def encode(self) -> bytes:
         """The whole message, magic and length included."""
@@ -101,6 +103,7 @@ class Greeting:
             raise WireError(f"the peer's mtu {mtu} holds no packet")
         size = fields.get("size")
         name = fields.get("name")
+        failsafe = fields.get("failsafe")
         return cls(
             session=clean_text(fields.get("session", "")),
             salt=_number(fields.get("salt"), "salt", 0, 0xFFFFFFFF),
@@ -116,6 +119,7 @@ class Greeting:
             fetch=fields.get("fetch") is True,
             pull=fields.get("pull") is True,
             image=_identity(fields.get("image", "")),
+            failsafe=None if failsafe is None else clean_text(failsafe),
         )
 
 
