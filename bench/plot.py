@@ -132,7 +132,7 @@ def _lines(axis: Any, row: Row, record: Record) -> None:
                 *zip(*known, strict=True),
                 marker="o" if is_data else "",
                 linestyle=style,
-                label=name if is_data else f"{name}, with start and exit of all processes",
+                label=name if is_data else f"{name}, wall time",
                 color=_COLOURS[name],
             )
             hosts, seconds = known[-1]

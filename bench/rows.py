@@ -133,8 +133,8 @@ SWEEP_WINDOWS = (1, 2, 4, 8)
 SWEEP_BUFFER_PACKETS = (1024, 2048, 4096, 8192)
 SWEEP_NAME = "sweep"
 SWEEP_ROWS = (
-    Row("sweep-raw", "no limit", None, size=256 * MIB, repetitions=2),
-    Row("sweep-link", "1 Gbit/s", None, size=256 * MIB, rate_bps=1000 * _MBIT, repetitions=2),
+    Row("sweep-raw", "no limit", None, size=256 * MIB, repetitions=1),
+    Row("sweep-link", "1 Gbit/s", None, size=256 * MIB, rate_bps=1000 * _MBIT, repetitions=1),
 )
 ALL_ROWS = (*ROWS, *SWEEP_ROWS)
 

@@ -61,7 +61,8 @@ def has_turn(
         return False
     if repetitions is not None or not taken:
         return True
-    return row.compares_tools and sum(taken) + max(taken) <= _OTHERS_S
+    decides = row.compares_tools and contender.is_multicast
+    return decides and sum(taken) + max(taken) <= _OTHERS_S
 
 
 class Runner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from bench.results import (
@@ -123,16 +124,18 @@ def _absent(record: Record, name: str, hosts: int) -> str:
 
 def _times(row: Row, record: Record) -> str:
     names = _compared([row], {row.name: record})
-    lines = [["hosts", *(f"{name}, s" for name in names)]]
+    lines = [["hosts", *(f"{name}, s" for name in names), f"cores busy during {SUBJECT}"]]
     for hosts in host_counts(record):
-        lines.append([str(hosts), *(_time_cell(record, name, hosts) for name in names)])
+        cells = [_time_cell(record, name, hosts) for name in names]
+        lines.append([str(hosts), *cells, _busy_cell(record, hosts)])
     title = f"## {row.name}: {_size(record['size'])} at {row.network}"
     note = (
         "Wall time, and in brackets data time: from the first 64 KiB that reached the first host "
         "to the last change of the last host's copy. Wall time contains the start of the sender, "
         "the connections of all receivers and the exit of each of them beside it, and all these "
         f"processes share {record['machine']['cores']} cores here, which real hosts do not. So "
-        "the goal is judged on data time."
+        "the goal is judged on data time. Where no core is left idle, it is this machine that time "
+        "grows with."
     )
     return f"{title}\n\n{_grid(lines)}\n\n{note}"
 
@@ -142,6 +145,15 @@ def _time_cell(record: Record, name: str, hosts: int) -> str:
     if wall is None:
         return _absent(record, name, hosts)
     return f"{wall:.2f} ({data:.2f}){_how_often(record, name, hosts)}"
+
+
+def _busy_cell(record: Record, hosts: int) -> str:
+    """How busy the whole machine was while kollacast ran, whoever kept it so."""
+    good = [t for t in transfers(record, SUBJECT, hosts) if "error" not in t]
+    if not good:
+        return "not run"
+    busy = statistics.median(t["machine_cpu_s"] / t["wall_s"] for t in good)
+    return f"{busy:.2f} of {record['machine']['cores']}"
 
 
 def _digests(rows: Sequence[Row], records: dict[str, Record]) -> str:

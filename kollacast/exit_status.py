@@ -19,9 +19,11 @@ from kollacast.outcome import Status
 
 
 def end_process_with(status: Status) -> None:
-    """Have the process end with `status` once twistd has finished its work."""
-    if status is not Status.OK:
-        atexit.register(_leave, status)
+    """Have the process end with `status` once twistd has finished its work.
+
+    A good end goes the same way: to take an interpreter down piece by piece costs time.
+    """
+    atexit.register(_leave, status)
 
 
 def _leave(status: Status) -> None:

@@ -29,6 +29,7 @@ from kollacast.wire.dialect import DIALECTS, JASMINE, KOLLACAST
 from kollacast.wire.structures import IP_UDP_HEADER_SIZE, MAX_MTU, PACKET_HEADER_SIZE
 
 DEFAULT_PORT = 18383
+DEFAULT_SPOOL_BYTES = 32 * 10**9
 
 PROGRESS_MODES = ("auto", "bar", "plain", "none")
 
@@ -260,7 +261,7 @@ class ServerOptions(_Options):
         [
             "spool-size",
             None,
-            32 * 10**9,
+            None,
             "The most bytes of that copy, as in 500M or 20G; default 32G.",
             values.size_bytes("--spool-size", 1, 1 << 62),
         ],

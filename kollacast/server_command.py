@@ -5,7 +5,7 @@ from __future__ import annotations
 from kollacast import streams
 from kollacast.exit_status import end_process_with
 from kollacast.logs import announce
-from kollacast.options import ServerOptions
+from kollacast.options import DEFAULT_SPOOL_BYTES, ServerOptions
 from kollacast.progress import choose_display
 from kollacast.service import KollacastService, Run
 from kollacast.source import open_source
@@ -29,7 +29,7 @@ def makeService(options: ServerOptions) -> KollacastService:
         source = open_source(options["input"])
         spool = None
         if options["spool"] is not None and source.identity is None:
-            spool = Spool(options["spool"], options["spool-size"])
+            spool = Spool(options["spool"], options["spool-size"] or DEFAULT_SPOOL_BYTES)
         return Run(Server(reactor, options.config, source, spool=spool), source.close)
 
     return KollacastService(

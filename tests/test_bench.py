@@ -227,6 +227,7 @@ class TurnTests(TestCase):
         self.assertEqual(self._turns("raw-4", "udpcast", 25.0), 2)
         self.assertEqual(self._turns("raw-4", "udpcast", 90.0), 1)
         self.assertEqual(self._turns("link", "udpcast", 1.0), 1)
+        self.assertEqual(self._turns("raw-4", "unicast", 1.0), 1)
 
     def test_other_tools_leave_out_some_numbers_of_hosts(self) -> None:
         self.assertEqual(self._turns("hosts", "unicast", 1.0, hosts=32), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from functools import reduce
 from operator import xor
 
@@ -49,6 +50,31 @@ class Plans(unittest.SynchronousTestCase):
         self.assertEqual(coding.plan([], 32), [])
         self.assertEqual(coding.plan([set(), set()], 32), [])
 
+    def test_it_takes_little_more_than_the_worst_client_has_lost(self) -> None:
+        """Independent losses of a buffer of 4300 packets, 1024 at a time as the server plans."""
+        chance = random.Random(5)
+        for clients, share, most in ((4, 0.05, 1.2), (4, 0.3, 1.1), (32, 0.05, 1.3)):
+            lost = [[s for s in range(4300) if chance.random() < share] for _ in range(clients)]
+            planned = [
+                terms
+                for start in range(0, 4300, 1024)
+                for terms in coding.plan(
+                    [[s for s in seqs if start <= s < start + 1024] for seqs in lost], 32
+                )
+            ]
+            recipes = coding.recipes(planned, 0, 1460)
+            worst = max(map(len, lost))
+            self.assertLess((len(planned) + 2 * len(recipes)) / worst, most, (clients, share))
+
+    def test_no_packet_of_a_thousand_clients_is_left_out(self) -> None:
+        chance = random.Random(6)
+        lost = [{s for s in range(200) if chance.random() < 0.01} for _ in range(1000)]
+        planned = coding.plan(lost, 32)
+        named = sorted(s for terms in planned for s in terms)
+        self.assertEqual(named, sorted(set().union(*lost)))
+        for terms in planned:
+            self.assertLessEqual(max(len(seqs.intersection(terms)) for seqs in lost), 1)
+
 
 class Recipes(unittest.SynchronousTestCase):
     def test_the_bytes_of_a_recipe(self) -> None:
@@ -69,7 +95,7 @@ class Recipes(unittest.SynchronousTestCase):
 
     @PROPERTY
     @given(
-        st.sampled_from((28, 40, 1460)),
+        st.integers(16, 200) | st.just(1460),
         st.data(),
         st.integers(0, 2 * coding.SEQ_SPAN),
     )
@@ -89,6 +115,10 @@ class Recipes(unittest.SynchronousTestCase):
             for number, terms in enumerate(combinations)
         }
         self.assertEqual(found, expected)
+
+    def test_the_smallest_packets_that_can_name_a_combination(self) -> None:
+        self.assertEqual([coding.max_terms(capacity) for capacity in (16, 20, 1460)], [1, 2, 32])
+        self.assertLess(coding.max_terms(12), 1)
 
     @PROPERTY
     @given(st.binary(max_size=100))
@@ -204,6 +234,29 @@ class Decoding(unittest.SynchronousTestCase):
         self.receive(100)
         self.repair([[100, 5000], [101, 5000]])
         self.assertEqual(self.target.missing(), [100])
+
+    @PROPERTY
+    @given(
+        st.lists(
+            st.lists(
+                st.sampled_from((0, 1, 2, 3, 7, 100, 101, 102, 109, 110, SEQ_LIMIT, 0xFFFF_FFFF)),
+                max_size=12,
+            ),
+            max_size=5,
+        )
+    )
+    def test_recipes_of_any_kind_break_nothing(self, recipes: list[list[int]]) -> None:
+        """What comes of them may be wrong, as the sender of a valid sum is believed."""
+        self.setUp()
+        self.receive(102, 109)
+        for number, words in enumerate(recipes):
+            payload = struct.pack(f"!{len(words)}I", *words).ljust(_CAPACITY, b"\0")[:_CAPACITY]
+            self.datagram(coding.recipe_seq(number), payload)
+            for combination in (*words, SEQ_LIMIT, SEQ_LIMIT + 1, 0xBFFF_FFFF):
+                self.datagram(max(combination, SEQ_LIMIT), bytes(_CAPACITY))
+        received = set(range(100, 110)).difference(self.target.missing())
+        for seq in received - {102, 109}:
+            self.assertEqual(self.target.get(seq), self.source.get(seq))
 
     def test_a_buffer_that_is_through_takes_no_repairs(self) -> None:
         """Its memory may hold another buffer by then."""

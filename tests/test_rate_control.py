@@ -1,125 +1,387 @@
-"""The rate that follows the slowest client, on links that lose what does not fit."""
+"""The rate control against simulated networks: a bottleneck, random loss, and late reports.
+
+Buffers leave one after another, as large as the server would make them, and repairs take their
+share.  Rates and losses are means over the buffers that follow once the rate should have settled.
+"""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from itertools import product
+from math import inf
+from random import Random
 
 from twisted.trial import unittest
 
+from kollacast.core.buffer_sizing import BufferSizing
 from kollacast.core.rate_control import RateControl
 
-_PACKETS = 4000
-_LINE_BPS = 1e9
+_KIB = 1024
+_CAPACITY = 1460
+_MAX_PACKETS = 6 * _KIB * _KIB // _CAPACITY
+_PACKET_BITS = 8 * 1500
+#: What the server's own link takes: there the kernel pushes back, and nothing is lost.
+_LINE_BPS = 4e9
+#: Buffers after which a rate must have settled, and over which it is then measured.
+_SETTLE = 60
+_MEASURE = 60
 
 
 @dataclass
-class _Link:
-    """A client's way: what exceeds ``bps`` is lost, and of the rest a random share."""
+class _Means:
+    """Over some buffers: the rate, the share that the bottleneck dropped, bits that were sent."""
 
-    bps: float = _LINE_BPS
-    loss: float = 0.0
+    bps: float
+    dropped: float
 
 
-class _Session:
-    """Buffer after buffer at the rate that the control asks for, up to that of the line."""
+@dataclass
+class _Report:
+    due: int
+    epoch: int
+    bps: float
+    packets: int
+    losses: dict[Hashable, float]
+    repair_bits: float = 0.0
 
-    def __init__(self, links: Sequence[_Link], *, reports_late: bool = False) -> None:
-        self.links = links
+
+@dataclass
+class _Network:
+    """Clients that each lose ``losses`` at random, the first behind a bottleneck.
+
+    ``used`` is the part of its rate at which the server manages to send, and
+    ``late`` whether the client behind the bottleneck answers after the others.
+    """
+
+    seed: int
+    bottleneck_bps: float = inf
+    queue_bytes: int = 1024 * _KIB
+    losses: list[float] = field(default_factory=lambda: [0.0] * 4)
+    line_bps: float = _LINE_BPS
+    #: Each buffer's random loss strays by this part of it.
+    stray: float = 0.0
+    #: In every buffer of so many one client loses most, another one each time; 0 for none.
+    hiccup_every: int = 0
+    late: bool = False
+
+    def __post_init__(self) -> None:
         self.control = RateControl()
-        self.random = random.Random(1)
-        self.rates: list[float] = []
-        self._late: tuple[int, float, dict[Hashable, float]] | None = None
-        self._reports_late = reports_late
+        self.random = Random(self.seed)
+        self.sizing = BufferSizing(_CAPACITY, _MAX_PACKETS, len(self.losses), fixed=False)
+        self.read_ahead = deque(self.sizing.next() for _ in range(4))
+        self.sent = 0
+        self.queued_bits = 0.0
+        self.repair_bits = 0.0
+        self.due = 0
+        self.reports: list[_Report] = []
 
-    def buffers(self, count: int, packets: int = _PACKETS) -> None:
-        for _ in range(count):
-            epoch = self.control.epoch
-            sent_bps = min(self.control.rate_bps or _LINE_BPS, _LINE_BPS)
-            self.rates.append(sent_bps)
-            losses: dict[Hashable, float] = {
-                number: self._lost(link, sent_bps, packets) / packets
-                for number, link in enumerate(self.links)
-            }
-            report = (epoch, sent_bps, losses)
-            if self._reports_late:
-                report, self._late = self._late or report, report
-            epoch, sent_bps, losses = report
-            self.control.report(epoch, sent_bps, packets, losses)
+    def run(self, buffers: int) -> _Means:
+        bits = seconds = packets = dropped = 0.0
+        for _ in range(buffers):
+            took, left, count, lost = self.buffer()
+            bits += left
+            seconds += took
+            packets += count
+            dropped += lost
+        return _Means(bits / seconds, dropped / packets)
 
-    def _lost(self, link: _Link, sent_bps: float, packets: int) -> int:
-        through = int(packets * min(link.bps / sent_bps, 1.0))
-        random_loss = sum(self.random.random() < link.loss for _ in range(through))
-        return packets - through + random_loss
+    def settled(self, buffers: int = _SETTLE) -> _Means:
+        self.run(buffers)
+        return self.run(_MEASURE)
 
-    def mean_of_last(self, count: int) -> float:
-        return sum(self.rates[-count:]) / count
+    def buffer(self) -> tuple[float, float, int, float]:
+        """Send one: seconds that it took, bits that left, its packets, and those dropped."""
+        for report in [report for report in self.reports if report.due <= self.sent]:
+            self.reports.remove(report)
+            self.control.report(report.epoch, report.bps, report.packets, report.losses)
+            self.repair_bits += report.repair_bits
+        epoch = self.control.epoch
+        bps = min(self.control.rate_bps or inf, self.line_bps)
+        packets = self.read_ahead.popleft()
+        bits = packets * _PACKET_BITS + self.repair_bits
+        self.repair_bits = 0.0
+        drop = self.drop(bps, bits / bps)
+        losses: dict[Hashable, float] = {
+            client: self.lost(
+                1 - (1 - self.chance(client)) * (1 - (0 if client else drop)), packets
+            )
+            for client in range(len(self.losses))
+        }
+        measured = bps * self.random.uniform(0.98, 1.02)
+        self.sizing.sent(measured)
+        self.read_ahead.append(self.sizing.next())
+        self.sent += 1
+        self.tell(_Report(0, epoch, measured, packets, losses))
+        return bits / bps, bits, packets, drop * packets
+
+    def tell(self, report: _Report) -> None:
+        """Reports come one to three buffers later, in order."""
+        report.due = self.due = max(self.sent - 1 + self.random.randint(1, 3), self.due)
+        mended = [share for share in report.losses.values() if share < 1]
+        report.repair_bits = 1.15 * max(mended, default=0.0) * report.packets * _PACKET_BITS
+        self.reports.append(report)
+        if self.late:
+            alone: dict[Hashable, float] = {0: report.losses.pop(0)}
+            self.reports.append(
+                _Report(report.due + 1, report.epoch, report.bps, report.packets, alone)
+            )
+
+    def drop(self, bps: float, seconds: float) -> float:
+        """The share that finds the queue of the bottleneck full."""
+        if self.bottleneck_bps == inf:
+            self.queued_bits = 0.0
+            return 0.0
+        self.queued_bits += (bps - self.bottleneck_bps) * seconds
+        over = max(self.queued_bits - 8 * self.queue_bytes, 0.0)
+        self.queued_bits = max(self.queued_bits - over, 0.0)
+        return over / (bps * seconds)
+
+    def chance(self, client: int) -> float:
+        share = self.losses[client]
+        if self.stray:
+            share *= self.random.uniform(1 - self.stray, 1 + self.stray)
+        if self.hiccup_every:
+            turn, rest = divmod(self.sent, self.hiccup_every)
+            if rest == 0 and turn % len(self.losses) == client:
+                share = self.random.uniform(0.2, 0.99)
+        return share
+
+    def lost(self, share: float, packets: int) -> float:
+        """The share that is lost of ``packets`` when each is lost with this probability."""
+        mean = share * packets
+        if min(mean, packets - mean) > 30:
+            deviation = (mean * (1 - share)) ** 0.5
+            return round(min(max(self.random.gauss(mean, deviation), 0), packets)) / packets
+        rare = min(share, 1 - share)
+        count = sum(self.random.random() < rare for _ in range(packets)) if rare > 0 else 0
+        return (count if rare == share else packets - count) / packets
 
 
-class Rates(unittest.SynchronousTestCase):
-    def test_a_line_that_takes_everything_is_not_limited(self) -> None:
-        session = _Session([_Link(), _Link()])
-        session.buffers(30)
-        self.assertIsNone(session.control.rate_bps)
+class Bottlenecks(unittest.SynchronousTestCase):
+    """One client's port is slower than all the rest."""
 
-    def test_it_comes_to_what_the_slowest_client_can_take(self) -> None:
-        for bps in (700e6, 200e6, 30e6):
-            for reports_late in (False, True):
-                session = _Session([_Link(), _Link(bps), _Link()], reports_late=reports_late)
-                session.buffers(8)
-                self.assertLess(session.rates[-1], 1.05 * bps)
-                session.buffers(60)
-                self.assertGreater(session.mean_of_last(50), 0.8 * bps)
-                self.assertLess(session.mean_of_last(50), 1.1 * bps)
+    def near(self, network: _Network, means: _Means, tolerance: float = 0.05) -> None:
+        self.assertLess(abs(means.bps / network.bottleneck_bps - 1), tolerance, (network, means))
+        # Beside a heavy random loss more congestion looks like chance.
+        dropped = 0.03 if network.losses[0] >= 0.3 else 0.02
+        self.assertLess(means.dropped, dropped, (network, means))
 
-    def test_steady_random_loss_is_no_congestion(self) -> None:
-        for loss in (0.01, 0.05, 0.3):
-            session = _Session([_Link(), _Link(loss=loss), _Link(loss=loss / 2)])
-            session.buffers(80)
-            self.assertGreater(session.mean_of_last(60), 0.85 * _LINE_BPS, f"{loss:.0%} loss")
+    def test_from_above(self) -> None:
+        rates, queues = (100e6, 200e6, 500e6, 950e6, 2e9), (256, 1024, 2048)
+        for seed, (bps, kib) in enumerate(product(rates, queues)):
+            network = _Network(seed, bps, kib * _KIB)
+            self.near(network, network.settled())
 
-    def test_a_bottleneck_behind_random_loss(self) -> None:
-        session = _Session([_Link(300e6, loss=0.05), _Link()])
-        session.buffers(80)
-        self.assertGreater(session.mean_of_last(50), 0.5 * 300e6)
-        self.assertLess(session.mean_of_last(50), 1.2 * 300e6)
+    def test_it_is_found_within_a_dozen_buffers(self) -> None:
+        for seed, bps in enumerate((100e6, 200e6, 950e6)):
+            network = _Network(seed, bps)
+            network.run(12)
+            self.assertLess(network.control.rate_bps or inf, 1.1 * bps)
+            self.near(network, network.run(_MEASURE), 0.15)
 
-    def test_it_rises_again_when_the_bottleneck_goes_away(self) -> None:
-        link = _Link(100e6)
-        session = _Session([link])
-        session.buffers(20)
-        self.assertLess(session.rates[-1], 110e6)
-        link.bps = _LINE_BPS
-        session.buffers(60)
-        self.assertGreater(session.rates[-1], 0.9 * _LINE_BPS)
+    def test_a_slow_one(self) -> None:
+        """Buffers are small there and the queue is long, so that losses are seen late."""
+        for seed in range(3):
+            network = _Network(seed, 50e6, 256 * _KIB)
+            self.near(network, network.settled())
 
-    def test_a_client_that_receives_nothing_has_no_say(self) -> None:
-        session = _Session([_Link(loss=1.0), _Link()])
-        session.buffers(20)
-        self.assertIsNone(session.control.rate_bps)
+    def test_one_without_a_queue(self) -> None:
+        """A policer drops all that exceeds its rate."""
+        for seed, bps in enumerate((100e6, 500e6)):
+            network = _Network(seed, bps, 0)
+            self.near(network, network.settled())
 
-    def test_nobody_is_left(self) -> None:
-        session = _Session([])
-        session.buffers(3)
-        self.assertIsNone(session.control.rate_bps)
+    def test_one_that_takes_next_to_nothing(self) -> None:
+        """It costs the others time, but not the session."""
+        network = _Network(1, 0.5e6, 64 * _KIB)
+        for _ in range(_SETTLE):
+            network.buffer()
+            self.assertGreaterEqual(network.control.rate_bps or inf, 1e6)
 
-    def test_a_few_packets_measure_nothing(self) -> None:
-        session = _Session([_Link(10e6)])
-        session.buffers(10, packets=20)
-        self.assertIsNone(session.control.rate_bps)
+    def test_from_below(self) -> None:
+        for seed, kib in enumerate((256, 1024, 2048)):
+            network = _Network(seed, 100e6, kib * _KIB)
+            network.run(_SETTLE)
+            network.bottleneck_bps = 400e6
+            self.near(network, network.settled(80))
+
+    def test_it_comes_later(self) -> None:
+        network = _Network(1)
+        network.run(20)
+        for bps in (800e6, 200e6):
+            network.bottleneck_bps = bps
+            self.near(network, network.settled())
+
+    def test_it_goes_away(self) -> None:
+        for seed in range(3):
+            network = _Network(seed, 200e6)
+            network.run(_SETTLE)
+            network.bottleneck_bps = inf
+            self.assertGreater(network.settled(80).bps, 0.97 * _LINE_BPS)
+
+    def test_with_random_loss(self) -> None:
+        for seed, (share, kib) in enumerate(product((0.01, 0.05, 0.1, 0.3), (512, 2048))):
+            network = _Network(seed, 300e6, kib * _KIB, [share] * 4)
+            self.near(network, network.settled())
+
+    def test_with_random_loss_at_others_or_at_that_client_alone(self) -> None:
+        for seed, losses in enumerate(([0.0, 0.1, 0.3, 0.02], [0.3, 0.0, 0.02, 0.1])):
+            network = _Network(seed, 200e6, losses=losses)
+            self.near(network, network.settled())
+
+    def test_the_random_loss_goes_away(self) -> None:
+        network = _Network(2, 200e6, losses=[0.1] * 4)
+        network.run(_SETTLE)
+        network.losses = [0.0] * 4
+        self.near(network, network.settled())
+
+    def test_its_client_always_answers_last(self) -> None:
+        """Its answers pass the same queue as the data, and miss the grace of others."""
+        for seed, share in enumerate((0.0, 0.05)):
+            network = _Network(seed, 200e6, losses=[share] * 4, late=True)
+            self.near(network, network.settled())
+
+    def test_it_is_close_to_the_server_s_own_link(self) -> None:
+        for seed, line_bps in enumerate((505e6, 1e9)):
+            network = _Network(seed, 500e6, line_bps=line_bps)
+            self.near(network, network.settled())
+
+
+class RandomLosses(unittest.SynchronousTestCase):
+    """Nothing is gained by a lower rate."""
+
+    def unlimited(self, network: _Network, buffers: int = 20) -> None:
+        means = network.settled(buffers)
+        self.assertGreater(means.bps, 0.97 * network.line_bps, (network, means))
+
+    def test_steady_loss_does_not_ratchet_the_rate_down(self) -> None:
+        for seed, (share, line_bps) in enumerate(product((0.01, 0.05, 0.1, 0.3), (4e9, 200e6))):
+            self.unlimited(_Network(seed, losses=[share] * 4, line_bps=line_bps))
+
+    def test_small_buffers_leave_more_to_chance(self) -> None:
+        for seed, share in enumerate((0.01, 0.05, 0.1, 0.3)):
+            self.unlimited(_Network(seed, losses=[share] * 4, line_bps=30e6), 80)
+
+    def test_with_many_clients_one_always_has_bad_luck(self) -> None:
+        for seed, share in enumerate((0.01, 0.1)):
+            self.unlimited(_Network(seed, losses=[share] * 200))
+
+    def test_loss_that_grows(self) -> None:
+        network = _Network(3, losses=[0.01] * 4)
+        network.run(20)
+        network.losses = [0.1] * 4
+        self.unlimited(network)
+
+    def test_loss_that_strays_more_than_chance(self) -> None:
+        for seed, share in enumerate((0.01, 0.05, 0.05)):
+            self.unlimited(_Network(seed, losses=[share] * 4, stray=0.2), 40)
+
+    def test_a_hiccup_of_one_client_costs_nothing(self) -> None:
+        """A buffer of which a busy client lost most, and then all is well again."""
+        for seed in range(3):
+            self.unlimited(_Network(seed, hiccup_every=9))
+            network = _Network(seed, 200e6, hiccup_every=9)
+            self.assertLess(abs(network.settled().bps / 200e6 - 1), 0.05, network)
+
+
+class Reports(unittest.SynchronousTestCase):
+    def setUp(self) -> None:
+        self.control = RateControl()
+
+    def report(self, loss: float, *, bps: float = 1e9, times: int = 1, packets: int = 4000) -> None:
+        for _ in range(times):
+            self.control.report(self.control.epoch, bps, packets, {"a": loss, "b": 0.0})
+
+    def settle(self) -> float:
+        """Find a bottleneck of half the rate."""
+        self.report(0.5, times=2)
+        assert self.control.rate_bps is not None
+        self.report(0.0, bps=self.control.rate_bps)
+        return self.control.rate_bps
+
+    def test_it_begins_without_a_limit(self) -> None:
+        self.assertIsNone(self.control.rate_bps)
+        self.report(0.0, times=10)
+        self.assertIsNone(self.control.rate_bps)
+
+    def test_two_buffers_with_losses_are_congestion(self) -> None:
+        self.report(0.5)
+        self.assertIsNone(self.control.rate_bps)
+        self.report(0.5)
+        self.assertAlmostEqual(self.control.rate_bps, 0.9 * 0.5e9)
+
+    def test_the_rate_settles_below_what_was_received(self) -> None:
+        self.assertAlmostEqual(self.settle(), 0.98 * 0.5e9)
 
     def test_every_change_begins_an_epoch(self) -> None:
-        control = RateControl()
-        control.report(0, 1e9, 4000, {"slow": 0.5})
-        assert control.rate_bps is not None
-        self.assertEqual(control.epoch, 1)
-        self.assertLess(control.rate_bps, 0.5e9)
-        self.assertGreater(control.rate_bps, 0.4e9)
+        rate, epoch = self.control.rate_bps, self.control.epoch
+        for loss in (0.5, 0.5, 0.0, 0.0, 0.3, 0.3, 0.0, *[0.0] * 20):
+            self.report(loss, bps=self.control.rate_bps or 1e9)
+            if self.control.rate_bps != rate:
+                self.assertGreater(self.control.epoch, epoch)
+            else:
+                self.assertEqual(self.control.epoch, epoch)
+            rate, epoch = self.control.rate_bps, self.control.epoch
 
-    def test_it_never_comes_to_a_stop(self) -> None:
-        """A client that takes next to nothing costs the others time, but not the session."""
-        session = _Session([_Link(0.5e6), _Link()])
-        session.buffers(60)
-        self.assertLess(min(session.rates), 1.1e6)
-        self.assertGreater(min(session.rates), 0.9e6)
+    def test_buffers_that_left_before_a_cut_say_nothing_against_it(self) -> None:
+        epoch = self.control.epoch
+        rate = self.settle()
+        for _ in range(10):
+            self.control.report(epoch, 1e9, 4000, {"a": 0.5, "b": 0.0})
+        self.assertEqual(self.control.rate_bps, rate)
+
+    def test_a_client_that_receives_nothing_has_no_say(self) -> None:
+        self.report(1.0, times=20)
+        self.assertIsNone(self.control.rate_bps)
+        for _ in range(20):
+            self.control.report(self.control.epoch, 1e9, 4000, {"a": 1.0})
+        self.assertIsNone(self.control.rate_bps)
+
+    def test_a_client_that_receives_nothing_any_more_holds_nothing_up(self) -> None:
+        self.report(0.5, times=2)
+        self.report(1.0, bps=self.control.rate_bps or 0.0)
+        self.report(1.0, bps=self.control.rate_bps or 0.0, times=100)
+        self.assertGreater(self.control.rate_bps or inf, 1e9)
+
+    def test_a_client_that_leaves_holds_nothing_up(self) -> None:
+        self.report(0.5, times=2)
+        self.control.forget("a")
+        cut = self.control.rate_bps
+        assert cut is not None
+        for _ in range(60):
+            bps = min(self.control.rate_bps or inf, 1e9)
+            self.control.report(self.control.epoch, bps, 4000, {"b": 0.0})
+        self.assertGreater(self.control.rate_bps or inf, 2 * cut)
+
+    def test_one_that_was_never_heard_of_may_leave(self) -> None:
+        self.control.forget("stranger")
+        self.assertGreater(self.settle(), 0)
+
+    def test_back_pressure_does_not_raise_the_rate(self) -> None:
+        """What was not tried is not known: the rate stays within reach of what leaves."""
+        self.settle()
+        self.report(0.0, bps=0.2e9, times=300)
+        self.assertLess(self.control.rate_bps or inf, 0.6e9)
+        self.report(0.0, bps=1.0e9, times=300)
+        self.assertLess(self.control.rate_bps or inf, 2e9)
+
+    def test_tiny_buffers_measure_nothing(self) -> None:
+        """The last one of an image may have one packet."""
+        self.report(0.5, packets=10, times=20)
+        self.assertIsNone(self.control.rate_bps)
+        rate = self.settle()
+        self.report(0.9, packets=10, times=20)
+        self.report(0.0, bps=rate, packets=10, times=100)
+        self.assertEqual(self.control.rate_bps, rate)
+
+    def test_nobody_was_heard(self) -> None:
+        for _ in range(20):
+            self.control.report(self.control.epoch, 1e9, 4000, {})
+        self.assertIsNone(self.control.rate_bps)
+
+    def test_the_rate_never_falls_to_nothing(self) -> None:
+        for _ in range(200):
+            self.report(0.99, bps=self.control.rate_bps or 1e9)
+            self.assertGreaterEqual(self.control.rate_bps or inf, 1e6)

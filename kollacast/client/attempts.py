@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from kollacast.client.connection import ServerConnection, ServerConnectionFactory
 
 #: Seconds between attempts to connect: short at first, both start at once.
-RETRY_S = (0.05, 0.1, 0.1, 0.2)
+RETRY_S = (0.05, 0.1)
 #: Seconds after which one attempt is given up.
 _ATTEMPT_S = 10.0
 

@@ -30,7 +30,7 @@ SEQ_SPAN = 0x4000_0000
 
 #: Packets of one combination at the most: each one more is work for everyone.
 _MAX_TERMS = 32
-#: Combinations that a packet is tried to fit into.
+#: Sets of clients whose combinations a packet is tried to fit into.
 _OPEN = 48
 
 
@@ -47,23 +47,24 @@ def plan(wanted: Iterable[Iterable[int]], terms_limit: int) -> list[list[int]]:
         for seq in seqs:
             lacking[seq] = lacking.get(seq, 0) | bit
     combinations: list[list[int]] = []
-    open_terms: list[list[int]] = []
-    open_masks: list[int] = []
+    # Those that take one more packet, by the clients that lack one of theirs.
+    fitting: dict[int, list[list[int]]] = {}
     for seq, mask in sorted(lacking.items(), key=lambda item: -item[1].bit_count()):
-        for index, taken in enumerate(open_masks):
+        for taken in fitting:
             if not taken & mask:
-                open_terms[index].append(seq)
-                open_masks[index] = taken | mask
-                if len(open_terms[index]) == terms_limit:
-                    del open_terms[index], open_masks[index]
+                terms = fitting[taken].pop()
+                if not fitting[taken]:
+                    del fitting[taken]
+                mask |= taken
                 break
         else:
-            terms = [seq]
+            terms = []
             combinations.append(terms)
-            open_terms.append(terms)
-            open_masks.append(mask)
-            if len(open_terms) > _OPEN:
-                del open_terms[0], open_masks[0]
+        terms.append(seq)
+        if len(terms) < terms_limit:
+            fitting.setdefault(mask, []).append(terms)
+            if len(fitting) > _OPEN:
+                del fitting[next(iter(fitting))]
     return combinations
 
 

@@ -6,41 +6,61 @@ its way, as in BBR (Cardwell and others, ACM Queue 2016): the rate goes to
 what the worst client *received*, not down by a fixed factor, and so it is
 right within a few buffers wherever it began.
 
-Loss alone does not mean congestion.  A cut is therefore a trial, some way
-below what was received.  Where the share that is lost stays the same at the
-lower rate, the rate is not its cause: it is taken as the client's base loss
-from then on, and the cut is taken back.  So steady random loss costs one
-short trial and no ratchet.  Where the loss goes away, queues have drained in
-the meantime, and the rate settles close below what was received.
+Loss alone does not mean congestion.  Losses in two buffers in a row, beyond
+a client's base loss and what it usually strays by, therefore begin a trial:
+the rate goes some way below what was received.  Where the losses go away,
+they were the rate's, queues have drained in the meantime, and the rate
+settles close below what was received.  Where a good part of them stays at
+two lower rates in a row, that part is not the rate's: it is the client's base
+loss from then on, and what was received before is judged again in the light
+of it.  If it explains all losses, the cut is taken back.  So steady random
+loss costs one short trial and no ratchet, and a bottleneck is found
+underneath it.
 
-From there it is raised again while nothing is lost, in small steps around the
-bottleneck that was found and in doubling ones beyond, to follow one that goes
-away.  A client that receives nothing at all has no say: no rate would help it.
+From there the rate is raised again while nothing is lost, in small steps
+around the bottleneck that was found and in growing ones beyond, to follow one
+that goes away.  A client that receives nothing at all has no say: no rate
+would help it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
-from math import sqrt
+from dataclasses import dataclass
+from math import inf, sqrt
+from typing import NamedTuple
 
 #: Loss above a client's base that is not yet taken for congestion.
-_TOLERANCE = 0.01
-#: Standard deviations of a buffer's random loss that are not, either.
+_TOLERANCE = 0.005
+#: Standard deviations of a random loss that are not, either: there may be a
+#: thousand clients, and the worst of them counts.
 _SIGMAS = 3.0
+#: The same in mean deviations, for losses that stray more than chance explains.
+_STRAYS = 4.0
+#: A decision rests on so many packets of a client, or on fewer where random
+#: loss strays by no more than this share.
+_ENOUGH_PACKETS = 1500
+_PRECISE = 0.02
 #: During a trial the rate is this part of what was received: queues drain.
 _TRIAL = 0.90
-#: A trial's loss within this part of the loss before says: not congestion.
-_UNCHANGED = 0.15
+#: A loss of which at least this part stays at a lower rate is not, or not
+#: only, the rate's: of one that is, nothing should stay.
+_STAYS = 0.5
+#: One that rises by more than this factor at a lower rate says nothing: one of
+#: the two measurements was a bad one.
+_RISES = 2.0
+#: Lower rates in a row at which a loss must stay to be a base loss.
+_CONFIRMED = 2
 #: After a trial that helped, the rate is this part of what was received.
 _SETTLED = 0.98
-#: Buffers without congestion before the first raise after that.
+#: Decisions that find no congestion before the first raise after that.
 _HOLD = 4
-#: A raise near the bottleneck, and the largest one.
+#: A raise near the bottleneck; so far above it raises begin to grow, by this
+#: factor each, up to the largest one.
 _STEP = 0.01
-_MAX_STEP = 0.25
-#: So far above the bottleneck, raises begin to double.
-_NEAR = 1.1
+_NEAR = 1.05
+_GROWTH = 1.35
+_MAX_STEP = 0.5
 #: The rate is raised only while this part of it is used.
 _USED = 0.85
 #: How fast a base loss follows what is measured.
@@ -48,15 +68,71 @@ _GAIN = 0.25
 _MIN_RATE_BPS = 1e6
 #: A buffer of fewer packets measures nothing.
 _MIN_PACKETS = 64
+#: A measurement belongs to the same rate as another from this part of it up.
+_SAME_RATE = 0.97
 
 
-@dataclass(frozen=True, slots=True)
+class _Loss(NamedTuple):
+    """The share of so many packets that a client lacked."""
+
+    share: float
+    packets: int
+
+
+_Losses = dict[Hashable, _Loss]
+
+
+class _Measured(NamedTuple):
+    """What was lost at one rate."""
+
+    epoch: int
+    sent_bps: float
+    losses: _Losses
+
+
+@dataclass(slots=True)
+class _Client:
+    """What is known of a client: the loss that is not the rate's, and how far it strays.
+
+    ``suspected`` says whether it lost more than that of the last buffer.
+    """
+
+    base: float = 0.0
+    stray: float = 0.0
+    suspected: bool = False
+
+    def most(self, packets: int) -> float:
+        """The largest loss of so many packets that is not yet taken for congestion."""
+        return self.base + _TOLERANCE + self._noise(packets)
+
+    def least(self, packets: int) -> float:
+        """The smallest loss of so many packets that the base loss explains."""
+        return self.base - self._noise(packets)
+
+    def learn(self, share: float) -> None:
+        """``share`` was lost at a rate that is no cause of it."""
+        self.stray += _GAIN * (abs(share - self.base) - self.stray)
+        self.base += _GAIN * (share - self.base)
+
+    def _noise(self, packets: int) -> float:
+        # A loss that strays further than its own size must be seen anew.
+        return max(_chance(self.base, packets), min(_STRAYS * self.stray, self.base))
+
+
+@dataclass(slots=True)
 class _Trial:
-    """A cut whose effect is not known yet: the rate and losses before, and what was received."""
+    """A cut whose effect is not known yet.
+
+    ``rate_bps`` was the rate before.  ``measured`` are the losses at each
+    rate since then, the present one excepted; ``suspects`` are the clients
+    that lost too much at any of them, and ``stayed`` the rates in a row at
+    which they lost as much as before.
+    """
 
     rate_bps: float | None
-    losses: Mapping[Hashable, float]
-    received_bps: float
+    measured: list[_Measured]
+    suspects: set[Hashable]
+    stayed: int = 0
 
 
 class RateControl:
@@ -69,8 +145,12 @@ class RateControl:
     def __init__(self) -> None:
         self.rate_bps: float | None = None
         self.epoch = 0
-        self._base: dict[Hashable, float] = {}
+        self._clients: dict[Hashable, _Client] = {}
+        # What was lost in this epoch since the last decision.
+        self._window: _Losses = {}
         self._trial: _Trial | None = None
+        # Buffers of earlier epochs left at a rate that has been judged.
+        self._judged_epoch = 0
         self._bottleneck_bps = 0.0
         self._hold = 0
         self._step = _STEP
@@ -82,68 +162,225 @@ class RateControl:
         packets: int,
         losses: Mapping[Hashable, float],
     ) -> None:
-        """A buffer of ``packets`` left at ``sent_bps``; ``losses`` has each client's share."""
-        heard = {client: loss for client, loss in losses.items() if loss < 1.0}
-        if packets < _MIN_PACKETS or not heard:
+        """A buffer of ``packets`` left at ``sent_bps``; ``losses`` has clients' shares.
+
+        One buffer may be reported in several parts, with different clients.
+        """
+        if packets < _MIN_PACKETS:
             return
-        worst = max(heard, key=lambda client: self._excess(client, heard[client], packets))
-        if self._excess(worst, heard[worst], packets) <= _TOLERANCE:
+        heard = {client: _Loss(share, packets) for client, share in losses.items() if share < 1.0}
+        trial = self._trial
+        if trial is not None:
+            if epoch < trial.measured[-1].epoch:
+                return
             if epoch == self.epoch:
-                self._clear(sent_bps, heard)
+                trial.suspects.difference_update(losses.keys() - heard.keys())
+        elif epoch < self._judged_epoch:
             return
-        base = self._base.get(worst, 0.0)
-        received = sent_bps * (1 - heard[worst]) / max(1 - base, 0.01)
+        exceeding = self._confirmed(heard)
+        measured = _Measured(epoch, sent_bps, heard)
+        if epoch == self.epoch:
+            self._present(measured, exceeding)
+        elif exceeding:
+            self._earlier(measured, exceeding)
+
+    def forget(self, client: Hashable) -> None:
+        """``client`` has left, and is not heard of any more."""
+        self._clients.pop(client, None)
+        self._window.pop(client, None)
+        if self._trial is not None:
+            self._trial.suspects.discard(client)
+
+    # Reports.
+
+    def _confirmed(self, losses: _Losses) -> set[Hashable]:
+        """The clients that lost too much, and not for the first time.
+
+        What others lost for the first time is taken out: it may be anything.
+        """
+        confirmed = set()
+        for name, loss in list(losses.items()):
+            client = self._clients.setdefault(name, _Client())
+            if loss.share <= client.most(loss.packets):
+                client.suspected = False
+            elif client.suspected or self._is_lower(name, loss):
+                confirmed.add(name)
+            else:
+                client.suspected = True
+                del losses[name]
+        return confirmed
+
+    def _is_lower(self, name: Hashable, loss: _Loss) -> bool:
+        """Whether less than that was lost at a rate before, in the trial of this client."""
+        trial = self._trial
+        if trial is None or name not in trial.suspects:
+            return False
+        before = trial.measured[-1].losses.get(name)
+        return before is not None and loss.share < _RISES * before.share
+
+    def _present(self, measured: _Measured, exceeding: set[Hashable]) -> None:
+        """Something was measured at the present rate."""
+        window = self._window
+        for name, loss in measured.losses.items():
+            window[name] = _sum(window.get(name), loss)
+        enough = {name for name, loss in window.items() if self._is_enough(name, loss)}
+        if self._trial is not None:
+            if enough and self._trial.suspects <= enough:
+                self._judge(self._trial, measured.sent_bps)
+        elif exceeding:
+            self._try(measured, exceeding)
+        elif exceeding := self._exceeding(window):
+            self._try(measured._replace(losses=dict(window)), exceeding)
+        elif 2 * len(enough) >= len(self._clients) > 0:
+            self._uncongested(measured.sent_bps)
+
+    def _earlier(self, measured: _Measured, exceeding: set[Hashable]) -> None:
+        """Too much was lost of a buffer that left before the last change."""
         trial = self._trial
         if trial is None:
-            if self.rate_bps is None or received * _TRIAL < self.rate_bps:
-                self._try(_Trial(self.rate_bps, heard, received))
-        elif epoch < self.epoch:
-            # It left before the cut: the better of two measurements counts.
-            if received > trial.received_bps:
-                self._trial = replace(trial, received_bps=received)
-                self.rate_bps = max(received * _TRIAL, _MIN_RATE_BPS)
-        elif self._unchanged(trial.losses.get(worst, 0.0), heard[worst], packets):
-            self._base.update(heard)
-            self._trial = None
-            self._set(trial.rate_bps)
-        else:
-            self._try(_Trial(trial.rate_bps, heard, received))
-
-    def _excess(self, client: Hashable, loss: float, packets: int) -> float:
-        base = self._base.get(client, 0.0)
-        return loss - base - _noise(base, packets)
-
-    def _unchanged(self, before: float, after: float, packets: int) -> bool:
-        return abs(after - before) <= _UNCHANGED * before + _noise(before, packets)
-
-    def _try(self, trial: _Trial) -> None:
-        self._trial = trial
-        self._set(max(trial.received_bps * _TRIAL, _MIN_RATE_BPS))
-
-    def _clear(self, sent_bps: float, losses: Mapping[Hashable, float]) -> None:
-        for client, loss in losses.items():
-            base = self._base.get(client, 0.0)
-            self._base[client] = base + _GAIN * (loss - base)
-        trial, self._trial = self._trial, None
-        if self.rate_bps is None:
+            self._try(measured, exceeding)
             return
-        if trial is not None:
-            self._bottleneck_bps = trial.received_bps
+        # The later of two measurements of one rate counts: queues are full by then.
+        last = trial.measured[-1]
+        if measured.sent_bps > _SAME_RATE * last.sent_bps:
+            trial.measured[-1] = measured._replace(losses={**last.losses, **measured.losses})
+            trial.suspects |= exceeding
+            rate_bps = self._below_received(trial)
+            if self.rate_bps is None or abs(rate_bps / self.rate_bps - 1) > _TOLERANCE:
+                self._set(rate_bps)
+
+    # Trials.
+
+    def _try(self, measured: _Measured, suspects: set[Hashable]) -> None:
+        self._trial = _Trial(self.rate_bps, measured=[], suspects=set())
+        self._go_below(self._trial, measured, suspects)
+
+    def _judge(self, trial: _Trial, sent_bps: float) -> None:
+        """Enough is known of the losses at a trial's rate."""
+        window = self._window
+        exceeding = self._exceeding(window)
+        # A base loss that goes away with the rate has never been one.
+        fallen = self._let_fall()
+        if not exceeding and not fallen:
+            self._learn()
+            self._settle(trial)
+            return
+        before = trial.measured[-1].losses
+        stays = not fallen and all(
+            name in before
+            and _STAYS * before[name].share <= window[name].share <= _RISES * before[name].share
+            for name in exceeding
+        )
+        trial.stayed = trial.stayed + 1 if stays else 0
+        if trial.stayed == _CONFIRMED:
+            for name, loss in window.items():
+                client = self._clients[name]
+                client.base = loss.share
+                if name in exceeding:
+                    client.stray = abs(loss.share - before[name].share) / 2
+            self._settle(trial)
+            return
+        self._go_below(trial, _Measured(self.epoch, sent_bps, dict(window)), exceeding)
+
+    def _go_below(self, trial: _Trial, measured: _Measured, exceeding: set[Hashable]) -> None:
+        """Try the next lower rate."""
+        trial.measured.append(measured)
+        trial.suspects |= exceeding
+        for name in trial.suspects:
+            self._clients[name].suspected = False
+        self._set(self._below_received(trial))
+
+    def _settle(self, trial: _Trial) -> None:
+        """All base losses are known: what then is left of the losses before?"""
+        bottleneck_bps = min(
+            (
+                measured.sent_bps * self._received(name, measured.losses[name])
+                for measured in trial.measured
+                for name in self._exceeding(measured.losses) & trial.suspects
+            ),
+            default=inf,
+        )
+        self._trial = None
+        self._judged_epoch = self.epoch
+        rate_bps = trial.rate_bps
+        if bottleneck_bps < inf:
+            self._bottleneck_bps = bottleneck_bps
             self._hold = _HOLD
             self._step = _STEP
-            self._set(trial.received_bps * _SETTLED)
-        elif self._hold:
+            rate_bps = min(max(bottleneck_bps * _SETTLED, _MIN_RATE_BPS), rate_bps or inf)
+        self._set(rate_bps)
+
+    def _below_received(self, trial: _Trial) -> float:
+        """The next rate of a trial."""
+        last = trial.measured[-1]
+        received = min(
+            (self._received(name, last.losses[name]) for name in trial.suspects & set(last.losses)),
+            default=1.0,
+        )
+        return max(last.sent_bps * min(received, 1.0) * _TRIAL, _MIN_RATE_BPS)
+
+    # No trial.
+
+    def _uncongested(self, sent_bps: float) -> None:
+        if self._hold or self.rate_bps is None:
+            # While the rate rises, what the rise costs would be learned as well.
+            self._learn()
+        self._let_fall()
+        self._window = {}
+        if self._hold:
             self._hold -= 1
-        elif sent_bps > _USED * self.rate_bps:
+        elif self.rate_bps is not None and sent_bps > _USED * self.rate_bps:
             self._set(self.rate_bps * (1 + self._step))
             if self.rate_bps > _NEAR * self._bottleneck_bps:
-                self._step = min(self._step * 2, _MAX_STEP)
+                self._step = min(self._step * _GROWTH, _MAX_STEP)
 
     def _set(self, rate_bps: float | None) -> None:
         self.rate_bps = rate_bps
         self.epoch += 1
+        self._window = {}
+
+    # Losses.
+
+    def _learn(self) -> None:
+        for name, loss in self._window.items():
+            self._clients[name].learn(loss.share)
+
+    def _let_fall(self) -> bool:
+        """Lower the base losses that are too high; False when none is."""
+        fallen = False
+        for name, loss in self._window.items():
+            client = self._clients[name]
+            if loss.share < client.least(loss.packets):
+                client.base = loss.share
+                fallen = True
+        return fallen
+
+    def _exceeding(self, losses: _Losses) -> set[Hashable]:
+        """Those of the clients that lost more than chance explains."""
+        return {
+            name
+            for name, loss in losses.items()
+            if name in self._clients and loss.share > self._clients[name].most(loss.packets)
+        }
+
+    def _received(self, name: Hashable, loss: _Loss) -> float:
+        """The part of what its base loss leaves that a client got."""
+        return (1 - loss.share) / (1 - self._clients[name].base)
+
+    def _is_enough(self, name: Hashable, loss: _Loss) -> bool:
+        share = max(loss.share, self._clients[name].base)
+        return loss.packets >= _ENOUGH_PACKETS or _chance(share, loss.packets) <= _PRECISE
 
 
-def _noise(loss: float, packets: int) -> float:
-    """How far the share of ``packets`` lost at random may stray from ``loss``."""
-    return _SIGMAS * sqrt(loss * (1 - loss) / packets)
+def _sum(one: _Loss | None, other: _Loss) -> _Loss:
+    if one is None:
+        return other
+    packets = one.packets + other.packets
+    share = (one.share * one.packets + other.share * other.packets) / packets
+    return _Loss(share, packets)
+
+
+def _chance(share: float, packets: int) -> float:
+    """How far the share of ``packets`` lost at random may stray from ``share``."""
+    share = min(share + _TOLERANCE, 0.5)
+    return _SIGMAS * sqrt(share * (1 - share) / packets)

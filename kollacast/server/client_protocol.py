@@ -175,6 +175,11 @@ class ClientProtocol(Protocol):
             return Phase.PROVE.answer
         return "FETCH" if self.puller.idle else "room for more"
 
+    @property
+    def is_finishing(self) -> bool:
+        """Whether the answer due is the client's last one, before which it syncs its file."""
+        return self._report_due or (self.member is not None and self.member.is_finishing)
+
     def silent_s(self) -> float:
         """Seconds for which an answer has been due and nothing has moved."""
         if not self.owes:

@@ -76,6 +76,8 @@ class Member:
         self._requested: deque[int] = deque()
         # Packets asked for and neither sent nor taken over by a coded repair.
         self._unanswered = 0
+        # Whether the client has been told of coded repairs and has not asked since.
+        self._asks_anew = False
 
     # From the group.
 
@@ -105,6 +107,7 @@ class Member:
         """Tell the client that coded repairs of a buffer have been multicast."""
         if self.group is not None:
             self._unanswered = len(self._requested)
+            self._asks_anew = True
             self._outgoing.send(self._dialect.repaired(buffer_id))
 
     # From the client.
@@ -130,6 +133,11 @@ class Member:
     def request(self, seqs: tuple[int, ...]) -> None:
         if not self._sent or not self._ready:
             raise WireError("a request before SENT")
+        if self._asks_anew:
+            # What coded repairs left to TCP may still wait here, and is asked for again.
+            self._asks_anew = False
+            waiting = set(self._requested)
+            seqs = tuple(seq for seq in seqs if seq not in waiting)
         if self._unanswered + len(seqs) > self._session.max_request:
             raise WireError(f"requests for more than {self._session.max_request} packets at once")
         if not self._dialect.answers_unheld and not self._session.holds_all(seqs):
@@ -151,6 +159,11 @@ class Member:
         if self._sent:
             return Phase.SENT.answer
         return None if self._proving_since is None else Phase.PROVE.answer
+
+    @property
+    def is_finishing(self) -> bool:
+        """Whether the answer due is the client's last one, before which it syncs its file."""
+        return not self._dialect.proves and bool(self._ready) and self._ready[0].is_end
 
     def owed_s(self) -> float:
         """Seconds for which the oldest answer has been due."""

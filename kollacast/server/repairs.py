@@ -3,12 +3,13 @@
 After SENT, each client asks for what it lacks or says that it is done.  Once
 all have, or after a short grace, the server knows the losses of the buffer:
 they tell the rate control how the rate was, and they decide what is cheaper.
-Whoever asks again, later, or for something else is served by TCP at once.
+Whoever asks again, later, or for something else is served by TCP at once; the
+rate control is told of those that came late when all of them have come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,8 +26,6 @@ from kollacast.transport.sender import MulticastProtocol
 
 #: Seconds for which first requests are gathered.
 _GRACE_S = 0.1
-#: A request that comes after the grace is reported if it is for more than this.
-_LATE_LOSS = 0.02
 #: Fewer requested packets than these are not worth a round.
 _MIN_REQUESTED = 16
 #: Coded packets must be at most this part of what TCP would carry.
@@ -35,7 +34,7 @@ _WORTH = 0.8
 _SLICE = 1024
 
 
-class Requester(Protocol):
+class Requester(Hashable, Protocol):
     """A client that lacks packets."""
 
     decodes: bool
@@ -54,7 +53,8 @@ class _Round:
     flight: Flight
     unheard: set[Requester]
     wanted: dict[Requester, tuple[int, ...]] = field(default_factory=dict)
-    heard: set[Requester] = field(default_factory=set)
+    #: How many packets each of those lacked that the rate control does not know of.
+    lost: dict[Requester, int] = field(default_factory=dict)
     grace: Any = None
     decided: bool = False
 
@@ -95,39 +95,38 @@ class Repairs:
             client.repair(seqs)
             return
         if current.decided:
-            current.unheard.discard(client)
             client.repair(seqs)
-            if len(seqs) > _LATE_LOSS * current.flight.buffer.ctl.pkt_count:
-                self._report(current.flight, {client: len(seqs)})
-            return
-        current.wanted[client] = seqs
-        self._hear(current, client)
+        else:
+            current.wanted[client] = seqs
+        self._hear(current, client, len(seqs))
 
     def done(self, client: Requester, buffer_id: int) -> None:
         """``client`` has the whole buffer."""
         current = self._rounds.get(buffer_id)
         if current is not None and client in current.unheard:
-            self._hear(current, client)
+            self._hear(current, client, 0)
 
     def left(self, client: Requester) -> None:
         """``client`` is out, and not waited for."""
+        if self._control is not None:
+            self._control.forget(client)
         for current in list(self._rounds.values()):
             current.wanted.pop(client, None)
-            current.heard.discard(client)
+            current.lost.pop(client, None)
             if client in current.unheard:
                 current.unheard.discard(client)
-                self._decide_if_all(current)
+                self._go_on_if_all(current)
 
     def stop(self) -> None:
         """The session is over."""
-        for current in self._rounds.values():
-            if not current.decided:
-                current.grace.cancel()
-        self._rounds.clear()
+        for current in list(self._rounds.values()):
+            self.end(current.flight)
 
     def end(self, flight: Flight) -> None:
-        """All clients have the buffer of ``flight``."""
-        self._rounds.pop(flight.buffer.ctl.buffer_id, None)
+        """All clients have the buffer of ``flight``, or are out."""
+        current = self._rounds.pop(flight.buffer.ctl.buffer_id, None)
+        if current is not None and not current.decided:
+            current.grace.cancel()
 
     def _round_of(self, seqs: tuple[int, ...]) -> _Round | None:
         buffer = self._session.held(seqs[0]) if seqs else None
@@ -135,44 +134,47 @@ class Repairs:
             return None
         return self._rounds.get(buffer.ctl.buffer_id)
 
-    def _hear(self, current: _Round, client: Requester) -> None:
+    def _hear(self, current: _Round, client: Requester, lost: int) -> None:
         current.unheard.discard(client)
-        current.heard.add(client)
-        self._decide_if_all(current)
+        current.lost[client] = lost
+        self._go_on_if_all(current)
 
-    def _decide_if_all(self, current: _Round) -> None:
-        if not current.unheard and not current.decided:
+    def _go_on_if_all(self, current: _Round) -> None:
+        if current.unheard:
+            return
+        if current.decided:
+            self._report(current)
+        else:
             current.grace.cancel()
             self._decide(current)
 
     def _decide(self, current: _Round) -> None:
         current.decided = True
-        self._report(
-            current.flight,
-            {client: len(current.wanted.get(client, ())) for client in current.heard},
-        )
+        self._report(current)
         decoding = [client for client in current.wanted if client.decodes]
         requested = sum(len(current.wanted[client]) for client in decoding)
         if len(decoding) < 2 or requested < _MIN_REQUESTED or not self._session.coding:
             decoding = []
-        for client, seqs in current.wanted.items():
-            if client not in decoding:
-                client.repair(seqs)
-        if decoding:
-            wanted = {client: current.wanted[client] for client in decoding}
-            sending = Deferred.fromCoroutine(self._send_coded(current.flight.buffer, wanted))
+        wanted = {client: current.wanted.pop(client) for client in decoding}
+        direct, current.wanted = current.wanted, {}
+        for client, seqs in direct.items():
+            client.repair(seqs)
+        if wanted:
+            sending = Deferred.fromCoroutine(self._send_coded(current, wanted))
             sending.addErrback(self._failed)
 
-    def _report(self, flight: Flight, lost: dict[Requester, int]) -> None:
-        if self._control is not None and flight.sent_bps:
+    def _report(self, current: _Round) -> None:
+        flight = current.flight
+        if self._control is not None and flight.sent_bps and current.lost:
             packets = flight.buffer.ctl.pkt_count
-            losses: dict[Any, float] = {client: count / packets for client, count in lost.items()}
+            losses: dict[Hashable, float] = {c: lost / packets for c, lost in current.lost.items()}
             self._control.report(flight.epoch, flight.sent_bps, packets, losses)
+        current.lost.clear()
 
-    async def _send_coded(
-        self, buffer: PacketBuffer, wanted: dict[Requester, tuple[int, ...]]
-    ) -> None:
+    async def _send_coded(self, current: _Round, wanted: dict[Requester, tuple[int, ...]]) -> None:
         """Multicast what mends the most with the fewest packets."""
+        buffer = current.flight.buffer
+        buffer_id = buffer.ctl.buffer_id
         base = buffer.ctl.packet_id_base
         capacity = buffer.capacity
         combinations: list[list[int]] = []
@@ -183,18 +185,23 @@ class Repairs:
             planned = coding.plan(slices, coding.max_terms(capacity))
             if len(planned) > _WORTH * sum(map(len, slices)):
                 direct += zip(wanted, slices, strict=True)
-                continue
-            combinations += planned
-            for terms in planned:
-                known = [p for seq in terms if (p := buffer.get(seq)) is not None]
-                payloads.append(coding.combine(known, capacity))
+            else:
+                combinations += planned
+                for terms in planned:
+                    known = [p for seq in terms if (p := buffer.get(seq)) is not None]
+                    payloads.append(coding.combine(known, capacity))
             await deferLater(self._clock, 0)
-        for client, seqs in direct:
-            client.repair(seqs)
+            if self._rounds.get(buffer_id) is not current:
+                # Late datagrams have brought all, and the buffer is another one now.
+                combinations, direct = [], []
+                break
+        for client, lacking in direct:
+            if lacking:
+                client.repair(lacking)
         if combinations:
             await self._multicast(capacity, combinations, payloads)
         for client in wanted:
-            client.repaired(buffer.ctl.buffer_id)
+            client.repaired(buffer_id)
 
     def _multicast(
         self, capacity: int, combinations: list[list[int]], payloads: list[bytes]

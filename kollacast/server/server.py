@@ -47,7 +47,7 @@ _log = Logger()
 
 #: Connections that may wait to be accepted: a whole cluster comes at once.
 _BACKLOG = 4096
-#: A client syncs several GB to its disk before its report: so much longer it may take.
+#: A client syncs several GB to its disk before its last answer: so much longer it may take.
 _SYNC_FACTOR = 10.0
 #: Buffers that are filled while a full window is in flight.
 _READ_AHEAD = 1
@@ -486,7 +486,7 @@ class Server:
     def _drop_silent(self) -> None:
         for client in list(self._clients):
             timeout = self._config.client_timeout_s
-            if client.owes == Phase.PROVE.answer:
+            if client.is_finishing:
                 timeout *= _SYNC_FACTOR
             if client.silent_s() > timeout:
                 client.drop(f"no {client.owes} for {timeout:g} s")

@@ -24,6 +24,18 @@ IP_MULTICAST_ALL = 49
 class MulticastPort(udp.MulticastPort):
     """A port on one interface, whose socket buffers can be sized."""
 
+    def createInternetSocket(self) -> socket.socket:
+        """A socket whose address other clients of this host may have too.
+
+        On Linux without SO_REUSEPORT: it is not needed there, and sockets that share it are one
+        group to the kernel (6.6 and later), which gives a datagram to any of them, also to one
+        that has joined on another interface.
+        """
+        sock: socket.socket = super().createInternetSocket()
+        if LINUX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+        return sock
+
     def send_from(self, local_ip: str, ttl: int) -> None:
         """Multicast leaves by the interface of ``local_ip`` and loops back to this host."""
         sock = self.socket

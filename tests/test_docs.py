@@ -1,0 +1,224 @@
+"""What the documentation says is what the code does: examples, tables, options, links."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from kollacast.core import coding
+from kollacast.core.buffer import PacketBuffer
+from kollacast.options import ClientOptions, ServerOptions
+from kollacast.outcome import Status
+from kollacast.wire.checksum import crcmod_engine
+from kollacast.wire.dialect import KOLLACAST
+from kollacast.wire.greeting import Greeting, Hello, encode_json
+from kollacast.wire.structures import BufferCtl, Tag
+from tests import vectors
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+_PAGES = ("README.md", "docs/protocol.md", "docs/architecture.md")
+_SALT = 1802464364
+
+#: Who sends, what, and whether it goes on behind what is shown.
+_Line = tuple[str, bytes, bool]
+
+
+def _page(name: str) -> str:
+    return (_CHECKOUT / name).read_text("utf-8")
+
+
+def _rows(text: str) -> Iterator[list[str]]:
+    """The cells of each row of the tables in ``text``."""
+    for line in text.splitlines():
+        if line.startswith("| ") and line.endswith("|"):
+            yield [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def _section(text: str, heading: str) -> str:
+    """From the line ``heading`` to the next heading of its level or above."""
+    level = len(heading) - len(heading.lstrip("#"))
+    [_, rest] = re.split(f"^{re.escape(heading)}$", text, maxsplit=1, flags=re.MULTILINE)
+    return re.split(rf"^#{{1,{level}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def _example(name: str) -> list[_Line]:
+    """The lines of an example: a side, hexadecimal in groups, maybe JSON below, a remark."""
+    [block] = re.findall(
+        rf"<!-- example: {name} -->\n```\n(.*?)```", _page("docs/protocol.md"), re.S
+    )
+    lines: list[_Line] = []
+    for line in block.splitlines():
+        match = re.match(r"(S>C|C>S|udp)  ((?:[0-9a-f]{2})+(?: (?:[0-9a-f]{2})+)*)(…?)", line)
+        if match:
+            lines.append((match[1], bytes.fromhex(match[2]), bool(match[3])))
+        else:
+            who, data, goes_on = lines.pop()
+            lines.append((who, data + line.strip().encode(), goes_on))
+    return lines
+
+
+class ExampleTests(SynchronousTestCase):
+    """The examples of docs/protocol.md, byte by byte."""
+
+    def setUp(self) -> None:
+        self.codec = KOLLACAST.codec(_SALT, crcmod_engine())
+        self.buffer = PacketBuffer(1460, 3)
+        self.buffer.payload[: len(vectors.IMAGE)] = vectors.IMAGE
+        self.ctl = self.buffer.announce(1, 0, len(vectors.IMAGE))
+        payloads = self.buffer.slots(0, 3)
+        self.codec.seal(self.buffer.headers, 0, 0, payloads)
+        self.datagrams = [bytes(self.buffer.iov[2 * i]) + payloads[i] for i in range(3)]
+
+    def assertShown(self, name: str, expected: Sequence[tuple[str, bytes]]) -> None:
+        """The example shows these messages, each in full unless it says otherwise."""
+        shown = _example(name)
+        cut = [
+            (who, data[: len(part)] if goes_on else data)
+            for (who, data), (_, part, goes_on) in zip(expected, shown, strict=True)
+        ]
+        self.assertEqual([(who, part) for who, part, _ in shown], cut)
+
+    def test_kollacast(self) -> None:
+        greeting = Greeting(
+            session="0f1e2d3c4b5a6978",
+            salt=_SALT,
+            group="239.238.0.31",
+            port=18383,
+            mtu=1500,
+            buffer_packets=4309,
+            window=4,
+            digest="sha256",
+            coding=True,
+            name="image.tgz",
+            size=2926,
+        )
+        report = encode_json({"ok": True, "packets_multicast": 2})
+        packet = KOLLACAST.packets(self.buffer.headers, [1], self.buffer.slots(1, 1))
+        ready, done, sent = (bytes((tag,)) for tag in (1, 4, 8))
+        self.assertShown(
+            "kollacast",
+            [
+                ("S>C", greeting.encode()),
+                ("C>S", Hello("host-1", 45964, coding=True).encode()),
+                ("S>C", KOLLACAST.buffer(self.ctl)),
+                ("S>C", KOLLACAST.buffer(BufferCtl(2, 0, 3, 0))),
+                ("C>S", ready),
+                ("C>S", ready),
+                *(("udp", datagram) for datagram in self.datagrams),
+                ("S>C", sent),
+                ("S>C", sent),
+                ("C>S", KOLLACAST.request([1])),
+                ("S>C", packet),
+                ("C>S", done),
+                ("C>S", done),
+                ("S>C", bytes((Tag.DIGEST,)) + hashlib.sha256(vectors.IMAGE).digest()),
+                ("C>S", bytes((Tag.REPORT,)) + report),
+            ],
+        )
+
+    def test_coding(self) -> None:
+        [recipe] = coding.recipes([[1, 2]], 0, 1460)
+        combination = coding.combine(self.buffer.slots(1, 2), 1460)
+        packets = ((coding.recipe_seq(0), recipe), (coding.combination_seq(0), combination))
+        self.assertShown(
+            "coding",
+            [
+                *(("udp", self.codec.header(s, memoryview(data)) + data) for s, data in packets),
+                ("S>C", KOLLACAST.repaired(1)),
+            ],
+        )
+
+    def test_jasmine(self) -> None:
+        server = [("S>C", data) for data, _ in vectors.JASMINE_SERVER]
+        client = [("C>S", data) for data, _ in vectors.JASMINE_CLIENT]
+        udp = [
+            ("udp", header + vectors.IMAGE[1460 * slot :][:1460])
+            for slot, header in enumerate(vectors.HEADERS)
+        ]
+        self.assertShown(
+            "jasmine",
+            [
+                *server[:2],
+                client[0],
+                *reversed(udp),
+                server[2],
+                client[1],
+                server[3],
+                client[2],
+                server[4],
+                client[3],
+                server[5],
+                client[4],
+            ],
+        )
+
+
+class ProtocolTests(SynchronousTestCase):
+    """The tables of docs/protocol.md."""
+
+    def test_messages(self) -> None:
+        table = {
+            row[1]: int(row[0], 16)
+            for row in _rows(_section(_page("docs/protocol.md"), "## Structures"))
+            if row[0].startswith("0x")
+        }
+        self.assertEqual(table, {f"`{tag.name}`": tag.value for tag in Tag})
+
+    def test_json_keys(self) -> None:
+        section = _section(_page("docs/protocol.md"), "### Greeting and hello")
+        greeting, hello = section.split("| hello |")
+        for text, kind in ((greeting, Greeting), (hello, Hello)):
+            keys = [key for row in _rows(text) for key in re.findall(r"`(\w+)`", row[0])]
+            self.assertEqual(keys, ["version", *kind.__dataclass_fields__])
+
+
+class ReadmeTests(SynchronousTestCase):
+    """What the README says of the two command lines."""
+
+    def _check_options(self, heading: str, options: Any) -> None:
+        rows = {
+            row[0].strip("`").split()[0]: row
+            for row in _rows(_section(_page("README.md"), heading))
+            if row[0].startswith("`--")
+        }
+        offered = set(re.findall(r"^ +(--[\w-]+)", options.getUsage(), re.MULTILINE))
+        self.assertEqual(set(rows) | {"--help", "--version"}, offered)
+        for name, _, default, *_ in options.optParameters:
+            if default is not None:
+                shown = f"{default:g}" if isinstance(default, float) else str(default)
+                self.assertIn(shown, rows[f"--{name}"][1].split(), name)
+
+    def test_server_options(self) -> None:
+        self._check_options("### Options of the server", ServerOptions())
+
+    def test_client_options(self) -> None:
+        self._check_options("### Options of the client", ClientOptions())
+
+    def test_exit_statuses(self) -> None:
+        section = _section(_page("README.md"), "## Exit statuses")
+        statuses = {int(row[0]) for row in _rows(section) if row[0].isdecimal()}
+        self.assertEqual(statuses, set(Status))
+
+    def test_make_targets(self) -> None:
+        makefile = _page("Makefile")
+        targets = set(re.findall(r"\bmake ([a-z]+)", _page("README.md")))
+        self.assertLessEqual({"demo", "test"}, targets)
+        for target in targets:
+            self.assertRegex(makefile, rf"(?m)^{target}:")
+
+
+class LinkTests(SynchronousTestCase):
+    """A link between pages and files leads somewhere."""
+
+    def test_links(self) -> None:
+        for name in _PAGES:
+            targets = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", _page(name))
+            self.assertTrue(targets, name)
+            for target in targets:
+                path = (_CHECKOUT / name).parent / target
+                self.assertTrue(path.exists(), f"{name}: {target}")

@@ -1,0 +1,611 @@
+"""How losses are repaired: for many at once, for one alone, and for whoever comes late.
+
+The first tests drive :class:`Repairs` with clients and a sender that only keep what they are
+given, on a clock that the test turns; the last ones are of a whole server in memory.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from itertools import pairwise
+from operator import xor
+from unittest import mock
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial import unittest
+
+from kollacast.config import ServerConfig
+from kollacast.core import coding
+from kollacast.core.buffer import PacketBuffer
+from kollacast.core.rate_control import RateControl
+from kollacast.server.repairs import Repairs
+from kollacast.server.session import Flight, Session
+from kollacast.transport.sender import MulticastProtocol
+from kollacast.wire.checksum import best_crc32c
+from kollacast.wire.dialect import KOLLACAST
+from kollacast.wire.parser import Packet, Sent
+from kollacast.wire.structures import BufferCtl, Tag
+from tests.memory import GROUP, PORT, SERVER_IP, MemoryTestCase, Network
+
+_ENGINE, _ = best_crc32c()
+_MTU = 140
+_CAPACITY = 100
+_PACKETS = 200
+#: Longer than requests are gathered for.
+_GRACE_S = 1.0
+
+
+class _Client:
+    """Keeps what it is given."""
+
+    def __init__(self, decodes: bool = True) -> None:
+        self.decodes = decodes
+        self.by_tcp: list[int] = []
+        #: The buffers whose coded repairs it was told of.
+        self.told: list[int] = []
+
+    def repair(self, seqs: Sequence[int]) -> None:
+        self.by_tcp += seqs
+
+    def repaired(self, buffer_id: int) -> None:
+        self.told.append(buffer_id)
+
+
+class _Sender:
+    """Keeps what is multicast; a test may let it take its time."""
+
+    def __init__(self) -> None:
+        self.packets: list[tuple[int, bytes]] = []
+        self.under_way: list[Deferred[float]] = []
+        self.takes_time = False
+
+    def multicast(self, buffer: PacketBuffer, *, urgent: bool = False) -> Deferred[float]:
+        assert urgent, "whoever waits for a repair holds up all others"
+        base = buffer.ctl.packet_id_base
+        self.packets += [
+            (base + slot, bytes(buffer.slots(slot, 1)[0])) for slot in range(buffer.ctl.pkt_count)
+        ]
+        finished: Deferred[float] = Deferred()
+        self.under_way.append(finished)
+        if not self.takes_time:
+            self.finish()
+        return finished
+
+    def finish(self) -> None:
+        under_way, self.under_way = self.under_way, []
+        for finished in under_way:
+            finished.callback(0.0)
+
+    @property
+    def recipes(self) -> dict[int, tuple[int, ...]]:
+        recipes: dict[int, tuple[int, ...]] = {}
+        for seq, payload in self.packets:
+            if seq >= coding.RECIPE_BASE:
+                recipes.update(coding.read_recipe(payload))
+        return recipes
+
+    @property
+    def combinations(self) -> dict[int, bytes]:
+        return {seq: payload for seq, payload in self.packets if seq < coding.RECIPE_BASE}
+
+
+class _Control(RateControl):
+    """Keeps what is reported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reports: list[tuple[int, float, int, dict[object, float]]] = []
+        self.forgotten: list[object] = []
+
+    def report(
+        self, epoch: int, sent_bps: float, packets: int, losses: Mapping[object, float]
+    ) -> None:
+        self.reports.append((epoch, sent_bps, packets, dict(losses)))
+
+    def forget(self, client: object) -> None:
+        self.forgotten.append(client)
+
+
+class _RepairsTest(unittest.SynchronousTestCase):
+    dialect = "kollacast"
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        config = ServerConfig(
+            SERVER_IP, 4, PORT, GROUP, 1, _MTU, buffer_packets=8000, dialect_name=self.dialect
+        )
+        self.session = Session(config, _ENGINE, None, None)
+        self.sender = _Sender()
+        self.control = _Control()
+        self.failures: list[Failure] = []
+        sender: MulticastProtocol = self.sender  # type: ignore[assignment]
+        self.repairs = Repairs(self.clock, self.session, sender, self.control, self.failures.append)
+        self.next_seq = 1000
+        self.clients = [_Client() for _ in range(4)]
+
+    def tearDown(self) -> None:
+        self.assertEqual(self.failures, [])
+
+    def begin(self, packets: int = _PACKETS) -> Flight:
+        """A buffer has been multicast to all clients."""
+        size = max(packets * _CAPACITY - 7, 0)
+        buffer = PacketBuffer(_CAPACITY, packets)
+        buffer.payload[:size] = random.Random(packets).randbytes(size)
+        buffer.announce(len(self.session.flights) + 1, self.next_seq, size)
+        self.next_seq += packets
+        flight = Flight(buffer, sent=True, epoch=3, sent_bps=1e9)
+        self.session.flights.append(flight)
+        self.repairs.begin(flight, self.clients)
+        return flight
+
+    def retire(self, flight: Flight) -> None:
+        """All clients have it, and its memory is used again."""
+        self.session.flights.remove(flight)
+        self.repairs.end(flight)
+        flight.buffer.announce(99, 500_000, 100)
+
+    def assert_mended(self, flight: Flight, *wanted: Iterable[int]) -> None:
+        """Whoever lacks ``wanted`` gets it out of what was multicast, and right."""
+        buffer = flight.buffer
+        combinations = self.sender.combinations
+        for lacking in map(set, wanted):
+            lacked = len(lacking)
+            for number, terms in self.sender.recipes.items():
+                missing = lacking.intersection(terms)
+                if len(missing) == 1:
+                    (seq,) = missing
+                    known = [self.number(buffer.get(term)) for term in terms if term != seq]
+                    mended = reduce(xor, known, self.number(combinations[number]))
+                    self.assertEqual(mended, self.number(buffer.get(seq)))
+                    lacking.discard(seq)
+            self.assertEqual(lacking, set(), f"of {lacked}")
+
+    def number(self, payload: bytes | memoryview | None) -> int:
+        assert payload is not None
+        return int.from_bytes(payload, "little")
+
+    def losses(self, flight: Flight, share: float, seed: int) -> tuple[int, ...]:
+        """What one client lost of a buffer."""
+        chance = random.Random(seed)
+        base, count = flight.buffer.ctl.packet_id_base, flight.buffer.ctl.pkt_count
+        return tuple(seq for seq in range(base, base + count) if chance.random() < share)
+
+    def turn(self) -> None:
+        """The reactor goes round until nothing is left to do at once."""
+        self.clock.advance(0)
+
+
+class Rounds(_RepairsTest):
+    """First requests, of which the server waits for all."""
+
+    def test_what_several_clients_lack_is_multicast_combined(self) -> None:
+        flight = self.begin()
+        wanted = [self.losses(flight, 0.1, seed) for seed in range(4)]
+        for client, seqs in zip(self.clients, wanted, strict=True):
+            self.assertEqual(self.sender.packets, [])
+            self.repairs.requested(client, seqs)
+        self.turn()
+        self.assert_mended(flight, *wanted)
+        self.assertLess(len(self.sender.combinations), 0.5 * sum(map(len, wanted)))
+        for client in self.clients:
+            self.assertEqual(client.by_tcp, [])
+            self.assertEqual(client.told, [1])
+
+    def test_recipes_go_twice_and_first(self) -> None:
+        """Whoever misses a recipe can use none of its combinations."""
+        flight = self.begin()
+        for number, client in enumerate(self.clients):
+            self.repairs.requested(client, self.losses(flight, 0.1, number))
+        self.turn()
+        seqs = [seq for seq, _ in self.sender.packets]
+        recipes = [seq for seq in seqs if seq >= coding.RECIPE_BASE]
+        self.assertEqual(seqs[: len(recipes)], recipes)
+        self.assertEqual(recipes[: len(recipes) // 2] * 2, recipes)
+        self.assertEqual(self.repairs.packets_coded, len(seqs))
+
+    def test_rounds_do_not_share_seqs(self) -> None:
+        flights = [self.begin(), self.begin()]
+        for flight in flights:
+            for number, client in enumerate(self.clients):
+                self.repairs.requested(client, self.losses(flight, 0.1, number))
+            self.turn()
+        for flight in flights:
+            self.assert_mended(flight, *(self.losses(flight, 0.1, seed) for seed in range(4)))
+        combined = [seq for seq, _ in self.sender.packets if seq < coding.RECIPE_BASE]
+        self.assertEqual(len(set(combined)), len(combined))
+        self.assertEqual(self.clients[0].told, [1, 2])
+
+    def test_they_are_told_once_the_last_packet_has_left(self) -> None:
+        self.sender.takes_time = True
+        flight = self.begin()
+        for number, client in enumerate(self.clients):
+            self.repairs.requested(client, self.losses(flight, 0.1, number))
+        self.turn()
+        self.assertEqual([client.told for client in self.clients], [[]] * 4)
+        self.sender.finish()
+        self.assertEqual([client.told for client in self.clients], [[1]] * 4)
+
+    def test_one_client_alone_is_served_by_tcp(self) -> None:
+        flight = self.begin()
+        seqs = self.losses(flight, 0.3, 1)
+        self.repairs.requested(self.clients[0], seqs)
+        for client in self.clients[1:]:
+            self.repairs.done(client, 1)
+        self.turn()
+        self.assertEqual(self.clients[0].by_tcp, list(seqs))
+        self.assertEqual(self.sender.packets, [])
+        self.assertEqual(self.clients[0].told, [])
+
+    def test_a_few_packets_are_not_worth_a_round(self) -> None:
+        self.begin()
+        for number, client in enumerate(self.clients):
+            self.repairs.requested(client, (1000 + number,))
+        self.turn()
+        self.assertEqual(
+            [client.by_tcp for client in self.clients], [[1000], [1001], [1002], [1003]]
+        )
+        self.assertEqual(self.sender.packets, [])
+
+    def test_where_combining_saves_nothing_tcp_serves_each(self) -> None:
+        """One has lost the whole buffer and another a few: two clients, as many packets."""
+        self.begin()
+        everything = tuple(range(1000, 1200))
+        self.repairs.requested(self.clients[0], everything)
+        self.repairs.requested(self.clients[1], everything[:20])
+        for client in self.clients[2:]:
+            self.repairs.done(client, 1)
+        self.turn()
+        self.assertEqual(self.clients[0].by_tcp, list(everything))
+        self.assertEqual(self.clients[1].by_tcp, list(everything[:20]))
+        self.assertEqual(self.sender.packets, [])
+
+    def test_a_loss_that_all_share_is_multicast_once(self) -> None:
+        flight = self.begin()
+        for client in self.clients:
+            self.repairs.requested(client, tuple(range(1000, 1100)))
+        self.turn()
+        self.assertEqual(len(self.sender.combinations), 100)
+        self.assert_mended(flight, range(1000, 1100))
+
+    def test_clients_that_cannot_decode_get_theirs_by_tcp(self) -> None:
+        self.clients[0].decodes = self.clients[1].decodes = False
+        flight = self.begin()
+        wanted = [self.losses(flight, 0.2, seed) for seed in range(4)]
+        for client, seqs in zip(self.clients, wanted, strict=True):
+            self.repairs.requested(client, seqs)
+        self.turn()
+        self.assertEqual([client.by_tcp for client in self.clients[:2]], [*map(list, wanted[:2])])
+        self.assertEqual([client.by_tcp for client in self.clients[2:]], [[], []])
+        self.assertEqual([client.told for client in self.clients], [[], [], [1], [1]])
+        self.assert_mended(flight, *wanted[2:])
+
+    def test_one_that_decodes_among_others_that_cannot(self) -> None:
+        for client in self.clients[1:]:
+            client.decodes = False
+        flight = self.begin()
+        for number, client in enumerate(self.clients):
+            self.repairs.requested(client, self.losses(flight, 0.2, number))
+        self.turn()
+        self.assertEqual(self.sender.packets, [])
+        self.assertEqual(self.clients[0].by_tcp, list(self.losses(flight, 0.2, 0)))
+
+    def test_everything_at_every_client(self) -> None:
+        """The multicast never reached anyone: it takes one buffer's packets and no more."""
+        self.clients = [_Client() for _ in range(50)]
+        flight = self.begin()
+        for client in self.clients:
+            self.repairs.requested(client, tuple(range(1000, 1200)))
+        self.turn()
+        self.assertEqual(len(self.sender.combinations), _PACKETS)
+        self.assert_mended(flight, range(1000, 1200))
+
+    def test_seqs_that_are_asked_for_twice(self) -> None:
+        flight = self.begin()
+        for client in self.clients:
+            self.repairs.requested(client, tuple(range(1000, 1050)) * 2)
+        self.turn()
+        self.assertEqual(len(self.sender.combinations), 50)
+        self.assert_mended(flight, range(1000, 1050))
+
+
+class Grace(_RepairsTest):
+    """Nobody waits long for the others."""
+
+    def test_after_it_those_who_asked_are_served(self) -> None:
+        flight = self.begin()
+        wanted = [self.losses(flight, 0.2, seed) for seed in range(3)]
+        for client, seqs in zip(self.clients, wanted, strict=False):
+            self.repairs.requested(client, seqs)
+        self.turn()
+        self.assertEqual(self.sender.packets, [])
+        self.clock.advance(_GRACE_S)
+        self.assert_mended(flight, *wanted)
+        self.assertEqual([client.told for client in self.clients], [[1], [1], [1], []])
+
+    def test_who_comes_later_is_served_by_tcp_at_once(self) -> None:
+        flight = self.begin()
+        self.clock.advance(_GRACE_S)
+        seqs = self.losses(flight, 0.2, 1)
+        self.repairs.requested(self.clients[0], seqs)
+        self.assertEqual(self.clients[0].by_tcp, list(seqs))
+
+    def test_who_asks_again_is_served_by_tcp_at_once(self) -> None:
+        """A coded repair was lost as well, or has come without its recipe."""
+        flight = self.begin()
+        for number, client in enumerate(self.clients):
+            self.repairs.requested(client, self.losses(flight, 0.2, number))
+        self.turn()
+        coded = len(self.sender.packets)
+        self.repairs.requested(self.clients[0], (1003, 1007))
+        self.assertEqual(self.clients[0].by_tcp, [1003, 1007])
+        self.turn()
+        self.assertEqual(len(self.sender.packets), coded)
+
+    def test_a_request_for_two_buffers_at_once(self) -> None:
+        """No round is its place."""
+        self.begin()
+        self.begin()
+        self.repairs.requested(self.clients[0], (1199, 1200))
+        self.assertEqual(self.clients[0].by_tcp, [1199, 1200])
+
+    def test_a_request_for_what_no_buffer_holds(self) -> None:
+        self.begin()
+        for seqs in ((), (7,), (7, 1000), (1000, 7)):
+            self.repairs.requested(self.clients[0], seqs)
+        self.assertEqual(self.clients[0].by_tcp, [7, 7, 1000, 1000, 7])
+
+    def test_the_empty_buffer_has_no_round(self) -> None:
+        self.begin(0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_the_end_of_the_session(self) -> None:
+        self.begin()
+        self.begin()
+        self.repairs.requested(self.clients[0], (1000,))
+        self.repairs.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.clients[0].by_tcp, [])
+
+    def test_a_buffer_that_all_have_leaves_nothing_behind(self) -> None:
+        for share in (0.0, 0.2):
+            flight = self.begin()
+            for number, client in enumerate(self.clients):
+                self.repairs.requested(client, self.losses(flight, share, number))
+            self.turn()
+            self.retire(flight)
+            watch = weakref.ref(flight.buffer)
+            del flight
+            gc.collect()
+            self.assertIsNone(watch())
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class Leaving(_RepairsTest):
+    """A client that is out is neither waited for nor thought of."""
+
+    def test_before_it_has_answered(self) -> None:
+        flight = self.begin()
+        for number, client in enumerate(self.clients[:3]):
+            self.repairs.requested(client, self.losses(flight, 0.2, number))
+        self.repairs.left(self.clients[3])
+        self.turn()
+        self.assert_mended(flight, *(self.losses(flight, 0.2, seed) for seed in range(3)))
+
+    def test_after_it_has_asked(self) -> None:
+        self.begin()
+        self.repairs.requested(self.clients[0], (1000,))
+        self.repairs.left(self.clients[0])
+        for client in self.clients[1:]:
+            self.repairs.done(client, 1)
+        self.turn()
+        self.assertEqual(self.clients[0].by_tcp, [])
+        ((*_, losses),) = self.control.reports
+        self.assertNotIn(self.clients[0], losses)
+        self.assertEqual(self.control.forgotten, self.clients[:1])
+
+    def test_while_its_repairs_are_planned(self) -> None:
+        flight = self.begin(4000)
+        for number, client in enumerate(self.clients):
+            self.repairs.requested(client, self.losses(flight, 0.1, number))
+        self.repairs.left(self.clients[0])
+        self.turn()
+        self.assert_mended(flight, *(self.losses(flight, 0.1, seed) for seed in range(1, 4)))
+
+    def test_everyone(self) -> None:
+        flight = self.begin()
+        for client in self.clients:
+            self.repairs.left(client)
+        self.turn()
+        self.retire(flight)
+        self.assertEqual(self.sender.packets, [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_all_have_got_it_meanwhile(self) -> None:
+        """Late datagrams have brought what is being planned, and the memory is another buffer's."""
+        flight = self.begin(4000)
+        for number, client in enumerate(self.clients):
+            self.repairs.requested(client, self.losses(flight, 0.1, number))
+        self.retire(flight)
+        self.turn()
+        self.assertEqual(self.sender.packets, [])
+        # They wait for nothing any more, and what they had asked for counts no longer.
+        self.assertEqual([client.told for client in self.clients], [[1]] * 4)
+
+
+class Planning(_RepairsTest):
+    """Thousands of packets do not hold up the reactor."""
+
+    def planned(self, share: float) -> list[str]:
+        """What happens in which order while a large round is planned."""
+        happened: list[str] = []
+
+        def turn(left: int) -> None:
+            happened.append("turn")
+            if left:
+                self.clock.callLater(0, turn, left - 1)
+
+        def plan(wanted: Sequence[Sequence[int]], terms_limit: int) -> list[list[int]]:
+            seqs = set().union(*wanted)
+            self.assertLessEqual(max(seqs) - min(seqs), 1024)
+            happened.append("plan")
+            return planner(wanted, terms_limit)
+
+        planner = coding.plan
+        flight = self.begin(8000)
+        with mock.patch.object(coding, "plan", plan):
+            self.clock.callLater(0, turn, 20)
+            for number, client in enumerate(self.clients):
+                self.repairs.requested(client, self.losses(flight, share, number))
+            self.turn()
+        if self.sender.packets:
+            self.assert_mended(flight, *(self.losses(flight, share, seed) for seed in range(4)))
+        return happened
+
+    def test_in_slices_with_the_reactor_s_turn_in_between(self) -> None:
+        happened = self.planned(0.1)
+        self.assertGreater(happened.count("plan"), 7)
+        self.assertNotIn(("plan", "plan"), [*pairwise(happened)])
+        self.assertNotEqual(self.sender.packets, [])
+
+    def test_also_where_it_comes_to_nothing(self) -> None:
+        """All of what one lacks and next to nothing of the others."""
+        self.clients = self.clients[:2]
+        self.clients[1].decodes = True
+        with mock.patch.object(self, "losses", self.mostly_of_one):
+            happened = self.planned(0.5)
+        self.assertEqual(self.sender.packets, [])
+        self.assertGreater(happened.count("plan"), 7)
+        self.assertNotIn(("plan", "plan"), [*pairwise(happened)])
+        self.assertEqual(len(self.clients[0].by_tcp), 8000)
+
+    def mostly_of_one(self, flight: Flight, share: float, seed: int) -> tuple[int, ...]:
+        base = flight.buffer.ctl.packet_id_base
+        return tuple(range(base, base + 8000, 500 if seed else 1))
+
+    def test_what_is_coded_is_never_more_than_the_buffer(self) -> None:
+        self.clients = [_Client() for _ in range(20)]
+        flight = self.begin(2000)
+        for number, client in enumerate(self.clients):
+            self.repairs.requested(client, self.losses(flight, 0.7, number))
+        self.turn()
+        self.assertLessEqual(len(self.sender.combinations), 2000)
+        self.assert_mended(flight, *(self.losses(flight, 0.7, seed) for seed in range(20)))
+
+
+class Reporting(_RepairsTest):
+    """The rate control learns what was lost, once a buffer and client."""
+
+    def test_all_at_once(self) -> None:
+        self.begin()
+        self.repairs.requested(self.clients[0], tuple(range(1000, 1020)))
+        for client in self.clients[1:]:
+            self.repairs.done(client, 1)
+        losses = dict.fromkeys(self.clients, 0.0) | {self.clients[0]: 0.1}
+        self.assertEqual(self.control.reports, [(3, 1e9, _PACKETS, losses)])
+        self.repairs.requested(self.clients[0], (1003,))
+        self.repairs.done(self.clients[0], 1)
+        self.assertEqual(len(self.control.reports), 1)
+
+    def test_late_ones_when_all_have_come(self) -> None:
+        """One report a client would cost as much as there are clients, for each of them."""
+        self.begin()
+        self.repairs.done(self.clients[0], 1)
+        self.clock.advance(_GRACE_S)
+        self.repairs.requested(self.clients[1], tuple(range(1000, 1100)))
+        self.repairs.done(self.clients[2], 1)
+        self.repairs.requested(self.clients[3], (1000,))
+        self.assertEqual(
+            [losses for *_, losses in self.control.reports],
+            [
+                {self.clients[0]: 0.0},
+                {self.clients[1]: 0.5, self.clients[2]: 0.0, self.clients[3]: 0.005},
+            ],
+        )
+
+    def test_late_ones_when_the_last_one_has_left(self) -> None:
+        self.begin()
+        self.clock.advance(_GRACE_S)
+        for client in self.clients[:3]:
+            self.repairs.requested(client, (1000,))
+        self.assertEqual(self.control.reports, [])
+        self.repairs.left(self.clients[3])
+        ((*_, losses),) = self.control.reports
+        self.assertEqual(losses, dict.fromkeys(self.clients[:3], 0.005))
+
+    def test_a_buffer_whose_rate_is_not_known(self) -> None:
+        flight = self.begin()
+        flight.sent_bps = 0.0
+        for client in self.clients:
+            self.repairs.done(client, 1)
+        self.assertEqual(self.control.reports, [])
+
+
+class Untagged(_RepairsTest):
+    """A dialect without coded repairs has the same rounds, and TCP for all."""
+
+    dialect = "jasmine"
+
+    def test_everyone_is_served_by_tcp(self) -> None:
+        flight = self.begin()
+        for number, client in enumerate(self.clients):
+            self.repairs.requested(client, self.losses(flight, 0.2, number))
+        self.turn()
+        self.assertEqual(self.sender.packets, [])
+        for number, client in enumerate(self.clients):
+            self.assertEqual(client.by_tcp, list(self.losses(flight, 0.2, number)))
+            self.assertEqual(client.told, [])
+
+
+class OneServer(MemoryTestCase):
+    """Retransmissions of a whole server, to clients driven by hand."""
+
+    packets = 1000
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.network = Network()
+
+    def test_who_asks_for_everything_does_not_starve_another(self) -> None:
+        self.network.serve(
+            os.urandom(self.packets * 1460), clients=2, mtu=1500, buffer_packets=self.packets
+        )
+        greedy, modest = self.network.raw_client(), self.network.raw_client()
+        for client in (greedy, modest):
+            client.answer(BufferCtl)
+            client.hello()
+        self.network.run_until(lambda: modest.count(Sent))
+        greedy.transport.write(KOLLACAST.request(range(self.packets)))
+        modest.transport.write(KOLLACAST.request((7,)))
+        self.network.run_until(lambda: modest.count(Packet))
+        self.assertLess(greedy.count(Packet), self.packets / 2)
+        self.assertEqual(modest.last(Packet).seq, 7)
+        self.network.run_until(lambda: greedy.count(Packet) == self.packets)
+
+    def multicast_s(self, requested: int) -> float:
+        """When the second of two buffers has left, after a request for so much of the first."""
+        network = Network()
+        image = os.urandom(2 * 100 * 1460)
+        network.serve(image, mtu=1500, buffer_packets=100, window=2, rate_bps=8_000_000)
+        client = network.raw_client()
+        client.hello()
+        network.run_until(lambda: client.count(BufferCtl) == 2)
+        client.ready()
+        network.run_until(lambda: client.count(Sent))
+        began = network.clock.seconds()
+        client.transport.write(KOLLACAST.request(range(requested)) + bytes((Tag.CLIENT_READY,)))
+        network.run_until(lambda: len(network.datagrams) == 200)
+        self.assertEqual(client.count(Packet), requested)
+        return network.clock.seconds() - began
+
+    def test_retransmissions_leave_at_the_cost_of_the_rate(self) -> None:
+        """At 8 Mbit/s, 100 packets are 0.15 s of the link, by whatever way they leave."""
+        more = self.multicast_s(100) - self.multicast_s(0)
+        self.assertGreater(more, 0.1)
+        self.assertLess(more, 0.2)
