@@ -36,6 +36,9 @@ PROGRESS_MODES = ("auto", "bar", "plain", "none")
 _LEAST_MTU = IP_UDP_HEADER_SIZE + PACKET_HEADER_SIZE + 4  # payload comes in multiples of 4 bytes
 
 _MOST_CLIENTS = 65535
+#: Bytes of a shared secret: fewer can be guessed.
+_LEAST_SECRET = 16
+_MOST_SECRET = 4096
 
 _port = values.integer("port", 1, 65535)
 _local_ip = values.interface_address("local_ip")
@@ -143,6 +146,25 @@ class _Options(usage.Options):
             raise UsageError(f"--{option} {path}: cannot be written: {error.strerror}") from None
         self[option] = os.path.abspath(path)
 
+    def _read_secret(self) -> bytes | None:
+        """The secret in the token file, without the white space around it."""
+        path = self["token-file"]
+        if path is None:
+            return None
+        try:
+            with open(path, "rb") as file:
+                is_open_to_others = bool(os.fstat(file.fileno()).st_mode & 0o077)
+                secret = file.read(_MOST_SECRET + 1).strip()
+        except OSError as error:
+            raise UsageError(f"--token-file {path}: cannot be read: {error.strerror}") from None
+        if not _LEAST_SECRET <= len(secret) <= _MOST_SECRET:
+            raise UsageError(
+                f"--token-file {path}: must hold {_LEAST_SECRET} to {_MOST_SECRET} bytes"
+            )
+        if is_open_to_others:
+            streams.console.write_line(f"--token-file {path}: others can read it: chmod 600 {path}")
+        return secret
+
     def _check_not_the_report(self, option: str) -> None:
         """Raise `UsageError` when the report would take the place of the image."""
         image, report = self[option], self["report"]
@@ -228,6 +250,19 @@ class ServerOptions(_Options):
             60.0,
             "Seconds of silence after which a client is given up.",
             values.duration_s("--client-timeout", 0.1),
+        ],
+        [
+            "allow",
+            None,
+            None,
+            "Addresses and networks of hosts that may join, with commas; default all.",
+            values.networks("--allow"),
+        ],
+        [
+            "token-file",
+            None,
+            None,
+            "Secret shared with the clients, in this file: who cannot prove it is refused.",
         ],
         [
             "failsafe",
@@ -327,7 +362,9 @@ class ServerOptions(_Options):
             accept_timeout_s=self["accept-timeout"],
             client_timeout_s=self["client-timeout"],
             min_clients=self["min-clients"],
+            allowed=self["allow"],
             failsafe=self["failsafe"],
+            secret=self._read_secret(),
             patience_s=self["patience"],
             unicast=bool(self["unicast"]),
             rate_bps=self["rate"],
@@ -361,6 +398,8 @@ class ServerOptions(_Options):
                 f"--buffer-packets {self['buffer-packets']}: a jasmine client holds"
                 f" {JASMINE.max_buffer_packets} packets"
             )
+        if self["token-file"] is not None:
+            raise UsageError("--token-file: the jasmine dialect has no proof of a secret")
         if self["unicast"]:
             raise UsageError("--unicast: the jasmine dialect has multicast only")
         if self["mtu"] > JASMINE.max_mtu:
@@ -423,6 +462,12 @@ class ClientOptions(_Options):
             values.duration_s("--connect-timeout", 0.1),
         ],
         [
+            "token-file",
+            None,
+            None,
+            "Secret shared with the server, in this file: both prove it, and neither sends it.",
+        ],
+        [
             "failsafe",
             None,
             None,
@@ -458,6 +503,7 @@ class ClientOptions(_Options):
             port=self["port"],
             connect_timeout_s=self["connect-timeout"],
             failsafe=self["failsafe"],
+            secret=self._read_secret(),
             name=self["name"] or socket.gethostname() or self["local_ip"],
         )
 

@@ -140,6 +140,20 @@ def host(what: str) -> Callable[[str], str]:
     return parse
 
 
+def networks(what: str) -> Callable[[str], tuple[ipaddress.IPv4Network, ...]]:
+    """Addresses and networks, with commas between them."""
+
+    def parse(text: str) -> tuple[ipaddress.IPv4Network, ...]:
+        try:
+            return tuple(ipaddress.IPv4Network(part.strip()) for part in text.split(","))
+        except ValueError:
+            raise UsageError(
+                f"{what} {text!r}: must be addresses or networks, as in 10.0.0.7,10.0.1.0/24"
+            ) from None
+
+    return parse
+
+
 def host_and_port(what: str) -> Callable[[str], str]:
     """One host and a port of its, as ``host:port``."""
     parse_host = host(what)

@@ -39,6 +39,8 @@ GREETING = Greeting(
     pull=True,
     image="0123456789abcdef",
     failsafe="registry.example:4000",
+    auth="hmac-sha256",
+    nonce="00aa",
 )
 
 _FIELDS: dict[str, Any] = {
@@ -58,6 +60,8 @@ _FIELDS: dict[str, Any] = {
     "pull": True,
     "image": "0123456789abcdef",
     "failsafe": "registry.example:4000",
+    "auth": "hmac-sha256",
+    "nonce": "00aa",
 }
 
 
@@ -231,6 +235,8 @@ class Hellos(_Refused):
                 "fetch": True,
                 "pull": True,
                 "run": "ab12",
+                "nonce": "",
+                "proof": "",
             },
         )
         self.assertEqual(Hello.decode(message[4:]), hello)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from ipaddress import IPv4Network
 from random import Random
 from typing import Any
 
@@ -507,3 +508,56 @@ class HostileTests(_LadderTestCase):
 
 def _hello(pull: bool) -> bytes:
     return Hello("raw", 1 << 20, fetch=True, pull=pull).encode()
+
+
+class SecretTests(_LadderTestCase):
+    """Who may join: by address, and by a secret that both sides prove."""
+
+    _SECRET = b"0123456789abcdef"
+
+    def test_both_know_it(self) -> None:
+        self.network.trace = []
+        server = self.serve(secret=self._SECRET)
+        client = self.network.join(secret=self._SECRET)
+        self.assert_whole(client)
+        self.assertEqual(server.finish().status, Status.OK)
+        self.assertNotIn(self._SECRET, b"".join(data for _, data in self.network.trace))
+
+    def test_who_does_not_know_it_is_refused_and_never_counts(self) -> None:
+        server = self.serve(secret=self._SECRET)
+        for secret, line in (
+            (b"another secret..", "the server refuses this client: it does not know the shared"),
+            (None, "the server asks for a shared secret: give --token-file"),
+        ):
+            stranger = self.network.join(secret=secret)
+            self.assertIn(line, stranger.finish(limit_s=5.0).line)
+        self.assertEqual(server.server.progress().clients, 0)
+        client = self.network.join(secret=self._SECRET)
+        self.assert_whole(client)
+        self.assertEqual(server.finish().status, Status.OK)
+
+    def test_a_server_that_does_not_ask(self) -> None:
+        self.serve()
+        client = self.network.join(secret=self._SECRET)
+        self.assertIn("does not ask for the shared secret", client.finish(limit_s=5.0).line)
+
+    def test_a_server_that_only_pretends(self) -> None:
+        for answer in (bytes((Tag.PROOF,)) + bytes(32), bytes((Tag.DETACH,))):
+            self.network = Network()
+            server = self.network.raw_server()
+            client = self.network.join(secret=self._SECRET)
+            self.network.settle()
+            server.greet(auth="hmac-sha256", nonce="00")
+            server.send(answer)
+            line = client.finish(limit_s=5.0).line
+            self.assertEqual(line, "the server does not know the shared secret")
+
+    def test_addresses(self) -> None:
+        server = self.serve(allowed=(IPv4Network("10.0.1.2/32"), IPv4Network("10.9.0.0/16")))
+        stranger, client = self.network.join(), self.network.join()
+        self.assertEqual(
+            stranger.finish(limit_s=5.0).line,
+            "the server refuses this client: this host is not among those that may join",
+        )
+        self.assert_whole(client)
+        self.assertEqual(server.finish().status, Status.OK)

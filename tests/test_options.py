@@ -437,3 +437,27 @@ class LadderTests(_OptionsTestCase):
         self.assertIn(
             "from 1 to 65535", self.refused_server("127.0.0.1", "3", "--failsafe=registry:65536")
         )
+
+    def test_who_may_join(self) -> None:
+        config = self.server("127.0.0.1", "3", "--allow", "10.0.0.7, 10.0.1.0/24").config
+        self.assertEqual([str(n) for n in config.allowed or ()], ["10.0.0.7/32", "10.0.1.0/24"])
+        self.assertIsNone(self.server("127.0.0.1", "3").config.allowed)
+        for wrong in ("", "host", "10.0.0.7,", "10.0.0.1/24", "10.0.0.0/33"):
+            self.assertIn(
+                "addresses or networks", self.refused_server("127.0.0.1", "3", "--allow", wrong)
+            )
+
+    def test_secret(self) -> None:
+        token = self.folder / "token"
+        token.write_bytes(b"  a secret of many words\n")
+        token.chmod(0o600)
+        words = ("--token-file", str(token), "127.0.0.1")
+        config = self.server(*words, "3").config
+        self.assertEqual(config.secret, b"a secret of many words")
+        self.assertNotIn("secret of", repr(config))
+        self.assertEqual(self.client(*words, "127.0.0.1").config.secret, config.secret)
+        self.assertIn("no proof", self.refused_server(*words, "3", "--dialect", "jasmine"))
+        token.write_bytes(b"short\n")
+        self.assertIn("must hold 16 to", self.refused_server(*words, "3"))
+        token.unlink()
+        self.assertIn("No such file", self.refused_server(*words, "3"))

@@ -23,6 +23,7 @@ from kollacast.wire.parser import (
     Fetch,
     Message,
     Packet,
+    Proof,
     Ready,
     ReceiveQueue,
     Repaired,
@@ -51,6 +52,7 @@ def _packet(seq: int, payload: bytes) -> tuple[bytes, Packet]:
 #: A kollacast session with two buffers in flight, side by side: bytes and meaning.
 _SERVER: tuple[tuple[bytes, Message], ...] = (
     (GREETING.encode(), GREETING),
+    (b"\x15" + bytes(range(32)), Proof(bytes(range(32)))),
     (bytes.fromhex("10 00000001 00000b6e 00000000 00000003"), BufferCtl(1, 2926, 0, 3)),
     (bytes.fromhex("10 00000002 00000005 00000003 00000001"), BufferCtl(2, 5, 3, 1)),
     (b"\x08", Sent()),
@@ -362,7 +364,7 @@ class HostileServers(_Hostile):
         self.refused(stream, data, "0 is the limit")
 
     def test_bytes_that_begin_no_message_of_a_server(self) -> None:
-        for tag in set(range(256)) - {0x08, 0x10, 0x11, 0x14, 0x20, 0x40, 0x80}:
+        for tag in set(range(256)) - {0x08, 0x10, 0x11, 0x14, 0x15, 0x20, 0x40, 0x80}:
             self.refused(self.greeted(), bytes((tag,)), f"{tag:#04x}")
 
     def test_anything_else_where_jasmine_s_sent_is_due(self) -> None:

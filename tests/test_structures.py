@@ -30,6 +30,7 @@ class Sizes(unittest.SynchronousTestCase):
                 "REPAIRED": 0x11,
                 "FETCH": 0x12,
                 "DETACH": 0x14,
+                "PROOF": 0x15,
                 "PACKET": 0x20,
                 "DIGEST": 0x40,
                 "REPORT": 0x80,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from hmac import compare_digest
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
@@ -35,7 +36,8 @@ from kollacast.transport.worker import ThreadWorker, Worker
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.greeting import Greeting, GroupInfo, Hello, Refusal, clean_text, encode_json
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.parser import Detach, Digest, Message, Packet, Repaired, Report, Sent
+from kollacast.wire.parser import Detach, Digest, Message, Packet, Proof, Repaired, Report, Sent
+from kollacast.wire.proof import METHOD, Challenge
 from kollacast.wire.structures import BufferCtl, Tag, WireError
 
 _log = Logger()
@@ -83,6 +85,7 @@ class Client:
         self._connection: ServerConnection | None = None
         self._closed: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
+        self._proof_due: bytes | None = None
         # What is agreed on, and how the image comes.
         self._terms: Terms | None = None
         self._output: Output | None = None
@@ -236,6 +239,9 @@ class Client:
             agreeing.addErrback(self._cannot_keep)
         elif isinstance(message, GroupInfo):
             self._cancel_timer()
+            if self._config.secret is not None:
+                self._end("the server speaks jasmine, and does not prove the shared secret")
+                return
             self._terms = terms_of.of_group_info(message)
             self._take_output(self._new_output(self._terms, 0))
             self._receive(self._terms)
@@ -245,6 +251,10 @@ class Client:
             refused = message.fields.get("refused") is True
             what = "refuses this client" if refused else "gave up"
             self._end(f"the server {what}: {text}", keep=True)
+        elif self._proof_due is not None:
+            if not (isinstance(message, Proof) and compare_digest(message.value, self._proof_due)):
+                self._end("the server does not know the shared secret")
+            self._proof_due = None
         elif isinstance(message, Digest):
             self._prove(message.value)
         elif isinstance(way, Reception):
@@ -283,6 +293,14 @@ class Client:
         self._cancel_timer()
         connection = self._connection
         assert connection is not None
+        if (terms.auth is None) != (self._config.secret is None):
+            lacks = "the server does not ask for the shared secret, and so does not prove it"
+            asks = "the server asks for a shared secret: give --token-file"
+            self._end(lacks if terms.auth is None else asks)
+            return
+        if terms.auth not in (None, METHOD):
+            self._end(f"the server asks for a proof by {terms.auth}, which is not known here")
+            return
         if terms.packets < terms.buffer_packets:
             _log.info("buffers of {packets} packets are the most for here", packets=terms.packets)
         resumable = terms.fetch and terms.digest in available_digests()
@@ -299,6 +317,7 @@ class Client:
         kept = output.bytes_kept if output is not None else kept
         pull = terms.pull or kept > 0
         # First of all, so that the server hears by name of what goes wrong from here on.
+        client_nonce, proof = self._prove_secret(terms)
         hello = Hello(
             self._config.name,
             terms.packets,
@@ -306,6 +325,8 @@ class Client:
             fetch=terms.fetch,
             pull=pull,
             run=self._run_id if terms.fetch else "",
+            nonce=client_nonce,
+            proof=proof,
         )
         connection.send(hello.encode())
         if terms.digest not in available_digests():
@@ -325,6 +346,15 @@ class Client:
             self._digest_begun = True
             proving = Deferred.fromCoroutine(output.prove_kept(self._alive))
             proving.addErrback(self._cannot_keep)
+
+    def _prove_secret(self, terms: Terms) -> tuple[str, str]:
+        """This side's nonce and proof; the server's proof is due from now on."""
+        if self._config.secret is None:
+            return "", ""
+        nonce = secrets.token_hex(16)
+        challenge = Challenge(terms.session, terms.nonce, nonce)
+        self._proof_due = challenge.proof(self._config.secret, "server")
+        return nonce, challenge.proof(self._config.secret, "client").hex()
 
     def _goes_on(self, before: Terms | None, terms: Terms) -> bool:
         """Whether ``terms`` are of the image of which a part is here."""

@@ -37,6 +37,9 @@ class Terms:
     name: str | None = None
     size: int | None = None
     failsafe: str | None = None
+    session: str = ""
+    auth: str | None = None
+    nonce: str = ""
 
     @property
     def window_bytes(self) -> int:
@@ -65,6 +68,9 @@ def of_greeting(greeting: Greeting) -> Terms:
         name=greeting.name,
         size=greeting.size,
         failsafe=greeting.failsafe,
+        session=greeting.session,
+        auth=greeting.auth,
+        nonce=greeting.nonce,
     )
 
 

@@ -7,6 +7,7 @@ is for its :class:`Member` as long as it is in the barrier, and for its
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 from typing import Protocol as Interface
 
@@ -58,7 +59,10 @@ class Host(Interface):
     def refusal(self, hello: Hello | None) -> str | None:
         """Why no client, or not the one of ``hello``, may come in now; or None."""
 
-    def greeting(self) -> bytes:
+    def allows(self, address: str) -> bool:
+        """Whether a host with this address may join."""
+
+    def greeting(self, nonce: str) -> bytes:
         """What a connection is told first."""
 
     def joined(self, client: ClientProtocol) -> str | None:
@@ -101,6 +105,7 @@ class ClientProtocol(Protocol):
         self._session = host.session
         self._dialect = host.session.dialect
         self._stream = ClientStream(self._dialect, host.session.max_request)
+        self._nonce = secrets.token_hex(16)
         self._is_in = False
         self._closed = False
         self._hello_timer: IDelayedCall | None = None
@@ -117,12 +122,15 @@ class ClientProtocol(Protocol):
         watch_peer(self.transport, always_reads=False)
         self._outgoing = Outgoing(self.transport, self._refill)
         reason = self._host.refusal(None)
+        if not self._host.allows(self.record.address):
+            reason = "this host is not among those that may join"
+            _log.warn("{address} is refused: it may not join", address=self.record.address)
         if reason is not None:
             if self._dialect.greets:
                 self._outgoing.send(Refusal(reason).encode())
             self._close()
             return
-        self._outgoing.send(self._host.greeting())
+        self._outgoing.send(self._host.greeting(self._nonce))
         if self._dialect.greets:
             self._hello_timer = self._host.clock.callLater(HELLO_TIMEOUT_S, self._no_hello)
         else:
@@ -285,6 +293,12 @@ class ClientProtocol(Protocol):
         self._cancel_timers()
         self.hello = hello
         self.record.name = hello.name or self.record.address
+        answer = self._session.authenticate(self._nonce, hello)
+        if answer is None:
+            _log.warn("{address} is refused: it has not the secret", address=self.record.address)
+            self._tell_and_close("it does not know the shared secret", refused=True)
+            return
+        self._outgoing.send(answer)
         reason = self._host.refusal(hello)
         if reason is not None:
             self._tell_and_close(reason, refused=True)

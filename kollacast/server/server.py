@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import asdict
+from ipaddress import IPv4Address
 from typing import Any
 
 from twisted.internet.defer import (
@@ -209,9 +210,13 @@ class Server:
             return "in this dialect nobody can join later"
         return self.history.lack
 
-    def greeting(self) -> bytes:
+    def allows(self, address: str) -> bool:
+        allowed = self._config.allowed
+        return allowed is None or any(IPv4Address(address) in network for network in allowed)
+
+    def greeting(self, nonce: str) -> bytes:
         can_fetch = self._lack is None
-        return self.session.greet(fetch=can_fetch, pull=can_fetch and self._pulls)
+        return self.session.greet(nonce, fetch=can_fetch, pull=can_fetch and self._pulls)
 
     @property
     def _pulls(self) -> bool:

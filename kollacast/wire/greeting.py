@@ -66,6 +66,7 @@ class Greeting:
     and joins no group.  Two greetings with the same ``image`` are of one image
     cut in one way, whichever server sends them; empty where that is not known.
     ``failsafe`` is a registry (host:port) that has the image should all else fail.
+    ``auth`` names how both sides prove that they share a secret, with ``nonce``.
     """
 
     session: str
@@ -83,6 +84,8 @@ class Greeting:
     pull: bool = False
     image: str = ""
     failsafe: str | None = None
+    auth: str | None = None
+    nonce: str = ""
 
     def encode(self) -> bytes:
         """The whole message, magic and length included."""
@@ -104,6 +107,7 @@ class Greeting:
         size = fields.get("size")
         name = fields.get("name")
         failsafe = fields.get("failsafe")
+        auth = fields.get("auth")
         return cls(
             session=clean_text(fields.get("session", "")),
             salt=_number(fields.get("salt"), "salt", 0, 0xFFFFFFFF),
@@ -119,6 +123,8 @@ class Greeting:
             fetch=fields.get("fetch") is True,
             pull=fields.get("pull") is True,
             image=_identity(fields.get("image", "")),
+            auth=None if auth is None else clean_text(auth),
+            nonce=_identity(fields.get("nonce", "")),
             failsafe=None if failsafe is None else clean_text(failsafe),
         )
 
@@ -140,7 +146,7 @@ class Hello:
 
     ``fetch`` says that it can be told to fetch the image by itself, and
     ``pull`` that it is going to.  ``run`` is the same on every connection of
-    one run of a client.
+    one run of a client.  ``proof``, in hexadecimal digits, is of the secret, with ``nonce``.
     """
 
     name: str
@@ -149,6 +155,8 @@ class Hello:
     fetch: bool = False
     pull: bool = False
     run: str = ""
+    nonce: str = ""
+    proof: str = ""
 
     def encode(self) -> bytes:
         """The whole message, length included."""
@@ -166,6 +174,8 @@ class Hello:
             fetch=fields.get("fetch") is True,
             pull=fields.get("pull") is True,
             run=_identity(fields.get("run", "")),
+            nonce=_identity(fields.get("nonce", "")),
+            proof=_identity(fields.get("proof", "")),
         )
 
 

@@ -102,6 +102,13 @@ class Digest:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """The server knows the shared secret."""
+
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A side's account of itself, or the reason for which it gives up."""
 
@@ -119,6 +126,7 @@ Message = (
     | BufferCtl
     | Packet
     | Digest
+    | Proof
     | Report
     | Hello
     | Greeting
@@ -296,6 +304,8 @@ class ServerStream(_Stream):
             return self._buffer(dialect, (yield BUFFER_CTL_SIZE))
         if tag == Tag.PACKET:
             return (yield from self._packet(dialect))
+        if tag == Tag.PROOF:
+            return Proof((yield DIGEST_SIZE))
         if tag == Tag.DETACH:
             return Detach()
         if tag == Tag.REPAIRED:
