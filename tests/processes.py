@@ -288,11 +288,13 @@ class Crew:
         path.write_bytes(data)
         return path
 
-    async def until(self, condition: Callable[[], bool], what: str) -> None:
+    async def until(
+        self, condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S
+    ) -> None:
         """Wait for what gives no sign, as the growth of a file; `what` is for a failure."""
-        deadline = self.reactor.seconds() + PATIENCE_S
+        deadline = self.reactor.seconds() + patience_s
         while not condition():
-            assert self.reactor.seconds() < deadline, f"waited {PATIENCE_S:g} s for {what}"
+            assert self.reactor.seconds() < deadline, f"waited {patience_s:g} s for {what}"
             await deferLater(self.reactor, _LOOK_S)
 
     async def dismiss(self) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.task import deferLater
 
 from lab import Host, Lab
 from tests.processes import PATIENCE_S, Crew, Program, ends, image_of, make_crew, on_the_reactor
@@ -29,7 +28,7 @@ _COALESCED = 44
 #: flight, which this has many times over.
 _LARGE_IMAGE_MIB = int(os.environ.get("KOLLACAST_LARGE_IMAGE_MIB", "256"))
 _MOST_MEMORY = 128 * _MIB
-_LOOK_S = 0.05
+_LARGE_IMAGE_PATIENCE_S = 60 + _LARGE_IMAGE_MIB
 #: Standard deviations that chance is given.
 _SIGMAS = 6
 
@@ -271,10 +270,14 @@ async def test_memory(crew: Crew) -> None:
             for host, copy in zip(lab.clients, copies, strict=True)
         ]
         peaks = dict.fromkeys((server, *clients), 0)
-        while any(program.status is None for program in peaks):
+
+        def have_ended() -> bool:
             for program in peaks:
-                peaks[program] = max(peaks[program], _peak_of(program))
-            await deferLater(crew.reactor, _LOOK_S)
+                # Not the greatest: before it runs its command, it is a copy of this process.
+                peaks[program] = _peak_of(program) or peaks[program]
+            return all(program.status is not None for program in peaks)
+
+        await crew.until(have_ended, "the end of the transfer", _LARGE_IMAGE_PATIENCE_S)
         assert await ends(server, *clients) == [0] * 5, server.errors
     for copy in copies:
         assert _sha256_of(crew.folder / copy) == sha256
