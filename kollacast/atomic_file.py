@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import secrets
 import stat
 import threading
@@ -40,12 +42,14 @@ class AtomicFile:
         folder, name = os.path.split(self._path)
         # A long final name and its decoration must fit in the 255 bytes of a name together.
         stem = os.fsdecode(os.fsencode(name)[:200])
-        self._temporary_path = os.path.join(folder, f".{stem}.{os.getpid()}.part")
+        self._stem = os.path.join(folder, f".{stem}")
+        self._is_kept = False
+        self._temporary_path = f"{self._stem}.{os.getpid()}.part"
         try:
             self._fd = _create(self._temporary_path)
         except FileExistsError:
             # Left by a killed run: in a container every run may well have the same process id.
-            self._temporary_path = os.path.join(folder, f".{stem}.{secrets.token_hex(8)}.part")
+            self._temporary_path = f"{self._stem}.{secrets.token_hex(8)}.part"
             self._fd = _create(self._temporary_path)
         self._lock = threading.Lock()
         self._in_use = False
@@ -71,6 +75,44 @@ class AtomicFile:
                 if self._is_off:
                     os.close(self._fd)
 
+    def resume(self, identity: str, unit: int) -> int:
+        """Go on with what an earlier run has kept of the content called `identity`.
+
+        `identity` is up to 64 hexadecimal digits. What is kept of other contents is removed.
+        Returns how many bytes are there, a multiple of `unit`; writing goes on behind them. From
+        now on :meth:`abandon` can keep them for a later run. Raises OSError.
+        """
+        path = f"{self._stem}.{identity}-kept.part"
+        self._remove_others(path)
+        with self._lock:
+            if self._is_off:
+                raise called_off()
+            fd = _open_kept(path)
+            if fd is None:
+                try:
+                    # Under a lock before it has the name that other runs look for.
+                    fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.link(self._temporary_path, path)
+                except OSError:
+                    return 0  # of a run that goes on, or on a file system without links or locks
+                os.unlink(self._temporary_path)
+            else:
+                os.unlink(self._temporary_path)
+                os.close(self._fd)
+                self._fd = fd
+            self._temporary_path = path
+            self._is_kept = True
+            size = os.fstat(self._fd).st_size // unit * unit
+            os.ftruncate(self._fd, size)
+            os.lseek(self._fd, size, os.SEEK_SET)
+            return size
+
+    def restart(self) -> None:
+        """Begin again with nothing in the file, whatever it is called. Raises OSError."""
+        with self.descriptor() as fd:
+            os.ftruncate(fd, 0)
+            os.lseek(fd, 0, os.SEEK_SET)
+
     def commit(self) -> None:
         """Bring the content to disk, give the file its name, bring the name to disk.
 
@@ -86,18 +128,55 @@ class AtomicFile:
             os.close(self._fd)
         _sync_folder(os.path.dirname(self._path))
 
-    def abandon(self) -> None:
-        """Remove the temporary file; nothing after `commit`. Never raises."""
+    def abandon(self, keep: bool = False) -> None:
+        """Remove the temporary file; nothing after `commit`. Never raises.
+
+        With `keep` it stays for a run that resumes it, unless there is nothing in it.
+        """
         with self._lock:
             if self._is_off or self._is_committed:
                 return
             self._is_off = True
             try:
-                os.unlink(self._temporary_path)
+                if not (keep and self._is_kept and os.fstat(self._fd).st_size):
+                    os.unlink(self._temporary_path)
             except OSError:
                 pass  # its folder went away, or became read-only: nothing is left to be done
             if not self._in_use:
                 os.close(self._fd)
+
+    def _remove_others(self, path: str) -> None:
+        """Remove what earlier runs have kept of other contents, unless it is in use."""
+        folder, start = os.path.split(self._stem)
+        pattern = re.compile(re.escape(start) + r"\.[0-9a-f]*-kept\.part")
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            return  # a folder that may be written but not listed
+        for name in names:
+            other = os.path.join(folder, name)
+            if pattern.fullmatch(name) and other != path:
+                fd = _open_kept(other)
+                if fd is not None:
+                    os.unlink(other)
+                    os.close(fd)
+
+
+def _open_kept(path: str) -> int | None:
+    """Open and lock a file that an earlier run of this user has kept; None where there is none."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_own = stat.S_ISREG(os.fstat(fd).st_mode) and os.fstat(fd).st_uid == os.geteuid()
+        if is_own and os.path.samestat(os.stat(path), os.fstat(fd)):
+            return fd
+    except OSError:
+        pass  # in use, or gone in this moment
+    os.close(fd)
+    return None
 
 
 def prove_writable(path: str) -> None:
@@ -106,8 +185,8 @@ def prove_writable(path: str) -> None:
 
 
 def _create(path: str) -> int:
-    """Open a file that must be new for writing, with the mode that the umask gives."""
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    """Open a file that must be new for writing and reading, with the mode that the umask gives."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
 def _sync_folder(folder: str) -> None:

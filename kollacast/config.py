@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,13 @@ class ServerConfig:
     group_size: int = 64  #: clients a TCP group, at least 1
     accept_timeout_s: float = 0.0  #: to wait for all clients; 0 waits for ever
     client_timeout_s: float = 60.0  #: of silence after which a client is given up
+    secret: bytes | None = field(default=None, repr=False)  #: that clients have to share
+    #: who may join; None for everyone
+    allowed: tuple[IPv4Network, ...] | None = None
+    failsafe: str | None = None  #: registry that clients turn to when all else fails, host:port
+    min_clients: int | None = None  #: enough to start when the time to wait is over
+    unicast: bool = False  #: no multicast: every client fetches by TCP
+    patience_s: float = 5.0  #: for which one client may hold up the others, or stay away
     rate_bps: int | None = None  #: bits a second on the wire; None lets the server find it
     digest: str = "sha256"  #: name of the digest that proves the whole image
 
@@ -37,3 +45,5 @@ class ClientConfig:
     port: int  #: of the server's TCP port, 1 to 65535
     connect_timeout_s: float  #: to keep trying until the server is up
     name: str  #: what this host is called in the server's report
+    secret: bytes | None = field(default=None, repr=False)  #: that the server has to share
+    failsafe: str | None = None  #: registry to name when all else fails, host:port

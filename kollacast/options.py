@@ -23,17 +23,22 @@ from kollacast.config import ClientConfig, ServerConfig
 from kollacast.core.digest import KNOWN_DIGESTS, available_digests
 from kollacast.logs import STDERR_OBSERVER, shorten_crashes
 from kollacast.outcome import Status
-from kollacast.source import prove_readable
+from kollacast.source import is_read_twice, prove_readable
+from kollacast.spool import prove_spool
 from kollacast.wire.dialect import DIALECTS, JASMINE, KOLLACAST
 from kollacast.wire.structures import IP_UDP_HEADER_SIZE, MAX_MTU, PACKET_HEADER_SIZE
 
 DEFAULT_PORT = 18383
+DEFAULT_SPOOL_BYTES = 32 * 10**9
 
 PROGRESS_MODES = ("auto", "bar", "plain", "none")
 
 _LEAST_MTU = IP_UDP_HEADER_SIZE + PACKET_HEADER_SIZE + 4  # payload comes in multiples of 4 bytes
 
 _MOST_CLIENTS = 65535
+#: Bytes of a shared secret: fewer can be guessed.
+_LEAST_SECRET = 16
+_MOST_SECRET = 4096
 
 _port = values.integer("port", 1, 65535)
 _local_ip = values.interface_address("local_ip")
@@ -141,6 +146,25 @@ class _Options(usage.Options):
             raise UsageError(f"--{option} {path}: cannot be written: {error.strerror}") from None
         self[option] = os.path.abspath(path)
 
+    def _read_secret(self) -> bytes | None:
+        """The secret in the token file, without the white space around it."""
+        path = self["token-file"]
+        if path is None:
+            return None
+        try:
+            with open(path, "rb") as file:
+                is_open_to_others = bool(os.fstat(file.fileno()).st_mode & 0o077)
+                secret = file.read(_MOST_SECRET + 1).strip()
+        except OSError as error:
+            raise UsageError(f"--token-file {path}: cannot be read: {error.strerror}") from None
+        if not _LEAST_SECRET <= len(secret) <= _MOST_SECRET:
+            raise UsageError(
+                f"--token-file {path}: must hold {_LEAST_SECRET} to {_MOST_SECRET} bytes"
+            )
+        if is_open_to_others:
+            streams.console.write_line(f"--token-file {path}: others can read it: chmod 600 {path}")
+        return secret
+
     def _check_not_the_report(self, option: str) -> None:
         """Raise `UsageError` when the report would take the place of the image."""
         image, report = self[option], self["report"]
@@ -228,6 +252,55 @@ class ServerOptions(_Options):
             values.duration_s("--client-timeout", 0.1),
         ],
         [
+            "allow",
+            None,
+            None,
+            "Addresses and networks of hosts that may join, with commas; default all.",
+            values.networks("--allow"),
+        ],
+        [
+            "token-file",
+            None,
+            None,
+            "Secret shared with the clients, in this file: who cannot prove it is refused.",
+        ],
+        [
+            "failsafe",
+            None,
+            None,
+            "Registry (host:port) that has the image, too: clients name it when all else fails.",
+            values.host_and_port("--failsafe"),
+        ],
+        [
+            "min-clients",
+            None,
+            None,
+            "Start with so many clients when --accept-timeout is over, not with all of them only.",
+            values.integer("--min-clients", 1, _MOST_CLIENTS),
+        ],
+        [
+            "patience",
+            None,
+            5.0,
+            "Seconds for which one client may hold up the others, before they go on without it"
+            " and it fetches the rest by TCP at its own pace.",
+            values.duration_s("--patience", 0.1),
+        ],
+        [
+            "spool",
+            None,
+            None,
+            "Keep a copy of an image that comes by a pipe in this folder while the server runs,"
+            " for clients that are late or slow.",
+        ],
+        [
+            "spool-size",
+            None,
+            None,
+            "The most bytes of that copy, as in 500M or 20G; default 32G.",
+            values.size_bytes("--spool-size", 1, 1 << 62),
+        ],
+        [
             "rate",
             None,
             None,
@@ -247,6 +320,14 @@ class ServerOptions(_Options):
 
     config: ServerConfig
 
+    optFlags: ClassVar[list[list[Any]]] = [
+        [
+            "unicast",
+            None,
+            "Send to each client by TCP alone, with no multicast: for a few.",
+        ],
+    ]
+
     def parseArgs(self, *arguments: str) -> None:
         self._take(arguments, 2, 3)
         self["local_ip"] = _local_ip(arguments[0])
@@ -263,6 +344,8 @@ class ServerOptions(_Options):
         if self["digest"] not in available_digests():
             raise UsageError(f"--digest {self['digest']}: is not installed: pip install blake3")
         self._check_input()
+        self._check_spool()
+        self._check_clients()
         self._check_file_to_write("report")
         self._check_not_the_report("input")
         self.config = ServerConfig(
@@ -278,9 +361,35 @@ class ServerOptions(_Options):
             group_size=self["group-size"],
             accept_timeout_s=self["accept-timeout"],
             client_timeout_s=self["client-timeout"],
+            min_clients=self["min-clients"],
+            allowed=self["allow"],
+            failsafe=self["failsafe"],
+            secret=self._read_secret(),
+            patience_s=self["patience"],
+            unicast=bool(self["unicast"]),
             rate_bps=self["rate"],
             digest=self["digest"],
         )
+
+    def _check_clients(self) -> None:
+        least = self["min-clients"]
+        if least is not None and not self["accept-timeout"]:
+            raise UsageError(
+                f"--min-clients {least}: needs --accept-timeout, to know when to start"
+            )
+        if least is not None and least > self["clients"]:
+            raise UsageError(f"--min-clients {least}: there are {self['clients']} clients in all")
+
+    def _check_spool(self) -> None:
+        if self["unicast"] and self["spool"] is None and not is_read_twice(self["input"]):
+            raise UsageError("--unicast: the image comes by a pipe, so this needs --spool")
+        if self["spool"] is None:
+            return
+        try:
+            prove_spool(self["spool"])
+        except OSError as error:
+            raise UsageError(f"--spool {self['spool']}: {error.strerror}") from None
+        self["spool"] = os.path.abspath(self["spool"])
 
     def _check_jasmine(self) -> None:
         """The limits of the C client, which has no way to say what it can take."""
@@ -289,6 +398,10 @@ class ServerOptions(_Options):
                 f"--buffer-packets {self['buffer-packets']}: a jasmine client holds"
                 f" {JASMINE.max_buffer_packets} packets"
             )
+        if self["token-file"] is not None:
+            raise UsageError("--token-file: the jasmine dialect has no proof of a secret")
+        if self["unicast"]:
+            raise UsageError("--unicast: the jasmine dialect has multicast only")
         if self["mtu"] > JASMINE.max_mtu:
             raise UsageError(
                 f"--mtu {self['mtu']}: a jasmine client takes datagrams of up to"
@@ -329,7 +442,8 @@ class ClientOptions(_Options):
     longdesc = (
         "Receives the image that the server at <server_ip> multicasts, on the interface of"
         f" <local_ip>, and writes it to standard output. Default port {DEFAULT_PORT}. Exit status:"
-        " 0 when the image is complete and verified, 1 otherwise, 2 for a wrong command line."
+        " 0 when the image is complete and verified, 75 when it cannot be had and a failsafe"
+        " registry is known, 1 otherwise, 2 for a wrong command line."
     )
 
     optParameters: ClassVar[list[list[Any]]] = [
@@ -346,6 +460,19 @@ class ClientOptions(_Options):
             60.0,
             "Seconds to keep trying until the server is up.",
             values.duration_s("--connect-timeout", 0.1),
+        ],
+        [
+            "token-file",
+            None,
+            None,
+            "Secret shared with the server, in this file: both prove it, and neither sends it.",
+        ],
+        [
+            "failsafe",
+            None,
+            None,
+            "The registry (host:port) to name when the image cannot be had here; status 75 then.",
+            values.host_and_port("--failsafe"),
         ],
         [
             "name",
@@ -375,6 +502,8 @@ class ClientOptions(_Options):
             server_ip=self["server_ip"],
             port=self["port"],
             connect_timeout_s=self["connect-timeout"],
+            failsafe=self["failsafe"],
+            secret=self._read_secret(),
             name=self["name"] or socket.gethostname() or self["local_ip"],
         )
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from kollacast import streams
 from kollacast.exit_status import end_process_with
 from kollacast.logs import announce
-from kollacast.options import ServerOptions
+from kollacast.options import DEFAULT_SPOOL_BYTES, ServerOptions
 from kollacast.progress import choose_display
 from kollacast.service import KollacastService, Run
 from kollacast.source import open_source
+from kollacast.spool import Spool
 
 Options = ServerOptions
 
@@ -26,7 +27,10 @@ def makeService(options: ServerOptions) -> KollacastService:
 
     def make_run() -> Run:
         source = open_source(options["input"])
-        return Run(Server(reactor, options.config, source), source.close)
+        spool = None
+        if options["spool"] is not None and source.identity is None:
+            spool = Spool(options["spool"], options["spool-size"] or DEFAULT_SPOOL_BYTES)
+        return Run(Server(reactor, options.config, source, spool=spool), source.close)
 
     return KollacastService(
         reactor,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -24,9 +25,23 @@ class Sink(Protocol):
     def commit(self) -> None:
         """The image is whole and verified: bring it to disk, under its name. Raises OSError."""
 
-    def abandon(self) -> None:
+    def resume(self, identity: str, unit: int) -> int:
+        """Take up what an earlier run has kept of the image called `identity`, if anything.
+
+        Returns how many bytes of the image are there already, a multiple of `unit`: the next
+        `write` goes on behind them. Blocks. Raises OSError.
+        """
+
+    def read_back(self, offset: int, size: int) -> bytes:
+        """`size` bytes that are there already. Blocks. Raises OSError."""
+
+    def restart(self) -> None:
+        """The image begins anew: forget what was written. Blocks. Raises OSError if it cannot."""
+
+    def abandon(self, keep: bool = False) -> None:
         """The image will not be whole: leave no file behind. Never raises; nothing after `commit`.
 
+        With `keep`, what is there stays for a later run to `resume`, where that is possible.
         Any thread may call it at any time, and more than once. A `write` that waits in another
         thread raises OSError (ECANCELED) within a moment.
         """
@@ -43,11 +58,21 @@ class FileSink:
         with self._file.descriptor() as fd:
             fdio.write_all(fd, views, False, self._file.is_off)
 
+    def resume(self, identity: str, unit: int) -> int:
+        return self._file.resume(identity, unit)
+
+    def read_back(self, offset: int, size: int) -> bytes:
+        with self._file.descriptor() as fd:
+            return os.pread(fd, size, offset)
+
+    def restart(self) -> None:
+        self._file.restart()
+
     def commit(self) -> None:
         self._file.commit()
 
-    def abandon(self) -> None:
-        self._file.abandon()
+    def abandon(self, keep: bool = False) -> None:
+        self._file.abandon(keep)
 
 
 class StreamSink:
@@ -62,12 +87,14 @@ class StreamSink:
         self._lock = threading.Lock()
         self._in_use = False
         self._closed = False
+        self._is_empty = True
 
     def write(self, views: Sequence[memoryview]) -> None:
         with self._lock:
             if self._closed:
                 raise fdio.called_off()
             self._in_use = True
+            self._is_empty = False
         try:
             fdio.write_all(self._fd, views, self._polled, lambda: self._closed)
         finally:
@@ -87,7 +114,17 @@ class StreamSink:
         finally:
             os.close(self._fd)
 
-    def abandon(self) -> None:
+    def resume(self, identity: str, unit: int) -> int:
+        return 0
+
+    def read_back(self, offset: int, size: int) -> bytes:
+        raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+
+    def restart(self) -> None:
+        if not self._is_empty:
+            raise OSError(errno.ESPIPE, "what is written to a stream stays written")
+
+    def abandon(self, keep: bool = False) -> None:
         with self._lock:
             if self._closed:
                 return

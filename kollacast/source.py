@@ -7,6 +7,8 @@ import fcntl
 import os
 import stat
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from kollacast import fdio
@@ -26,10 +28,23 @@ class Source(Protocol):
         It is what the file said when it was opened: only the end of the stream is the truth.
         """
 
+    @property
+    def identity(self) -> str | None:
+        """The same text whenever the same image is opened, by whichever process.
+
+        None where the input is a pipe, which nobody opens twice.
+        """
+
     def readinto(self, view: memoryview) -> int:
         """Fill `view` from its start, maybe in part; return the bytes read, 0 at the end.
 
         Blocks, so a worker thread calls it. Raises OSError.
+        """
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes of the image from `offset` on, which have been read before.
+
+        Only where there is an :attr:`identity`. Blocks; any thread may call it. Raises OSError.
         """
 
     def close(self) -> None:
@@ -51,8 +66,10 @@ class FileSource:
         self._fd = fd
         self._polled = not fdio.never_blocks_for_long(fd)
         self._size = _remaining_bytes(fd, mode)
+        # What is read again is counted from where this run began.
+        self._start = None if self._size is None else os.lseek(fd, 0, os.SEEK_CUR)
         self._lock = threading.Lock()
-        self._reading = False
+        self._readers = 0
         self._closed = False
         fdio.enlarge_pipe(fd)
         if stat.S_ISREG(mode) and hasattr(os, "posix_fadvise"):
@@ -66,17 +83,37 @@ class FileSource:
     def size(self) -> int | None:
         return self._size
 
+    @property
+    def identity(self) -> str | None:
+        if self._start is None:
+            return None
+        with self._descriptor() as fd:
+            changed_ns = os.fstat(fd).st_mtime_ns
+        return f"{self._name or ''}/{self._size}/{self._start}/{changed_ns}"
+
     def readinto(self, view: memoryview) -> int:
+        with self._descriptor() as fd:
+            return fdio.read_some(fd, view, self._polled, lambda: self._closed)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        if self._start is None:
+            raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+        with self._descriptor() as fd:
+            return os.pread(fd, size, self._start + offset)
+
+    @contextmanager
+    def _descriptor(self) -> Iterator[int]:
+        """Lend the descriptor for one operation. Raises OSError (ECANCELED) when closed."""
         with self._lock:
             if self._closed:
                 raise fdio.called_off()
-            self._reading = True
+            self._readers += 1
         try:
-            return fdio.read_some(self._fd, view, self._polled, lambda: self._closed)
+            yield self._fd
         finally:
             with self._lock:
-                self._reading = False
-                if self._closed:
+                self._readers -= 1
+                if self._closed and not self._readers:
                     os.close(self._fd)
 
     def close(self) -> None:
@@ -85,7 +122,7 @@ class FileSource:
                 return
             self._closed = True
             # A descriptor closed under a reader could be another file's by the time it reads.
-            if not self._reading:
+            if not self._readers:
                 os.close(self._fd)
 
 
@@ -123,6 +160,12 @@ def prove_readable(path: str | None) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return
     open_source(path).close()
+
+
+def is_read_twice(path: str | None) -> bool:
+    """Whether what is at `path`, or standard input for None, can be read again. Raises OSError."""
+    mode = (os.fstat(0) if path is None else os.stat(path)).st_mode
+    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
 
 
 def _remaining_bytes(fd: int, mode: int) -> int | None:

@@ -16,6 +16,8 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|m|h)?", re.ASCII)
 _DURATION_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:bit(?:s|/s)?|bps)?", re.ASCII | re.IGNORECASE)
 _RATE_UNITS_BPS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", re.ASCII | re.IGNORECASE)
+_SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\.?\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?"
 )
@@ -63,6 +65,19 @@ def rate_bps(what: str, least_bps: int, most_bps: int) -> Callable[[str], int | 
                 f" from {least_bps // 1000}k to {most_bps // 10**9}G, or auto"
             )
         return rate
+
+    return parse
+
+
+def size_bytes(what: str, least_bytes: int, most_bytes: int) -> Callable[[str], int]:
+    """Bytes, with k, M, G or T for powers of 1000."""
+
+    def parse(text: str) -> int:
+        match = _SIZE.fullmatch(text.strip())
+        size = round(float(match[1]) * _SIZE_UNITS[match[2].lower()]) if match else -1
+        if not least_bytes <= size <= most_bytes:
+            raise UsageError(f"{what} {text!r}: must be bytes, as in 500M or 20G")
+        return size
 
     return parse
 
@@ -121,6 +136,35 @@ def host(what: str) -> Callable[[str], str]:
         if looks_like_an_address or not _HOST_NAME.fullmatch(text):
             raise UsageError(f"{what} {text!r}: must be an IPv4 address or a host name")
         return text
+
+    return parse
+
+
+def networks(what: str) -> Callable[[str], tuple[ipaddress.IPv4Network, ...]]:
+    """Addresses and networks, with commas between them."""
+
+    def parse(text: str) -> tuple[ipaddress.IPv4Network, ...]:
+        try:
+            return tuple(ipaddress.IPv4Network(part.strip()) for part in text.split(","))
+        except ValueError:
+            raise UsageError(
+                f"{what} {text!r}: must be addresses or networks, as in 10.0.0.7,10.0.1.0/24"
+            ) from None
+
+    return parse
+
+
+def host_and_port(what: str) -> Callable[[str], str]:
+    """One host and a port of its, as ``host:port``."""
+    parse_host = host(what)
+
+    def parse(text: str) -> str:
+        name, colon, number = text.rpartition(":")
+        if not colon or not re.fullmatch(r"\d{1,5}", number, re.ASCII):
+            raise UsageError(f"{what} {text!r}: must be host:port, as in registry.example:4000")
+        if not 1 <= int(number) <= 65535:
+            raise UsageError(f"{what} {text!r}: the port must be from 1 to 65535")
+        return f"{parse_host(name)}:{int(number)}"
 
     return parse
 

@@ -49,6 +49,7 @@ from kollacast.config import ClientConfig, ServerConfig
 from kollacast.core.buffer import PacketBuffer
 from kollacast.outcome import Outcome
 from kollacast.server import Server
+from kollacast.spool import Spool
 from kollacast.transport import frames
 from kollacast.transport.multicast import SOL_UDP, UDP_GRO, UDP_SEGMENT
 from kollacast.transport.worker import InlineWorker
@@ -1025,7 +1026,10 @@ class MemorySource:
         size: int | None = None,
         fails_at: int | None = None,
         read_bytes: int | None = None,
+        identity: str | None = None,
     ) -> None:
+        #: What names the image where it can be read again.
+        self.identity = identity
         self.name = name
         self.size = size
         self.closed = False
@@ -1048,6 +1052,11 @@ class MemorySource:
         self._at += count
         return count
 
+    def read_at(self, offset: int, size: int) -> bytes:
+        if self.closed or self.identity is None:
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+        return self._image[offset : offset + size]
+
     def close(self) -> None:
         self.closed = True
 
@@ -1065,6 +1074,10 @@ class MemorySink:
         self.data = b""
         self.is_committed = False
         self.is_abandoned = False
+        self.is_kept = False
+        #: Whether what is written stays written.
+        self.is_stream = False
+        self.identity: str | None = None
         self._room = room
         self._commit_error = commit_error
         self._broken = broken
@@ -1086,9 +1099,35 @@ class MemorySink:
             raise self._commit_error
         self.is_committed = True
 
-    def abandon(self) -> None:
+    def resume(self, identity: str, unit: int) -> int:
+        """Go on with what the last run on this sink has kept."""
+        self._refuse_if_abandoned()
+        if identity != self.identity:
+            self.data = b""
+        self.identity = identity
+        self.data = self.data[: len(self.data) // unit * unit]
+        return len(self.data)
+
+    def read_back(self, offset: int, size: int) -> bytes:
+        return self.data[offset : offset + size]
+
+    def restart(self) -> None:
+        self._refuse_if_abandoned()
+        if self.is_stream:
+            raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+        self.data = b""
+
+    def abandon(self, keep: bool = False) -> None:
         if not self.is_committed:
             self.is_abandoned = True
+            self.is_kept = keep
+
+    def reopen(self) -> MemorySink:
+        """The sink of the next run, which finds what this one has kept."""
+        sink = MemorySink()
+        if self.is_kept:
+            sink.data, sink.identity = self.data, self.identity
+        return sink
 
     def _refuse_if_abandoned(self) -> None:
         if self.is_abandoned:
@@ -1151,6 +1190,7 @@ class ServerRun(_Run):
         *,
         clients: int = 1,
         threads: bool = False,
+        spool: Spool | None = None,
         **options: Any,
     ) -> None:
         super().__init__(network, network.host(SERVER_IP))
@@ -1170,6 +1210,7 @@ class ServerRun(_Run):
             self.host,
             self.config,
             source,
+            spool=spool,
             make_worker=self._workers(threads),
             open_port=self._open_port,
         )

@@ -35,6 +35,12 @@ GREETING = Greeting(
     coding=True,
     name="kolla_image.tgz",
     size=5_000_000_000,
+    fetch=True,
+    pull=True,
+    image="0123456789abcdef",
+    failsafe="registry.example:4000",
+    auth="hmac-sha256",
+    nonce="00aa",
 )
 
 _FIELDS: dict[str, Any] = {
@@ -50,6 +56,12 @@ _FIELDS: dict[str, Any] = {
     "coding": True,
     "name": "kolla_image.tgz",
     "size": 5_000_000_000,
+    "fetch": True,
+    "pull": True,
+    "image": "0123456789abcdef",
+    "failsafe": "registry.example:4000",
+    "auth": "hmac-sha256",
+    "nonce": "00aa",
 }
 
 
@@ -210,12 +222,22 @@ class Greetings(_Refused):
 
 class Hellos(_Refused):
     def test_there_and_back(self) -> None:
-        hello = Hello("node-17", 8192, coding=True)
+        hello = Hello("node-17", 8192, coding=True, fetch=True, pull=True, run="ab12")
         message = hello.encode()
         self.assertEqual(int.from_bytes(message[:4], "big"), len(message) - 4)
         self.assertEqual(
             json.loads(message[4:]),
-            {"version": 1, "name": "node-17", "packets": 8192, "coding": True},
+            {
+                "version": 1,
+                "name": "node-17",
+                "packets": 8192,
+                "coding": True,
+                "fetch": True,
+                "pull": True,
+                "run": "ab12",
+                "nonce": "",
+                "proof": "",
+            },
         )
         self.assertEqual(Hello.decode(message[4:]), hello)
 

@@ -376,3 +376,88 @@ class LocalHostTests(SynchronousTestCase):
         self.assertEqual(
             local_host.interface_mtu("127.0.0.1", "239.238.0.31"), min(int(told), 65535)
         )
+
+
+class LadderTests(_OptionsTestCase):
+    """For clients that are few, late or slow."""
+
+    def test_defaults(self) -> None:
+        parsed = self.server("127.0.0.1", "3")
+        self.assertEqual(parsed.config.patience_s, 5)
+        self.assertIsNone(parsed.config.min_clients)
+        self.assertFalse(parsed.config.unicast)
+        self.assertEqual((parsed["spool"], parsed["spool-size"]), (None, None))
+
+    def test_everything(self) -> None:
+        parsed = self.server(
+            *("--min-clients", "2", "--accept-timeout", "60", "--patience=0.5", "--unicast"),
+            *("--spool", str(self.folder), "--spool-size", "1.5G", "127.0.0.1", "3"),
+        )
+        config = parsed.config
+        self.assertEqual((config.min_clients, config.patience_s, config.unicast), (2, 0.5, True))
+        self.assertEqual(parsed["spool"], os.path.abspath(self.folder))
+        self.assertEqual(parsed["spool-size"], 1_500_000_000)
+        self.assertEqual(sorted(self.folder.iterdir()), [self.image])
+
+    def test_min_clients(self) -> None:
+        few = ("127.0.0.1", "3", "--min-clients")
+        self.assertIn("needs --accept-timeout", self.refused_server(*few, "2"))
+        self.assertIn(
+            "there are 3 clients in all", self.refused_server(*few, "4", "--accept-timeout=9")
+        )
+        self.assertIn("from 1 to", self.refused_server(*few, "0", "--accept-timeout=9"))
+
+    def test_spool(self) -> None:
+        spool = ("127.0.0.1", "3", "--spool")
+        self.assertIn("No such file", self.refused_server(*spool, "/no/such/folder"))
+        self.assertIn("Not a directory", self.refused_server(*spool, str(self.image)))
+        for size in ("", "0", "many", "1X", "-5"):
+            words = (*spool, str(self.folder), f"--spool-size={size}")
+            self.assertIn("must be bytes, as in 500M or 20G", self.refused_server(*words))
+
+    def test_unicast(self) -> None:
+        self.assertIn(
+            "multicast only",
+            self.refused_server("127.0.0.1", "3", "--unicast", "--dialect=jasmine"),
+        )
+        fifo = self.folder / "fifo"
+        os.mkfifo(fifo)
+        pipe = ("127.0.0.1", "3", "--unicast", "--input", str(fifo))
+        self.assertIn("needs --spool", self.refused_server(*pipe))
+        self.assertTrue(self.server(*pipe, "--spool", str(self.folder)).config.unicast)
+
+    def test_failsafe(self) -> None:
+        registry = "registry.example:4000"
+        parsed = self.server("127.0.0.1", "3", "--failsafe", registry)
+        self.assertEqual(parsed.config.failsafe, registry)
+        client = self.client("127.0.0.1", "127.0.0.1", "--failsafe", registry)
+        self.assertEqual(client.config.failsafe, registry)
+        for wrong in ("registry", "registry:", ":4000", "registry:http", "a b:4000"):
+            self.refused_server("127.0.0.1", "3", "--failsafe", wrong)
+        self.assertIn(
+            "from 1 to 65535", self.refused_server("127.0.0.1", "3", "--failsafe=registry:65536")
+        )
+
+    def test_who_may_join(self) -> None:
+        config = self.server("127.0.0.1", "3", "--allow", "10.0.0.7, 10.0.1.0/24").config
+        self.assertEqual([str(n) for n in config.allowed or ()], ["10.0.0.7/32", "10.0.1.0/24"])
+        self.assertIsNone(self.server("127.0.0.1", "3").config.allowed)
+        for wrong in ("", "host", "10.0.0.7,", "10.0.0.1/24", "10.0.0.0/33"):
+            self.assertIn(
+                "addresses or networks", self.refused_server("127.0.0.1", "3", "--allow", wrong)
+            )
+
+    def test_secret(self) -> None:
+        token = self.folder / "token"
+        token.write_bytes(b"  a secret of many words\n")
+        token.chmod(0o600)
+        words = ("--token-file", str(token), "127.0.0.1")
+        config = self.server(*words, "3").config
+        self.assertEqual(config.secret, b"a secret of many words")
+        self.assertNotIn("secret of", repr(config))
+        self.assertEqual(self.client(*words, "127.0.0.1").config.secret, config.secret)
+        self.assertIn("no proof", self.refused_server(*words, "3", "--dialect", "jasmine"))
+        token.write_bytes(b"short\n")
+        self.assertIn("must hold 16 to", self.refused_server(*words, "3"))
+        token.unlink()
+        self.assertIn("No such file", self.refused_server(*words, "3"))

@@ -17,10 +17,13 @@ from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, GroupInfo, Hello, Refusal, encode_json
 from kollacast.wire.parser import (
     ClientStream,
+    Detach,
     Digest,
     Done,
+    Fetch,
     Message,
     Packet,
+    Proof,
     Ready,
     ReceiveQueue,
     Repaired,
@@ -49,6 +52,7 @@ def _packet(seq: int, payload: bytes) -> tuple[bytes, Packet]:
 #: A kollacast session with two buffers in flight, side by side: bytes and meaning.
 _SERVER: tuple[tuple[bytes, Message], ...] = (
     (GREETING.encode(), GREETING),
+    (b"\x15" + bytes(range(32)), Proof(bytes(range(32)))),
     (bytes.fromhex("10 00000001 00000b6e 00000000 00000003"), BufferCtl(1, 2926, 0, 3)),
     (bytes.fromhex("10 00000002 00000005 00000003 00000001"), BufferCtl(2, 5, 3, 1)),
     (b"\x08", Sent()),
@@ -60,6 +64,7 @@ _SERVER: tuple[tuple[bytes, Message], ...] = (
     (bytes.fromhex("20 00000009 00000000 00000000"), Packet(9, 0, b"")),
     (bytes.fromhex("10 00000003 00000000 00000004 00000000"), BufferCtl(3, 0, 4, 0)),
     (b"\x08", Sent()),
+    (b"\x14", Detach()),
     (b"\x40" + bytes(range(32)), Digest(bytes(range(32)))),
     (b"\x80\x00\x00\x00\x0c" + b'{"ok": true}', Report({"ok": True})),
 )
@@ -74,6 +79,9 @@ _CLIENT: tuple[tuple[bytes, Message], ...] = (
     (b"\x04", Done()),
     (b"\x01", Ready()),
     (b"\x04", Done()),
+    (b"\x14", Detach()),
+    (bytes.fromhex("12 00000004 00000000"), Fetch(4, 0)),
+    (bytes.fromhex("12 7fff0000 00010000"), Fetch(0x7FFF0000, 0x10000)),
     (
         b"\x80\x00\x00\x00\x2b" + b'{"ok": false, "reason": "the disk is full"}',
         Report({"ok": False, "reason": "the disk is full"}),
@@ -287,10 +295,15 @@ class HostileClients(_Hostile):
         self.assertEqual(_read(stream, [JASMINE.request(seqs)]), [Request(seqs)])
 
     def test_bytes_that_begin_no_message_of_a_client(self) -> None:
-        for tag in set(range(256)) - {0x01, 0x02, 0x04, 0x80}:
+        for tag in set(range(256)) - {0x01, 0x02, 0x04, 0x12, 0x14, 0x80}:
             self.refused(self.introduced(), bytes((tag,)), f"{tag:#04x}")
         for tag in set(range(256)) - {0x01, 0x02, 0x04}:
             self.refused(_client_stream(JASMINE), bytes((tag,)), f"{tag:#04x}")
+
+    def test_fetches(self) -> None:
+        for first, count in ((0, 65537), (0x7FFFFFFF, 2), (0x80000001, 0), (0xFFFFFFFF, 1)):
+            fetch = b"\x12" + struct.pack("!2I", first, count)
+            self.refused(self.introduced(), fetch, f"a fetch of {count} packets from {first} on")
 
     def test_reports(self) -> None:
         report = b"\x80" + struct.pack("!I", 0xFFFFFFFF)
@@ -351,7 +364,7 @@ class HostileServers(_Hostile):
         self.refused(stream, data, "0 is the limit")
 
     def test_bytes_that_begin_no_message_of_a_server(self) -> None:
-        for tag in set(range(256)) - {0x08, 0x10, 0x11, 0x20, 0x40, 0x80}:
+        for tag in set(range(256)) - {0x08, 0x10, 0x11, 0x14, 0x15, 0x20, 0x40, 0x80}:
             self.refused(self.greeted(), bytes((tag,)), f"{tag:#04x}")
 
     def test_anything_else_where_jasmine_s_sent_is_due(self) -> None:

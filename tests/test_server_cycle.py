@@ -41,6 +41,10 @@ _BUFFER = BUFFER_PACKETS * CAPACITY
 #: Three buffers and a bit.
 _IMAGE = bytes(i * 7 % 251 for i in range(3 * _BUFFER + 40))
 _ALL = (BufferCtl, Sent, Digest)
+_LATE = (
+    "the session has begun without this client, and its input is a pipe, which is not read twice"
+    " without --spool"
+)
 
 
 class _Work:
@@ -494,7 +498,7 @@ class AcceptTests(_ServerTestCase):
         self.assertEqual(outcome.status, Status.FAILED)
         self.assertEqual(
             outcome.line,
-            "the server refuses this client: the session has begun without this client",
+            f"the server refuses this client: {_LATE}",
         )
         self.assertTrue(late.sink.is_abandoned)
         self.assertIsNone(server.outcome)
@@ -517,7 +521,11 @@ class AcceptTests(_ServerTestCase):
         late.hello("late")
         self.assertEqual(
             late.last(Report).fields,
-            {"ok": False, "reason": "the session has begun without this client"},
+            {
+                "ok": False,
+                "reason": "the session has begun without this client, and it cannot fetch",
+                "refused": True,
+            },
         )
         self.assertIsNotNone(late.lost)
         self.assertEqual(server.server.progress().clients, 1)
@@ -532,14 +540,14 @@ class AcceptTests(_ServerTestCase):
         self.assertEqual(server.server.progress().clients, 2)
         self.assertEqual(
             clients[2].last(Report).fields,
-            {"ok": False, "reason": "all 2 clients are here already"},
+            {"ok": False, "reason": "all 2 clients are here already", "refused": True},
         )
 
     def test_a_refusal_before_anyone_is_heard(self) -> None:
         self.network.serve(_IMAGE, clients=1)
         self.raw()
         late = self.network.raw_client()
-        self.assertEqual(late.heard, [Refusal("the session has begun without this client")])
+        self.assertEqual(late.heard, [Refusal(_LATE)])
         self.assertIsNotNone(late.lost)
 
     def test_a_jasmine_client_too_many_is_closed(self) -> None:
@@ -1154,8 +1162,11 @@ class OutcomeTests(_ServerTestCase):
                 "address": "10.0.9.2",
                 "verified": True,
                 "reason": None,
+                "fetching": None,
+                "connections": 1,
                 "packets_multicast": 13,
                 "packets_repaired": 0,
+                "packets_fetched": 0,
             },
         )
         self.assertGreaterEqual(self.entry(outcome)["seconds"], 2.0)

@@ -1,27 +1,31 @@
-"""One run of the client, from the first attempt to connect to its outcome."""
+"""One run of the client, from the first attempt to connect to its outcome.
+
+The image comes by a :class:`Reception`, in step with all other clients, or by a
+:class:`Pull`; the :class:`Output` behind them stays the same, and so a run may
+go from the one to the other, and from one connection to the next.
+"""
 
 from __future__ import annotations
 
-import os
+import secrets
 from collections.abc import Callable
+from hmac import compare_digest
 from typing import Any
 
-from twisted.internet.abstract import isIPAddress
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
-from twisted.internet.error import (
-    CannotListenError,
-    ConnectError,
-    DNSLookupError,
-    TimeoutError,
-)
+from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kollacast.client.connection import ServerConnection, ServerConnectionFactory
+from kollacast.client import terms as terms_of
+from kollacast.client.attempts import RETRY_S, NotConnected, connect
+from kollacast.client.connection import ServerConnection
+from kollacast.client.output import Output
+from kollacast.client.pull import Pull
 from kollacast.client.reception import Reception
+from kollacast.client.terms import Terms
 from kollacast.config import ClientConfig
 from kollacast.core.buffer import InconsistentBuffer
 from kollacast.core.digest import Digester, available_digests
@@ -30,36 +34,21 @@ from kollacast.sink import Sink
 from kollacast.transport.receiver import MulticastReceiver, open_receiver
 from kollacast.transport.worker import ThreadWorker, Worker
 from kollacast.wire.checksum import best_crc32c
-from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, GroupInfo, Hello, Refusal, clean_text, encode_json
-from kollacast.wire.parser import Digest, Message, Packet, Repaired, Report, Sent
-from kollacast.wire.structures import BufferCtl, Tag, WireError, payload_capacity
+from kollacast.wire.packets import PacketCodec
+from kollacast.wire.parser import Detach, Digest, Message, Packet, Proof, Repaired, Report, Sent
+from kollacast.wire.proof import METHOD, Challenge
+from kollacast.wire.structures import BufferCtl, Tag, WireError
 
 _log = Logger()
 
-#: Payload bytes of the buffers that this client is willing to hold.
-_MEMORY = 64 * 1024 * 1024
 #: Seconds in which a server must have greeted; it does so at once.
 GREETING_TIMEOUT_S = 10.0
-#: Seconds between attempts to connect: short at first, both start at once.
-_RETRY_S = (0.05, 0.1)
 #: Seconds that the server gets to read the last words.
 _LINGER_S = 3.0
 
 WorkerFactory = Callable[[Any, str], Worker]
 ReceiverFactory = Callable[[Any, MulticastReceiver, tuple[str, int], str, int], Any]
-
-
-def _why_not(error: BaseException | None) -> str:
-    """Why an attempt to connect has failed, in a few words."""
-    number = getattr(error, "osError", None) or getattr(error, "errno", None)
-    if isinstance(number, int):
-        return os.strerror(number)
-    if isinstance(error, DNSLookupError):
-        return "no host has this name"
-    if isinstance(error, TimeoutError):
-        return "it does not answer"
-    return str(error)
 
 
 class Client:
@@ -83,39 +72,52 @@ class Client:
         self._sink = sink
         self._open_port = open_port
         self._workers = [make_worker(reactor, name) for name in ("disk", "digest")]
+        self._run_id = secrets.token_hex(8)
         self._finished: Deferred[Outcome] = Deferred()
         self._ended = False
         self._phase = "connecting"
+        self._began_at = 0.0
+        # The connection.
         self._attempts: Deferred[None] | None = None
+        self._deadline = 0.0
+        self._bytes_at_loss = -1
+        self._connections = 0
         self._connection: ServerConnection | None = None
         self._closed: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
+        self._proof_due: bytes | None = None
+        # What is agreed on, and how the image comes.
+        self._terms: Terms | None = None
+        self._output: Output | None = None
+        self._digest_begun = False
         self._port: Any = None
-        self._reception: Reception | None = None
-        self._dialect: Dialect | None = None
-        self._digester: Digester | None = None
+        self._ports_closing: list[Deferred[Any]] = []
+        self._receptions: list[Reception] = []
+        self._pulls: list[Pull] = []
+        self._way: Reception | Pull | None = None
+        # Its end.
+        self._complete = False
         self._expected_digest: bytes | None = None
         self._digest: bytes | None = None
-        self._size: int | None = None
-        self._complete = False
         #: Fires when the image is compared and committed, or is not.
         self._committed: Deferred[None] | None = None
         self._verified = False
-        self._server_name: str | None = None
-        self._began_at = 0.0
+        # Whether this host, or who runs it, has ended the run.
+        self._is_own_fault = False
 
     # The run as a whole.
 
     def run(self) -> Deferred[Outcome]:
         """Fires with the outcome, whatever happens."""
         self._began_at = self._reactor.seconds()
-        self._attempts = Deferred.fromCoroutine(self._connect())
-        self._attempts.addErrback(self._not_connected)
+        self._deadline = self._began_at + self._config.connect_timeout_s
+        self._connect()
         return self._finished
 
     def interrupt(self, reason: str) -> Deferred[None]:
         """End the run now; fires once everything is closed."""
-        self._end(reason)
+        self._is_own_fault = True
+        self._end(reason, keep=True)
         closed: Deferred[None] = Deferred()
 
         def tell(outcome: Outcome) -> Outcome:
@@ -126,51 +128,45 @@ class Client:
         return closed
 
     def progress(self) -> Progress:
-        reception = self._reception
         return Progress(
             phase=self._phase,
-            bytes_done=reception.bytes_flushed if reception else 0,
-            bytes_total=self._size,
+            bytes_done=self._output.bytes_kept if self._output else 0,
+            bytes_total=self._terms.size if self._terms else None,
             clients=0,
             clients_expected=0,
-            packets_repaired=reception.packets_repaired if reception else 0,
+            packets_repaired=self._packets_repaired,
         )
 
     # Connecting.
 
-    async def _connect(self) -> None:
+    def _connect(self) -> None:
         config = self._config
-        deadline = self._began_at + config.connect_timeout_s
-        attempt = 0
-        while True:
-            left = max(deadline - self._reactor.seconds(), 0.1)
-            endpoint = self._endpoint(min(left, 10.0))
-            try:
-                await endpoint.connect(ServerConnectionFactory(lambda: ServerConnection(self)))
-                return
-            except (ConnectError, DNSLookupError, OSError) as error:
-                reason = error
-            delay = _RETRY_S[min(attempt, len(_RETRY_S) - 1)]
-            attempt += 1
-            if self._reactor.seconds() + delay > deadline:
-                raise reason
-            await deferLater(self._reactor, delay)
-
-    def _endpoint(self, timeout_s: float) -> TCP4ClientEndpoint | HostnameEndpoint:
-        # An address needs no resolver, which would be a thread for each attempt.
-        kind = TCP4ClientEndpoint if isIPAddress(self._config.server_ip) else HostnameEndpoint
-        return kind(self._reactor, self._config.server_ip, self._config.port, timeout=timeout_s)
+        self._attempts = Deferred.fromCoroutine(
+            connect(
+                self._reactor,
+                config.server_ip,
+                config.port,
+                self._deadline,
+                lambda: ServerConnection(self),
+            )
+        )
+        self._attempts.addErrback(self._not_connected)
 
     def _not_connected(self, failure: Failure) -> None:
         if failure.check(CancelledError):
             return
-        self._end_unconnected(_why_not(failure.value))
+        if failure.check(NotConnected):
+            self._end_unconnected(str(failure.value))
+        else:
+            self._cannot_keep(failure)
 
     def _end_unconnected(self, why: str) -> None:
         config = self._config
+        lost = "" if self._output is None else "the connection was lost, and "
         self._end(
-            f"no server at {config.server_ip} port {config.port} within"
-            f" {config.connect_timeout_s:g} s: {why}"
+            f"{lost}no server at {config.server_ip} port {config.port} within"
+            f" {config.connect_timeout_s:g} s: {why}",
+            keep=True,
         )
 
     def connected(self, connection: ServerConnection) -> None:
@@ -192,177 +188,343 @@ class Client:
             closed.callback(None)
         if self._ended:
             return
-        if self._reception is None:
+        self._cancel_timer()
+        self._connection = None
+        if self._committed is not None:
+            # All that the server has to say is known, and the disk has the last word.
+            return
+        if self._output is None:
             # A server that is about to end still takes connections for a moment.
-            self._cancel_timer()
-            self._connection = None
-            deadline = self._began_at + self._config.connect_timeout_s
-            if self._reactor.seconds() + _RETRY_S[0] > deadline:
-                self._end_unconnected("what answers there closes the connection")
-                return
-            self._attempts = deferLater(self._reactor, _RETRY_S[0]).addCallback(
-                lambda _: Deferred.fromCoroutine(self._connect())
-            )
-            self._attempts.addErrback(self._not_connected)
-        elif self._committed is None:
+            self._connect_again("what answers there closes the connection")
+        elif self._terms is not None and self._terms.fetch:
+            self._come_back(self._output)
+        else:
             self._end("the server closed the connection before the image was complete")
-        # Else all that the server has to say is known, and the disk has the last word.
+
+    def _connect_again(self, why: str) -> None:
+        if self._reactor.seconds() + RETRY_S[0] > self._deadline:
+            self._end_unconnected(why)
+            return
+        self._attempts = deferLater(self._reactor, RETRY_S[0])
+        self._attempts.addCallbacks(lambda _: self._connect(), self._not_connected)
+
+    def _come_back(self, output: Output) -> None:
+        """Look for the server again, to go on from what is kept."""
+        if self._phase != "connecting":
+            _log.warn("the connection to the server is lost: trying to come back")
+        self._phase = "connecting"
+        self._complete = False
+        self._expected_digest = None
+        self._leave_way()
+
+        def settled(_: None) -> None:
+            if self._ended:
+                return
+            if output.bytes_kept > self._bytes_at_loss:
+                # Something has come since the last time: this is not for ever.
+                self._bytes_at_loss = output.bytes_kept
+                self._deadline = self._reactor.seconds() + self._config.connect_timeout_s
+            self._connect_again("what answers there closes the connection")
+
+        self._when_settled(output, settled)
 
     # What the server says.
 
     def received(self, message: Message) -> None:
+        way = self._way
         if isinstance(message, Refusal):
-            self._end(f"the server refuses this client: {message.reason}")
+            self._end(f"the server refuses this client: {message.reason}", keep=True)
         elif isinstance(message, Greeting):
-            self._greeted(message)
+            agreeing = Deferred.fromCoroutine(self._greeted(terms_of.of_greeting(message)))
+            agreeing.addErrback(self._cannot_keep)
         elif isinstance(message, GroupInfo):
-            self._grouped(message)
+            self._cancel_timer()
+            if self._config.secret is not None:
+                self._end("the server speaks jasmine, and does not prove the shared secret")
+                return
+            self._terms = terms_of.of_group_info(message)
+            self._take_output(self._new_output(self._terms, 0))
+            self._receive(self._terms)
         elif isinstance(message, Report):
             reason = message.fields.get("reason")
             text = clean_text(reason) if isinstance(reason, str) else "it gave no reason"
-            self._end(f"the server gave up: {text}")
-        elif self._reception is None:
-            raise WireError("the server speaks out of turn")
-        elif isinstance(message, BufferCtl):
-            self._phase = "receiving"
-            self._reception.buffer(message)
-        elif isinstance(message, Sent):
-            self._reception.sent()
-        elif isinstance(message, Repaired):
-            self._reception.repaired(message.buffer_id)
-        elif isinstance(message, Packet):
-            self._reception.packet(message)
+            refused = message.fields.get("refused") is True
+            what = "refuses this client" if refused else "gave up"
+            self._end(f"the server {what}: {text}", keep=True)
+        elif self._proof_due is not None:
+            if not (isinstance(message, Proof) and compare_digest(message.value, self._proof_due)):
+                self._end("the server does not know the shared secret")
+            self._proof_due = None
         elif isinstance(message, Digest):
             self._prove(message.value)
+        elif isinstance(way, Reception):
+            self._of_reception(way, message)
+        elif isinstance(way, Pull) and isinstance(message, BufferCtl):
+            way.end(message)
+        elif isinstance(way, Pull) and isinstance(message, Packet):
+            way.packet(message)
+        elif not (isinstance(message, Detach) and self._output is not None):
+            raise WireError("the server speaks out of turn")
+
+    def _of_reception(self, reception: Reception, message: Message) -> None:
+        if isinstance(message, BufferCtl):
+            self._phase = "receiving"
+            reception.buffer(message)
+        elif isinstance(message, Sent):
+            reception.sent()
+        elif isinstance(message, Repaired):
+            reception.repaired(message.buffer_id)
+        elif isinstance(message, Packet):
+            reception.packet(message)
+        elif isinstance(message, Detach) and self._terms is not None and self._terms.fetch:
+            _log.info("going on by TCP, at this host's own pace")
+            self._leave_way()
+            assert self._output is not None
+            self._when_settled(self._output, lambda _: self._fetch())
+        else:
+            raise WireError("the server speaks out of turn")
 
     def broken(self, error: WireError) -> None:
         self._end(f"{self._config.server_ip} port {self._config.port}: {error}")
 
-    def _greeted(self, greeting: Greeting) -> None:
-        capacity = payload_capacity(greeting.mtu)
-        packets = max(_MEMORY // capacity, 1)
-        if packets < greeting.buffer_packets:
-            _log.info("buffers of {packets} packets are the most for here", packets=packets)
-        self._size = greeting.size
-        self._server_name = greeting.name
-        # First of all, so that the server hears by name of what goes wrong from here on.
-        assert self._connection is not None
-        self._dialect = KOLLACAST
-        hello = Hello(self._config.name, packets, coding=greeting.coding)
-        self._connection.send(hello.encode())
-        if greeting.digest not in available_digests():
-            self._end(f"the image is proved by {greeting.digest}, which is not installed here")
-            return
-        self._digester = Digester(greeting.digest)
-        buffer_packets = min(greeting.buffer_packets, packets)
-        self._open(
-            KOLLACAST,
-            greeting.salt,
-            (greeting.group, greeting.port),
-            capacity=capacity,
-            buffer_packets=buffer_packets,
-            window=min(greeting.window, packets // buffer_packets),
-        )
+    # Agreeing on how the image comes.
 
-    def _grouped(self, info: GroupInfo) -> None:
-        self._digester = Digester("sha256")
-        self._open(
-            JASMINE,
-            0,
-            (info.group, info.port),
-            capacity=payload_capacity(JASMINE.max_mtu),
-            buffer_packets=JASMINE.max_buffer_packets,
-            window=JASMINE.max_window,
-        )
-
-    def _open(
-        self,
-        dialect: Dialect,
-        salt: int,
-        group: tuple[str, int],
-        *,
-        capacity: int,
-        buffer_packets: int,
-        window: int,
-    ) -> None:
-        """Join the group and begin to receive."""
+    async def _greeted(self, terms: Terms) -> None:
         self._cancel_timer()
-        engine, warning = best_crc32c()
-        if warning and dialect.greets:
-            _log.warn("{warning}", warning=warning)
-        assert self._connection is not None
-        assert self._digester is not None
-        self._dialect = dialect
-        self._connection.stream.capacity = capacity
+        connection = self._connection
+        assert connection is not None
+        if (terms.auth is None) != (self._config.secret is None):
+            lacks = "the server does not ask for the shared secret, and so does not prove it"
+            asks = "the server asks for a shared secret: give --token-file"
+            self._end(lacks if terms.auth is None else asks)
+            return
+        if terms.auth not in (None, METHOD):
+            self._end(f"the server asks for a proof by {terms.auth}, which is not known here")
+            return
+        if terms.packets < terms.buffer_packets:
+            _log.info("buffers of {packets} packets are the most for here", packets=terms.packets)
+        resumable = terms.fetch and terms.digest in available_digests()
+        before, output = self._terms, self._output
+        kept = 0
+        if output is None and resumable:
+            kept = await self._workers[0].run(self._sink.resume, terms.image, terms.capacity)
+        elif output is not None and not self._goes_on(before, terms):
+            await self._start_over(output)
+            output = self._output = None
+        if self._ended or connection is not self._connection:
+            return
+        self._terms = terms
+        kept = output.bytes_kept if output is not None else kept
+        pull = terms.pull or kept > 0
+        # First of all, so that the server hears by name of what goes wrong from here on.
+        client_nonce, proof = self._prove_secret(terms)
+        hello = Hello(
+            self._config.name,
+            terms.packets,
+            coding=terms.coding,
+            fetch=terms.fetch,
+            pull=pull,
+            run=self._run_id if terms.fetch else "",
+            nonce=client_nonce,
+            proof=proof,
+        )
+        connection.send(hello.encode())
+        if terms.digest not in available_digests():
+            self._end(f"the image is proved by {terms.digest}, which is not installed here")
+            return
+        connection.stream.capacity = terms.capacity
+        if output is None:
+            output = self._new_output(terms, kept)
+            self._take_output(output)
+            if kept:
+                _log.info("{kept} bytes are here already: going on behind them", kept=kept)
+        if pull:
+            self._fetch()
+        else:
+            self._receive(terms)
+        if output.bytes_resumed and not self._digest_begun:
+            self._digest_begun = True
+            proving = Deferred.fromCoroutine(output.prove_kept(self._alive))
+            proving.addErrback(self._cannot_keep)
+
+    def _prove_secret(self, terms: Terms) -> tuple[str, str]:
+        """This side's nonce and proof; the server's proof is due from now on."""
+        if self._config.secret is None:
+            return "", ""
+        nonce = secrets.token_hex(16)
+        challenge = Challenge(terms.session, terms.nonce, nonce)
+        self._proof_due = challenge.proof(self._config.secret, "server")
+        return nonce, challenge.proof(self._config.secret, "client").hex()
+
+    def _goes_on(self, before: Terms | None, terms: Terms) -> bool:
+        """Whether ``terms`` are of the image of which a part is here."""
+        return (
+            before is not None
+            and terms.fetch
+            and (before.image, before.digest) == (terms.image, terms.digest)
+        )
+
+    async def _start_over(self, output: Output) -> None:
+        _log.warn("the server has another image now: starting over")
+        try:
+            await self._workers[0].run(self._sink.restart)
+        except OSError:
+            self._end(
+                "the server has another image now, and a part of the first one is written already"
+            )
+
+    def _new_output(self, terms: Terms, kept: int) -> Output:
         disk, digest_worker = self._workers
+        return Output(self._sink, Digester(terms.digest), disk, digest_worker, kept)
+
+    def _take_output(self, output: Output) -> None:
+        output.failed = self._cannot_keep
+        self._output = output
+        self._digest_begun = False
+        self._bytes_at_loss = -1
+
+    # By multicast, or by TCP alone.
+
+    def _codec(self, terms: Terms) -> PacketCodec:
+        engine, warning = best_crc32c()
+        if warning and terms.dialect.greets and not self._connections:
+            _log.warn("{warning}", warning=warning)
+        self._connections += 1
+        return terms.dialect.codec(terms.salt, engine)
+
+    def _receive(self, terms: Terms) -> None:
+        """Join the group and begin to receive."""
+        assert self._connection is not None
+        assert self._output is not None
+        self._connection.stream.capacity = terms.capacity
         reception = Reception(
             self._connection,
-            dialect,
-            dialect.codec(salt, engine),
-            capacity=capacity,
-            buffer_packets=buffer_packets,
-            window=window,
-            sink=self._sink,
-            digester=self._digester,
-            disk=disk,
-            digest_worker=digest_worker,
+            terms.dialect,
+            self._codec(terms),
+            capacity=terms.capacity,
+            buffer_packets=terms.buffer_packets,
+            window=terms.window,
+            output=self._output,
         )
         receiver = MulticastReceiver(self._reactor, reception.intake, reception.arrived)
         local_ip = self._config.local_ip
+        group, port = terms.group
         try:
             self._port = self._open_port(
-                self._reactor, receiver, group, local_ip, window * buffer_packets * capacity
+                self._reactor, receiver, terms.group, local_ip, terms.window_bytes
             )
         except (CannotListenError, OSError) as error:
             reason = error.socketError if isinstance(error, CannotListenError) else error
             text = getattr(reason, "strerror", None) or reason
-            self._end(f"cannot receive group {group[0]} port {group[1]} at {local_ip}: {text}")
+            self._end(f"cannot receive group {group} port {port} at {local_ip}: {text}")
             return
         reception.drain = receiver.drain
+        reception.silent = self._nothing_heard
         reception.ended.addCallbacks(lambda _: self._received_all(), self._cannot_keep)
-        self._reception = reception
+        self._receptions.append(reception)
+        self._way = reception
         self._phase = "waiting for the others"
+
+    def _nothing_heard(self, packets: int) -> None:
+        """Multicast passes this host by."""
+        assert self._terms is not None
+        assert self._connection is not None
+        group, port = self._terms.group
+        _log.warn(
+            "no multicast reaches this host: {packets} packets were sent to group {group} port"
+            " {port} and none came in by {local_ip}; check that this is the right interface and"
+            " VLAN, that no firewall drops UDP to the group, and that a switch which snoops on"
+            " IGMP has a querier{then}",
+            packets=packets,
+            group=group,
+            port=port,
+            local_ip=self._config.local_ip,
+            then=". Going on by TCP" if self._terms.fetch else "",
+        )
+        if self._terms.fetch:
+            self._connection.send(bytes((Tag.DETACH,)))
+
+    def _fetch(self) -> None:
+        """Fetch from where the output stands."""
+        assert self._terms is not None
+        assert self._connection is not None
+        assert self._output is not None
+        pull = Pull(
+            self._connection,
+            self._terms.dialect,
+            self._codec(self._terms),
+            self._terms.capacity,
+            self._output,
+        )
+        pull.ended.addCallbacks(lambda _: self._received_all(), self._cannot_keep)
+        self._pulls.append(pull)
+        self._way = pull
+        self._phase = "fetching"
+        pull.start()
+
+    def _alive(self) -> None:
+        if isinstance(self._way, Pull):
+            self._way.alive()
+
+    def _leave_way(self) -> None:
+        """Nothing more comes the way it has come so far."""
+        if self._way is not None:
+            self._way.stop()
+            self._way = None
+        if self._port is not None:
+            self._ports_closing.append(maybeDeferred(self._port.stopListening))
+            self._port = None
+
+    def _when_settled(self, output: Output, then: Callable[[None], None]) -> None:
+        output.settled().addCallback(
+            lambda _: None if self._ended or self._output is not output else then(None)
+        ).addErrback(self._cannot_keep)
 
     # The end of the image.
 
     def _received_all(self) -> None:
-        assert self._dialect is not None
+        assert self._terms is not None
         assert self._connection is not None
         self._complete = True
         self._phase = "verifying"
-        if self._dialect.proves:
+        if not self._terms.dialect.proves or self._expected_digest is not None:
+            self._begin_commit()
+        elif isinstance(self._way, Reception):
             self._connection.send(bytes((Tag.CLIENT_DONE,)))
-        else:
-            Deferred.fromCoroutine(self._commit()).addErrback(self._cannot_keep)
 
     def _prove(self, expected: bytes) -> None:
-        if not self._complete or self._committed is not None:
+        if self._expected_digest is not None or not (
+            self._complete or (isinstance(self._way, Pull) and self._way.over)
+        ):
             raise WireError("the digest comes before the end of the image, or twice")
         self._expected_digest = expected
+        if self._complete:
+            self._begin_commit()
+
+    def _begin_commit(self) -> None:
         Deferred.fromCoroutine(self._commit()).addErrback(self._cannot_keep)
 
     async def _commit(self) -> None:
         """Compare digests, bring the image to disk and say so."""
-        assert self._digester is not None
-        assert self._dialect is not None
-        disk, digest_worker = self._workers
+        assert self._output is not None
+        assert self._terms is not None
         committed = self._committed = Deferred()
         try:
-            self._digest = await digest_worker.run(self._digester.value)
+            self._digest = await self._output.digest()
             if self._ended:
                 return
             if self._expected_digest is not None and self._digest != self._expected_digest:
                 self._end(
-                    f"the image is not the server's: its {self._digester.name} is"
+                    f"the image is not the server's: its {self._terms.digest} is"
                     f" {self._digest.hex()}, the server's {self._expected_digest.hex()}"
                 )
                 return
-            await disk.run(self._sink.commit)
+            await self._output.commit()
             self._verified = True
         finally:
             committed.callback(None)
         if not self._ended and self._connection is not None:
-            if self._dialect.proves:
+            if self._terms.dialect.proves:
                 self._connection.send(self._report_message(None))
             else:
                 self._connection.send(bytes((Tag.CLIENT_DONE,)))
@@ -372,38 +534,42 @@ class Client:
         error = failure.value
         if isinstance(error, InconsistentBuffer):
             self._end(str(error))
-        elif isinstance(error, BrokenPipeError):
+            return
+        if not self._ended:
+            # Another source of the image would not help.
+            self._is_own_fault = True
+        if isinstance(error, BrokenPipeError):
             self._end("cannot write the image: nothing reads standard output any more")
         elif isinstance(error, OSError):
             self._end(f"cannot write the image: {error.strerror or error}")
-        else:
+        elif not self._ended:
             _log.failure("an error of the program", failure=failure)
             self._end(f"an error of the program: {error!r}")
 
-    def _end(self, reason: str | None) -> None:
-        """The run is over: for ``reason``, or because the image is here."""
+    def _end(self, reason: str | None, *, keep: bool = False) -> None:
+        """The run is over: for ``reason``, or because the image is here.
+
+        With ``keep``, a later run can go on from what is here.
+        """
         if self._ended:
             return
         self._ended = True
         self._phase = "ending"
         self._cancel_timer()
-        if self._reception is not None:
-            self._reception.stop()
+        self._leave_way()
         if self._attempts is not None:
             self._attempts.cancel()
-        closing: list[Deferred[Any]] = []
+        closing: list[Deferred[Any]] = list(self._ports_closing)
         connection = self._connection
         if connection is not None and self._closed is not None:
-            if reason is not None and self._dialect is not None and self._dialect.proves:
+            if reason is not None and self._terms is not None and self._terms.dialect.proves:
                 connection.send(self._report_message(reason))
             closing.append(self._closed)
             timer = self._reactor.callLater(_LINGER_S, connection.abort)
             self._closed.addCallback(lambda _: timer.active() and timer.cancel())
             connection.close()
-        if self._port is not None:
-            closing.append(maybeDeferred(self._port.stopListening))
         if reason is not None:
-            self._sink.abandon()
+            self._sink.abandon(keep)
             if self._committed is not None:
                 # The commit may have been quicker, and then the image is here after all.
                 closing.append(self._committed)
@@ -418,40 +584,58 @@ class Client:
             self._timer.cancel()
         self._timer = None
 
+    # What is told of it.
+
+    @property
+    def _failsafe(self) -> str | None:
+        return self._config.failsafe or (self._terms.failsafe if self._terms else None)
+
+    @property
+    def _packets_repaired(self) -> int:
+        return sum(reception.packets_repaired for reception in self._receptions)
+
     def _report_message(self, reason: str | None) -> bytes:
         return bytes((Tag.REPORT,)) + encode_json(self._report(reason))
 
     def _report(self, reason: str | None) -> dict[str, Any]:
-        reception = self._reception
-        counts = reception.intake.counts if reception else None
-        name = self._digester.name if self._digester else "sha256"
+        terms, output = self._terms, self._output
+        counts = [reception.intake.counts for reception in self._receptions]
         return {
             "ok": self._verified,
             "reason": reason,
             "name": self._config.name,
             "server": self._config.server_ip,
-            "image": self._server_name,
-            "dialect": self._dialect.name if self._dialect else None,
-            "bytes": reception.bytes_flushed if reception else 0,
-            name: self._digest.hex() if self._digest else None,
-            "packets_multicast": counts.placed if counts else 0,
-            "packets_repaired": reception.packets_repaired if reception else 0,
-            "packets_decoded": counts.decoded if counts else 0,
-            "packets_repeated": counts.repeated if counts else 0,
-            "packets_damaged": counts.damaged if counts else 0,
+            "image": terms.name if terms else None,
+            "dialect": terms.dialect.name if terms else None,
+            "bytes": output.bytes_kept if output else 0,
+            "bytes_resumed": output.bytes_resumed if output else 0,
+            terms.digest if terms else "sha256": self._digest.hex() if self._digest else None,
+            "packets_multicast": sum(count.placed for count in counts),
+            "packets_repaired": self._packets_repaired,
+            "packets_fetched": sum(pull.packets for pull in self._pulls),
+            "packets_decoded": sum(count.decoded for count in counts),
+            "packets_repeated": sum(count.repeated for count in counts),
+            "packets_damaged": sum(count.damaged for count in counts),
+            "failsafe": self._failsafe,
             "seconds": round(self._reactor.seconds() - self._began_at, 3),
         }
 
     def _outcome(self, reason: str | None) -> Outcome:
         if not self._verified:
             reason = reason or "the image is not complete"
-            return Outcome(Status.FAILED, reason, self._report(reason))
+            failsafe = self._failsafe
+            if failsafe is None or self._is_own_fault:
+                return Outcome(Status.FAILED, reason, self._report(reason))
+            line = f"{reason}; the failsafe registry {failsafe} has the image"
+            return Outcome(Status.FAILSAFE, line, self._report(reason))
         report = self._report(None)
-        assert self._digester is not None
+        assert self._terms is not None
         assert self._digest is not None
         line = (
             f"the image is here: {report['bytes']} bytes in {report['seconds']:.1f} s,"
             f" {report['packets_repaired']} packets repaired,"
-            f" {self._digester.name} {self._digest.hex()}"
         )
+        if report["packets_fetched"]:
+            line += f" {report['packets_fetched']} fetched,"
+        line += f" {self._terms.digest} {self._digest.hex()}"
         return Outcome(Status.OK, line, report)

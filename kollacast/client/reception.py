@@ -12,14 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from kollacast.client.output import Output
 from kollacast.core.buffer import InconsistentBuffer, PacketBuffer
-from kollacast.core.digest import Digester
 from kollacast.core.intake import Intake
-from kollacast.sink import Sink
-from kollacast.transport.worker import Worker
 from kollacast.wire.dialect import Dialect
 from kollacast.wire.packets import PacketCodec
 from kollacast.wire.parser import Packet
@@ -27,6 +25,9 @@ from kollacast.wire.structures import BufferCtl, Tag, WireError
 
 #: How often a packet may arrive damaged by TCP before the server is given up.
 _MAX_DAMAGED = 16
+#: So many buffers in a row, each of at least so many packets, are not lost by chance.
+_UNHEARD = 2
+_MANY_PACKETS = 64
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +53,7 @@ class Connection(Protocol):
 
 
 class Reception:
-    """Receives one image into ``sink``, ``window`` buffers at a time.
+    """Receives one image into ``output``, ``window`` buffers at a time.
 
     ``drain`` empties the multicast socket.  :attr:`ended` fires when the
     empty buffer is sent and all before it is flushed: DONE for it is then due.
@@ -68,25 +69,22 @@ class Reception:
         capacity: int,
         buffer_packets: int,
         window: int,
-        sink: Sink,
-        digester: Digester,
-        disk: Worker,
-        digest_worker: Worker,
+        output: Output,
     ) -> None:
         self.intake = Intake(codec, capacity, coded=dialect.greets)
         self.drain: Callable[[], None] = lambda: None
         self.ended: Deferred[None] = Deferred()
-        self.bytes_flushed = 0
+        #: Called once, when buffers go by and no datagram at all has come.
+        self.silent: Callable[[int], None] = lambda packets: None
+        self._unheard = 0
+        self._unheard_packets = 0
         self._retransmitted = 0
         self._connection = connection
         self._dialect = dialect
         self._codec = codec
         self._buffer_packets = buffer_packets
         self._window = window
-        self._sink = sink
-        self._digester = digester
-        self._disk = disk
-        self._digest_worker = digest_worker
+        self._output = output
         self._flights: deque[_Flight] = deque()
         self._free: list[PacketBuffer] = []
         self._unallocated = window
@@ -130,6 +128,7 @@ class Reception:
         flight.sent = True
         # The announcement may have overtaken datagrams that wait in the socket.
         self.drain()
+        self._listen(flight.ctl)
         if flight.buffer is not None and not flight.buffer.complete:
             self._ask(flight.buffer.missing())
         self.arrived()
@@ -177,6 +176,16 @@ class Reception:
 
     # How it goes on.
 
+    def _listen(self, ctl: BufferCtl) -> None:
+        """A buffer was sent: has anything come by multicast, ever?"""
+        counts = self.intake.counts
+        if counts.placed or counts.repeated or counts.damaged or ctl.pkt_count < _MANY_PACKETS:
+            return
+        self._unheard += 1
+        self._unheard_packets += ctl.pkt_count
+        if self._unheard == _UNHEARD:
+            self.silent(self._unheard_packets)
+
     def _ask(self, seqs: list[int]) -> None:
         self._connection.expect_packets(len(seqs))
         self._connection.send(self._dialect.request(seqs))
@@ -215,19 +224,11 @@ class Reception:
         except InconsistentBuffer:
             self._failed(Failure())
             return
-        flushed = gatherResults(
-            [
-                self._disk.run(self._sink.write, views),
-                self._digest_worker.run(self._digester.update, views),
-            ],
-            consumeErrors=True,
-        )
-        flushed.addCallback(lambda _: self._flushed(flight))
-        flushed.addErrback(self._not_flushed)
+        kept = self._output.keep(views)
+        kept.addCallback(lambda _: self._flushed(flight)).addErrback(self._failed)
 
     def _flushed(self, flight: _Flight) -> None:
         flight.flushed = True
-        self.bytes_flushed += flight.ctl.buffer_size
         self._finish_flights()
 
     def _finish_flights(self) -> None:
@@ -241,10 +242,6 @@ class Reception:
                 self._make_ready()
             else:
                 self.ended.callback(None)
-
-    def _not_flushed(self, failure: Failure) -> None:
-        first = failure.value
-        self._failed(first.subFailure if isinstance(first, FirstError) else failure)
 
     def _failed(self, failure: Failure) -> None:
         if not self._stopped:

@@ -1,16 +1,13 @@
 """One client's TCP connection, as the server sees it.
 
-The protocol speaks for its client towards the group: it passes on what a
-phase tells, checks that each answer is one that is due, and keeps the queues
-of what has been asked for and what is to be sent.
+The protocol knows who the client is and how it ends.  What is said in between
+is for its :class:`Member` as long as it is in the barrier, and for its
+:class:`Puller` once it is out of it.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice
+import secrets
 from typing import Any
 from typing import Protocol as Interface
 
@@ -20,16 +17,28 @@ from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kollacast.core.buffer import PacketBuffer
-from kollacast.server.groups import ClientGroup, Phase
+from kollacast.server.client_record import ClientRecord
+from kollacast.server.groups import Phase
+from kollacast.server.history import History
+from kollacast.server.member import Member
+from kollacast.server.puller import Puller
 from kollacast.server.repairs import Repairs
 from kollacast.server.session import Session
 from kollacast.transport.keepalive import watch_peer
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.greeting import Hello, Refusal, clean_text, encode_json
-from kollacast.wire.parser import ClientStream, Done, Message, Ready, Report, Request
-from kollacast.wire.structures import SEQ_LIMIT, BufferCtl, Tag, WireError
+from kollacast.wire.parser import (
+    ClientStream,
+    Detach,
+    Done,
+    Fetch,
+    Message,
+    Ready,
+    Report,
+    Request,
+)
+from kollacast.wire.structures import SEQ_LIMIT, Tag, WireError
 
 _log = Logger()
 
@@ -37,21 +46,6 @@ _log = Logger()
 HELLO_TIMEOUT_S = 5.0
 #: Seconds in which a client must have read the last words.
 _LINGER_S = 3.0
-#: Payload bytes of retransmissions made at a time.
-_REPAIR_CHUNK = 128 * 1024
-
-
-@dataclass(slots=True)
-class ClientRecord:
-    """What the server's report says of one client."""
-
-    name: str
-    address: str
-    verified: bool = False
-    reason: str | None = None
-    packets_multicast: int | None = None
-    packets_repaired: int = 0
-    seconds: float | None = None
 
 
 class Host(Interface):
@@ -60,51 +54,65 @@ class Host(Interface):
     clock: IReactorTime
     session: Session
     repairs: Repairs
+    history: History
 
     def refusal(self, hello: Hello | None) -> str | None:
         """Why no client, or not the one of ``hello``, may come in now; or None."""
 
-    def joined(self, client: ClientProtocol) -> ClientGroup:
-        """A client is in."""
+    def allows(self, address: str) -> bool:
+        """Whether a host with this address may join."""
+
+    def greeting(self, nonce: str) -> bytes:
+        """What a connection is told first."""
+
+    def joined(self, client: ClientProtocol) -> str | None:
+        """A client is in: with the others, or by itself for the reason that is returned."""
 
     def repairing(self, size: int) -> None:
         """So many bytes of retransmissions are about to leave by TCP."""
+
+    def digest(self) -> Deferred[bytes]:
+        """Fires with the image's digest once all of it is read."""
+
+    def fail(self, failure: Failure) -> None:
+        """Some work has failed, and the session with it."""
+
+    def verified(self, client: ClientProtocol) -> None:
+        """A client has the whole image."""
 
     def left(self, client: ClientProtocol) -> None:
         """A client that was in is out; its record says why."""
 
 
 class ClientProtocol(Protocol):
-    """The conversation with one client, and its message queues."""
+    """The conversation with one client."""
 
     transport: Any
 
     def __init__(self, host: Host, address: str) -> None:
         self.record = ClientRecord(name=address, address=address)
+        #: What the client has said of itself; None where the dialect has no word for it.
+        self.hello: Hello | None = None
+        #: The client's place in the barrier, if it has one.
+        self.member: Member | None = None
+        #: What serves a client outside the barrier.
+        self.puller: Puller | None = None
+        #: Whether the connection broke, and the client may come back on another.
+        self.may_return = False
+        #: Fires when the connection is closed.
+        self.lost: Deferred[None] = Deferred()
         self._host = host
         self._session = host.session
         self._dialect = host.session.dialect
         self._stream = ClientStream(self._dialect, host.session.max_request)
-        self._group: ClientGroup | None = None
+        self._nonce = secrets.token_hex(16)
+        self._is_in = False
         self._closed = False
         self._hello_timer: IDelayedCall | None = None
         self._linger_timer: IDelayedCall | None = None
-        #: Fires when the connection is closed.
-        self.lost: Deferred[None] = Deferred()
-        #: How many packets the client can hold, None where it does not say.
-        self.packets: int | None = None
-        #: Whether the client can use coded repairs.
-        self.decodes = False
-        # Phases that the client has been told of and owes an answer to.
-        self._announced: deque[BufferCtl] = deque()
-        self._ready: deque[BufferCtl] = deque()
-        self._sent = 0
         self._report_due = False
-        self._requested: deque[int] = deque()
-        # Packets asked for and neither sent nor taken over by a coded repair.
-        self._unanswered = 0
-        # Whether the client has been told of coded repairs and has not asked since.
-        self._asks_anew = False
+        # Whether answers to what was said before DETACH may still come.
+        self._detaching = False
         self._heard_at = 0.0
         self._joined_at = 0.0
 
@@ -114,12 +122,15 @@ class ClientProtocol(Protocol):
         watch_peer(self.transport, always_reads=False)
         self._outgoing = Outgoing(self.transport, self._refill)
         reason = self._host.refusal(None)
+        if not self._host.allows(self.record.address):
+            reason = "this host is not among those that may join"
+            _log.warn("{address} is refused: it may not join", address=self.record.address)
         if reason is not None:
             if self._dialect.greets:
                 self._outgoing.send(Refusal(reason).encode())
             self._close()
             return
-        self._outgoing.send(self._session.greeting.encode())
+        self._outgoing.send(self._host.greeting(self._nonce))
         if self._dialect.greets:
             self._hello_timer = self._host.clock.callLater(HELLO_TIMEOUT_S, self._no_hello)
         else:
@@ -142,66 +153,68 @@ class ClientProtocol(Protocol):
             self._closed = True
             self._leave()
         else:
+            self.may_return = self.can_fetch and not self._closed
             self.drop("the connection was lost")
+        if self.puller is not None:
+            self.puller.stop()
         self._cancel_timers()
         self.lost.callback(None)
-
-    # From the group.
-
-    def begin(self, phase: Phase, value: Any) -> None:
-        """Tell the client of a phase; what it owes from now on is checked."""
-        if not self.owes:
-            self._heard_at = self._host.clock.seconds()
-        if phase is Phase.ANNOUNCE:
-            self._announced.append(value)
-            self._outgoing.send(self._dialect.buffer(value))
-        elif phase is Phase.SENT:
-            self._sent += 1
-            self._outgoing.send(bytes((Tag.SERVER_SENT,)))
-        else:
-            self._report_due = True
-            self._outgoing.send(bytes((Tag.DIGEST,)) + value)
-
-    def repair(self, seqs: Sequence[int]) -> None:
-        """Send the client these packets, which it asked for."""
-        self._requested.extend(seqs)
-        if not self._sent:
-            self._close_requests()
-        self._outgoing.pump()
-
-    def repaired(self, buffer_id: int) -> None:
-        """Tell the client that coded repairs of a buffer have been multicast."""
-        if not self._closed:
-            self._unanswered = len(self._requested)
-            self._asks_anew = True
-            self._outgoing.send(self._dialect.repaired(buffer_id))
 
     # From the server.
 
     @property
+    def can_fetch(self) -> bool:
+        """Whether the client can go on outside the barrier."""
+        return self.hello is not None and self.hello.fetch
+
+    @property
+    def packets(self) -> int | None:
+        """How many packets the client can hold, None where it does not say."""
+        return None if self.hello is None else self.hello.packets
+
+    @property
     def owes(self) -> str | None:
-        """The answer that is due from the client, if one is."""
-        if self._announced:
-            return Phase.ANNOUNCE.answer
-        if self._sent:
-            return Phase.SENT.answer
-        return Phase.PROVE.answer if self._report_due else None
+        """What is due from the client, if anything is."""
+        if self.member is not None:
+            return self.member.owes
+        if self.puller is None or self.puller.waits_for_image or self.record.verified:
+            return None
+        if self._report_due:
+            return Phase.PROVE.answer
+        return "FETCH" if self.puller.idle else "room for more"
 
     @property
     def is_finishing(self) -> bool:
         """Whether the answer due is the client's last one, before which it syncs its file."""
-        last_done = not self._dialect.proves and bool(self._ready) and self._ready[0].is_end
-        return self._report_due or last_done
+        return self._report_due or (self.member is not None and self.member.is_finishing)
 
     def silent_s(self) -> float:
         """Seconds for which an answer has been due and nothing has moved."""
-        return self._host.clock.seconds() - self._heard_at if self.owes else 0.0
+        if not self.owes:
+            return 0.0
+        silent_s = self._host.clock.seconds() - self._heard_at
+        return silent_s if self.member is None else min(self.member.owed_s(), silent_s)
+
+    def detach(self, reason: str) -> None:
+        """Take the client out of the barrier: it fetches the rest by itself."""
+        member, self.member = self.member, None
+        assert member is not None
+        _log.warn(
+            "client {name} ({address}) goes on by itself: {reason}",
+            name=self.record.name,
+            address=self.record.address,
+            reason=reason,
+        )
+        self._detaching = True
+        self._serve(reason)
+        self._outgoing.send(bytes((Tag.DETACH,)))
+        member.leave()
 
     def drop(self, reason: str) -> None:
         """The client is out, and ``reason`` says why; once it has left, a no-op."""
         if self._closed:
             return
-        if self._group is None:
+        if not self._is_in:
             _log.info(
                 "{address} is no client: {reason}", address=self.record.address, reason=reason
             )
@@ -230,62 +243,96 @@ class ClientProtocol(Protocol):
                 self._tell_and_close(reason)
         return self.lost
 
+    # From the puller.
+
+    def send(self, message: bytes) -> None:
+        """Send the client a message."""
+        self._moved()
+        self._outgoing.send(message)
+
+    def served(self, packets: int) -> None:
+        """So many packets are about to be sent."""
+        self.record.packets_fetched += packets
+
+    def told_end(self) -> None:
+        """The client knows where the image ends: the digest follows."""
+        self._host.digest().addCallback(self._prove).addErrback(self._host.fail)
+
     # Messages.
 
     def _receive(self, message: Message) -> None:
-        self._heard_at = self._host.clock.seconds()
+        self._moved()
         if isinstance(message, Hello):
             self._introduced(message)
-        elif isinstance(message, Ready):
-            if not self._announced:
-                raise WireError("READY for a buffer that was not announced")
-            self._ready.append(self._announced.popleft())
-            self._answered(Phase.ANNOUNCE)
-        elif isinstance(message, Request):
-            self._request(message.seqs)
-        elif isinstance(message, Done):
-            if not self._sent or not self._ready:
-                raise WireError("DONE for a buffer that was not sent")
-            self._sent -= 1
-            ctl = self._ready.popleft()
-            if not self._sent:
-                self._close_requests()
-            self._host.repairs.done(self, ctl.buffer_id)
-            if ctl.is_end and not self._dialect.proves:
-                self._verify()
-            self._answered(Phase.SENT)
         elif isinstance(message, Report):
             self._reported(message.fields)
+        elif self.member is not None:
+            self._of_member(self.member, message)
+        elif isinstance(message, Fetch) and self.puller is not None:
+            self._detaching = False
+            self.puller.fetch(message)
+            self._outgoing.pump()
+        elif not self._detaching:
+            raise WireError("a message that only a client in the barrier may send")
+
+    def _of_member(self, member: Member, message: Message) -> None:
+        if isinstance(message, Ready):
+            member.ready()
+        elif isinstance(message, Request):
+            member.request(message.seqs)
+        elif isinstance(message, Done):
+            member.done()
+        elif isinstance(message, Detach):
+            # Where nothing can be read again, repairs are all there is.
+            if self.can_fetch and self._host.history.lack is None:
+                self.detach("no multicast reaches it")
+        else:
+            raise WireError("a fetch by a client in the barrier")
 
     def _introduced(self, hello: Hello) -> None:
         self._cancel_timers()
-        self.packets = hello.packets
-        self.decodes = hello.coding
+        self.hello = hello
         self.record.name = hello.name or self.record.address
+        answer = self._session.authenticate(self._nonce, hello)
+        if answer is None:
+            _log.warn("{address} is refused: it has not the secret", address=self.record.address)
+            self._tell_and_close("it does not know the shared secret", refused=True)
+            return
+        self._outgoing.send(answer)
         reason = self._host.refusal(hello)
         if reason is not None:
-            self._tell_and_close(reason)
+            self._tell_and_close(reason, refused=True)
             return
         self._join()
 
     def _join(self) -> None:
-        self._joined_at = self._heard_at = self._host.clock.seconds()
-        self._group = self._host.joined(self)
+        self._joined_at = self._host.clock.seconds()
+        self._moved()
+        self._is_in = True
+        alone = self._host.joined(self)
+        if alone is None:
+            return
+        self._serve(alone)
+        if self.hello is not None and not self.hello.pull:
+            # Its hello has crossed the start.
+            self._detaching = True
+            self._outgoing.send(bytes((Tag.DETACH,)))
 
-    def _request(self, seqs: tuple[int, ...]) -> None:
-        if not self._sent or not self._ready:
-            raise WireError("a request before SENT")
-        if self._asks_anew:
-            # What coded repairs left to TCP may still wait here, and is asked for again.
-            self._asks_anew = False
-            waiting = set(self._requested)
-            seqs = tuple(seq for seq in seqs if seq not in waiting)
-        if self._unanswered + len(seqs) > self._session.max_request:
-            raise WireError(f"requests for more than {self._session.max_request} packets at once")
-        if not self._dialect.answers_unheld and not self._session.holds_all(seqs):
-            raise WireError("a request for a packet that is not held")
-        self._unanswered += len(seqs)
-        self._host.repairs.requested(self, seqs)
+    def new_member(self, host: Host) -> Member:
+        """Make this client one of those that receive in step."""
+        self.member = Member(
+            host,
+            self._outgoing,
+            self.hello is not None and self.hello.coding,
+            prove=self._prove,
+            resent=self._resent,
+            ended=self._verify,
+        )
+        return self.member
+
+    def _serve(self, reason: str) -> None:
+        self.record.fetching = reason
+        self.puller = Puller(self._session, self._host.history, self, self._host.fail)
 
     def _reported(self, fields: dict[str, Any]) -> None:
         if fields.get("ok") is not True:
@@ -301,78 +348,55 @@ class ClientProtocol(Protocol):
             _count(fields, "packets_repaired") or self.record.packets_repaired
         )
         self._verify()
-        self._answered(Phase.PROVE)
+        if self.member is not None:
+            self.member.reported()
+
+    def _prove(self, digest: bytes) -> None:
+        if not self._closed:
+            self._report_due = True
+            self.send(bytes((Tag.DIGEST,)) + digest)
 
     def _verify(self) -> None:
         self.record.verified = True
+        self.record.reason = None
         self.record.seconds = round(self._host.clock.seconds() - self._joined_at, 3)
+        self._host.verified(self)
 
-    def _answered(self, phase: Phase) -> None:
-        if self._group is not None:
-            self._group.answered(self, phase)
-
-    # Retransmissions.
-
-    def _close_requests(self) -> None:
-        """The client is done with all that it may have asked for.
-
-        Late datagrams have brought it.  Where answers have no tags, they
-        still have to come, and before the next announcement.
-        """
-        if not self._dialect.tagged:
-            while self._requested:
-                self._refill(self._outgoing.queue)
-        self._requested.clear()
-        self._unanswered = 0
+    # What is sent.
 
     def _refill(self, queue: SendQueue) -> None:
-        """Append the next of the requested packets, a bounded piece at a time."""
-        budget = max(_REPAIR_CHUNK // self._session.capacity, 1)
-        seqs = list(islice(self._requested, budget))
-        if not seqs:
-            return
-        self._heard_at = self._host.clock.seconds()
-        for _ in seqs:
-            self._requested.popleft()
-        self._unanswered -= len(seqs)
-        self._host.repairing(len(seqs) * self._session.capacity)
-        buffer: PacketBuffer | None = None
-        slots: list[int] = []
-        for seq in seqs:
-            slot = None if buffer is None else buffer.slot_of(seq)
-            if slot is None:
-                self._append_packets(queue, buffer, slots)
-                slots = []
-                buffer = self._session.held(seq)
-                slot = None if buffer is None else buffer.slot_of(seq)
-            if slot is None:
-                if self._dialect.answers_unheld:
-                    queue.append(self._dialect.unheld_packet(seq))
-                continue
-            slots.append(slot)
-        self._append_packets(queue, buffer, slots)
+        if self.member is not None:
+            self.member.refill(queue)
+        elif self.puller is not None:
+            self.puller.refill(queue)
 
-    def _append_packets(
-        self, queue: SendQueue, buffer: PacketBuffer | None, slots: list[int]
-    ) -> None:
-        if buffer is not None and slots:
-            self.record.packets_repaired += len(slots)
-            payloads = [buffer.slots(slot, 1)[0] for slot in slots]
-            queue.append(self._dialect.packets(buffer.headers, slots, payloads))
+    def _resent(self, packets: int) -> None:
+        self._moved()
+        self.record.packets_repaired += packets
+
+    def _moved(self) -> None:
+        self._heard_at = self._host.clock.seconds()
 
     # The end.
 
     def _leave(self) -> None:
-        group, self._group = self._group, None
-        if group is not None:
-            # In this order: a barrier that falls for want of clients must not go on to the end.
-            self._host.left(self)
-            group.leave(self)
+        if not self._is_in:
+            return
+        self._is_in = False
+        if self.puller is not None:
+            self.puller.stop()
+        # In this order: a barrier that falls for want of clients must not go on to the end.
+        self._host.left(self)
+        member, self.member = self.member, None
+        if member is not None:
+            member.leave()
 
-    def _tell_and_close(self, reason: str) -> None:
+    def _tell_and_close(self, reason: str, *, refused: bool = False) -> None:
         if self._dialect.proves:
-            report = encode_json({"ok": False, "reason": reason})
-            self._outgoing.send(bytes((Tag.REPORT,)) + report)
+            report: dict[str, Any] = {"ok": False, "reason": reason}
+            if refused:
+                report["refused"] = True
+            self._outgoing.send(bytes((Tag.REPORT,)) + encode_json(report))
         self._close()
 
     def _close(self) -> None:

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, DeferredQueue
 
 from kollacast.core.buffer import PacketBuffer
 from kollacast.core.digest import Digester
+from kollacast.server.history import History
 from kollacast.source import Source
 from kollacast.transport.worker import Worker
 
@@ -34,6 +35,7 @@ class ReadAhead:
         buffer_packets: int,
         buffers: int,
         packets_next: Callable[[], int],
+        history: History,
     ) -> None:
         self._source = source
         self._digester = digester
@@ -42,11 +44,11 @@ class ReadAhead:
         self._capacity = capacity
         self._buffer_packets = buffer_packets
         self._packets_next = packets_next
+        self._history = history
         self._unallocated = buffers
         self._free: DeferredQueue[PacketBuffer] = DeferredQueue()
         self._filled: DeferredQueue[tuple[PacketBuffer, int]] = DeferredQueue()
         self._digested: dict[PacketBuffer, Deferred[None]] = {}
-        self.bytes_read = 0
 
     def start(self) -> Deferred[None]:
         """Begin to read; fires when all is read, fails with OSError."""
@@ -65,21 +67,26 @@ class ReadAhead:
             digested.addCallback(lambda _: self._free.put(buffer))
 
     def digest(self) -> Deferred[bytes]:
-        """The digest of all that was read; ask once the empty buffer came out."""
+        """The digest of all that was read; ask once all is read."""
         return self._digest_worker.run(self._digester.value)
 
     async def _read(self) -> None:
         while True:
             buffer = await self._next_free()
-            size = await self._reader.run(buffer.fill, self._source.readinto, self._packets_next())
-            self.bytes_read += size
+            size = await self._reader.run(self._fill, buffer, self._packets_next())
             if size:
                 self._digested[buffer] = self._digest_worker.run(
                     self._digester.update, [buffer.payload[:size]]
                 )
+            self._history.passed(size)
             self._filled.put((buffer, size))
             if size == 0:
                 return
+
+    def _fill(self, buffer: PacketBuffer, packets: int) -> int:
+        size = buffer.fill(self._source.readinto, packets)
+        self._history.keep(buffer.payload[:size])
+        return size
 
     def _next_free(self) -> Deferred[PacketBuffer]:
         if self._unallocated and not self._free.pending:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import asdict
+from ipaddress import IPv4Address
 from typing import Any
 
 from twisted.internet.defer import (
@@ -25,13 +26,17 @@ from kollacast.core.buffer_sizing import BufferSizing
 from kollacast.core.digest import Digester
 from kollacast.core.rate_control import RateControl
 from kollacast.outcome import Outcome, Progress, Status
-from kollacast.server.client_protocol import ClientFactory, ClientProtocol, ClientRecord
+from kollacast.server.client_protocol import ClientFactory, ClientProtocol
+from kollacast.server.client_record import ClientRecord
 from kollacast.server.cycle import cycle
-from kollacast.server.groups import ClientGroup, GroupChain, Phase
+from kollacast.server.groups import GroupChain, Phase
+from kollacast.server.history import History
+from kollacast.server.member import Member
 from kollacast.server.read_ahead import ReadAhead
 from kollacast.server.repairs import Repairs
 from kollacast.server.session import Flight, Session
 from kollacast.source import Source
+from kollacast.spool import Spool
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol, open_sender
 from kollacast.transport.worker import ThreadWorker, Worker
@@ -47,7 +52,7 @@ _BACKLOG = 4096
 _SYNC_FACTOR = 10.0
 #: Buffers that are filled while a full window is in flight.
 _READ_AHEAD = 1
-#: Seconds between looks at who has fallen silent.
+#: Seconds between looks at who has fallen silent, at the most.
 _WATCH_S = 1.0
 _ACCEPTING = "waiting for clients"
 
@@ -62,6 +67,7 @@ class _Failure(Exception):
 class Server:
     """Brings ``source`` to the clients that ``config`` expects.
 
+    What a pipe brings goes to ``spool`` as well, for those who need it later.
     ``reactor`` is also the clock.  ``make_worker`` and ``open_port`` take the
     place of threads and of the multicast port in tests.
     """
@@ -72,6 +78,7 @@ class Server:
         config: ServerConfig,
         source: Source,
         *,
+        spool: Spool | None = None,
         make_worker: WorkerFactory = ThreadWorker,
         open_port: SenderFactory = open_sender,
     ) -> None:
@@ -79,12 +86,13 @@ class Server:
         if warning:
             _log.warn("{warning}", warning=warning)
         self.clock = reactor
-        self.session = Session(config, engine, source.name, source.size)
+        self.session = Session(config, engine, source.name, source.size, source.identity)
         self._reactor = reactor
         self._config = config
         self._source = source
         self._open_port = open_port
-        self._workers = [make_worker(reactor, name) for name in ("read", "digest")]
+        self._workers = [make_worker(reactor, name) for name in ("read", "digest", "history")]
+        self.history = History(source, spool, self._workers[2])
         self._pacer = Pacer(reactor, config.rate_bps)
         self._sender = MulticastProtocol(
             reactor,
@@ -99,6 +107,9 @@ class Server:
         self._chain = GroupChain(config.group_size)
         self._clients: list[ClientProtocol] = []
         self._records: list[ClientRecord] = []
+        # When clients were lost that may come back.
+        self._absent: dict[int, float] = {}
+        self._return_timer: Any = None
         self._phase = "starting"
         self._cycle = cycle(self)
         self._accepted: Deferred[None] | None = None
@@ -118,6 +129,8 @@ class Server:
         self._through: Deferred[None] = succeed(None)
         self._bytes_done = 0
         self._digest: bytes | None = None
+        self._digest_waiting: list[Deferred[bytes]] = []
+        self._proved = False
         self._started_at = 0.0
         self._seconds = 0.0
 
@@ -129,11 +142,12 @@ class Server:
             self._ports.append(
                 self._reactor.listenTCP(self._config.port, self._factory, backlog=_BACKLOG)
             )
-            self._ports.append(
-                self._open_port(
-                    self._reactor, self._sender, self._config.local_ip, self._config.ttl
+            if not self._config.unicast:
+                self._ports.append(
+                    self._open_port(
+                        self._reactor, self._sender, self._config.local_ip, self._config.ttl
+                    )
                 )
-            )
         except CannotListenError as error:
             reason = getattr(error.socketError, "strerror", None) or error.socketError
             self._end(f"cannot listen on port {error.port}: {reason}")
@@ -171,15 +185,51 @@ class Server:
     def refusal(self, hello: Hello | None) -> str | None:
         if self._ended:
             return "the session has ended"
-        if self._phase != _ACCEPTING:
-            return "the session has begun without this client"
-        if len(self._clients) >= self._config.clients:
+        if self._pulls or (hello is not None and hello.pull):
+            lack = "it cannot fetch" if hello is not None and not hello.fetch else self._lack
+            if lack is not None:
+                begun = self._phase != _ACCEPTING
+                what = "the session has begun without this client" if begun else "all is fetched"
+                return f"{what}, and {lack}"
+        if hello is None and self.session.dialect.greets:
+            # Who it is decides: it may come back on another connection.
+            return None
+        here = [
+            client
+            for client in self._clients
+            if not client.record.verified and not self._is_same(client, hello)
+        ]
+        if len(here) >= self._config.clients:
             return f"all {self._config.clients} clients are here already"
         return None
 
-    def joined(self, client: ClientProtocol) -> ClientGroup:
+    @property
+    def _lack(self) -> str | None:
+        """Why nobody can go on outside the barrier, or None."""
+        if not self.session.dialect.fetches:
+            return "in this dialect nobody can join later"
+        return self.history.lack
+
+    def allows(self, address: str) -> bool:
+        allowed = self._config.allowed
+        return allowed is None or any(IPv4Address(address) in network for network in allowed)
+
+    def greeting(self, nonce: str) -> bytes:
+        can_fetch = self._lack is None
+        return self.session.greet(nonce, fetch=can_fetch, pull=can_fetch and self._pulls)
+
+    @property
+    def _pulls(self) -> bool:
+        """Whether whoever comes now fetches by itself."""
+        return self._config.unicast or self._phase != _ACCEPTING
+
+    def joined(self, client: ClientProtocol) -> str | None:
+        for other in list(self._clients):
+            if self._is_same(other, client.hello):
+                other.may_return = True
+                other.drop("it has come back on another connection")
+        self._remember(client)
         self._clients.append(client)
-        self._records.append(client.record)
         _log.info(
             "client {name} ({address}) is in: {count} of {expected}",
             name=client.record.name,
@@ -187,22 +237,64 @@ class Server:
             count=len(self._clients),
             expected=self._config.clients,
         )
-        group = self._chain.join(client)
         if len(self._clients) == self._config.clients and self._accepted is not None:
             # The client must be in its group before anything begins.
             self._reactor.callLater(0, self._all_here)
-        return group
+        if self._config.unicast:
+            return "the server was told to use no multicast"
+        if self._pulls:
+            return "it came after the start"
+        if client.hello is not None and client.hello.pull:
+            return "it has a part of the image already"
+        member = client.new_member(self)
+        member.group = self._chain.join(member)
+        return None
+
+    @staticmethod
+    def _is_same(client: ClientProtocol, hello: Hello | None) -> bool:
+        return (
+            hello is not None
+            and client.hello is not None
+            and (bool(hello.run) and client.hello.run == hello.run)
+        )
+
+    def _remember(self, client: ClientProtocol) -> None:
+        """Give a client that has been here before its record again."""
+        new = client.record
+        here = [id(other.record) for other in self._clients]
+        for record in self._records:
+            known = (record.name, record.address) == (new.name, new.address)
+            if known and id(record) not in here:
+                record.verified = False
+                record.reason = None
+                record.connections += 1
+                client.record = record
+                self._absent.pop(id(record), None)
+                return
+        self._records.append(new)
 
     def repairing(self, size: int) -> None:
         self._pacer.sent(size)
 
     def left(self, client: ClientProtocol) -> None:
         self._clients.remove(client)
-        self.repairs.left(client)
         if self._phase == _ACCEPTING:
             self._records.remove(client.record)
-        elif not self._clients and not any(record.verified for record in self._records):
-            self._end("no client is left")
+            return
+        if client.may_return and self._lack is None:
+            self._absent[id(client.record)] = self.clock.seconds()
+        self._consider_end()
+
+    def verified(self, client: ClientProtocol) -> None:
+        self._consider_end()
+
+    def digest(self) -> Deferred[bytes]:
+        waiter: Deferred[bytes] = Deferred()
+        if self._digest is not None:
+            waiter.callback(self._digest)
+        else:
+            self._digest_waiting.append(waiter)
+        return waiter
 
     # The machine's work, state by state.
 
@@ -236,7 +328,7 @@ class Server:
             flight.sent_bps = sent_bps
             if sent_bps:
                 self._sizing.sent(sent_bps)
-            self.repairs.begin(flight, self._clients)
+            self.repairs.begin(flight, self._members)
             self._bytes_done += buffer.ctl.buffer_size
             self._through = self._chain.begin(Phase.SENT, buffer.ctl)
             self._through.addCallback(lambda _: self._retire(flight))
@@ -245,7 +337,9 @@ class Server:
         if self._control is not None:
             self._pacer.rate_bps = self._control.rate_bps
             flight.epoch = self._control.epoch
-        return self._sender.multicast(buffer).addCallback(sent)
+        # With nobody in step, the image is only read.
+        leaving = self._sender.multicast(buffer) if self._members else succeed(0.0)
+        return leaving.addCallback(sent)
 
     def finish(self) -> None:
         Deferred.fromCoroutine(self._prove()).addErrback(self.fail)
@@ -262,6 +356,10 @@ class Server:
 
     # Parts of it.
 
+    @property
+    def _members(self) -> list[Member]:
+        return [client.member for client in self._clients if client.member is not None]
+
     def _all_here(self) -> None:
         accepted = self._accepted
         if accepted is not None and len(self._clients) == self._config.clients:
@@ -269,6 +367,17 @@ class Server:
             accepted.callback(None)
 
     def _too_few(self) -> None:
+        least = self._config.min_clients
+        accepted = self._accepted
+        if least is not None and len(self._clients) >= least and accepted is not None:
+            _log.warn(
+                "starting with {count} of {expected} clients",
+                count=len(self._clients),
+                expected=self._config.clients,
+            )
+            self._accepted = None
+            accepted.callback(None)
+            return
         came = ", ".join(f"{r.name} ({r.address})" for r in self._records) or "none"
         self._end(
             f"{len(self._clients)} of {self._config.clients} clients came within"
@@ -281,24 +390,27 @@ class Server:
         self._started_at = self.clock.seconds()
         if self._accept_timer is not None and self._accept_timer.active():
             self._accept_timer.cancel()
-        self.session.limit([client.packets for client in self._clients])
+        members = [client for client in self._clients if client.member is not None]
+        self.session.limit([client.packets for client in members])
         self._sizing = BufferSizing(
             self.session.capacity,
             self.session.buffer_packets,
-            len(self._clients),
+            max(len(members), 1),
             fixed=self._config.buffer_packets is not None or not self.session.dialect.greets,
         )
         self._reader = ReadAhead(
             self._source,
             self._digester,
-            *self._workers,
+            *self._workers[:2],
             capacity=self.session.capacity,
             buffer_packets=self.session.buffer_packets,
             buffers=self.session.window + _READ_AHEAD,
             packets_next=self._sizing.next,
+            history=self.history,
         )
-        self._watch.start(_WATCH_S, now=False)
-        self._reader.start().addErrback(self._cannot_read)
+        self._watch.start(min(_WATCH_S, self._config.patience_s / 4), now=False)
+        reading = self._reader.start()
+        reading.addCallbacks(self._read_all, self._cannot_read).addErrback(self.fail)
         announcing = Deferred.fromCoroutine(self._announce_ahead(self._reader))
         announcing.addErrback(self.fail)
 
@@ -329,11 +441,45 @@ class Server:
     async def _prove(self) -> None:
         self._phase = "verifying"
         await self._through
-        assert self._reader is not None
-        self._digest = await self._reader.digest()
+        digest = await self.digest()
         if self.session.dialect.proves:
-            await self._chain.begin(Phase.PROVE, self._digest)
-        self._end(None)
+            await self._chain.begin(Phase.PROVE, digest)
+        self._proved = True
+        self._consider_end()
+
+    def _read_all(self, _: None) -> Deferred[None]:
+        assert self._reader is not None
+        return self._reader.digest().addCallback(self._digested)
+
+    def _digested(self, digest: bytes) -> None:
+        self._digest = digest
+        waiting, self._digest_waiting = self._digest_waiting, []
+        for waiter in waiting:
+            waiter.callback(digest)
+
+    def _consider_end(self) -> None:
+        """End once nobody is left who has not got the image, and nobody may come back."""
+        if self._return_timer is not None and self._return_timer.active():
+            self._return_timer.cancel()
+        if self._ended or not all(client.record.verified for client in self._clients):
+            return
+        verified = any(record.verified for record in self._records)
+        if verified and not self._proved:
+            return
+        back_s = self._patience_s - (self.clock.seconds() - max(self._absent.values(), default=0.0))
+        if self._absent and back_s > 0:
+            self._return_timer = self._reactor.callLater(back_s, self._wait_no_more)
+            return
+        self._end(None if self._proved and verified else "no client is left")
+
+    def _wait_no_more(self) -> None:
+        """Nobody has come back in time."""
+        self._absent.clear()
+        self._consider_end()
+
+    @property
+    def _patience_s(self) -> float:
+        return self._config.patience_s
 
     def _cannot_read(self, failure: Failure) -> None:
         error = failure.value
@@ -349,6 +495,23 @@ class Server:
                 timeout *= _SYNC_FACTOR
             if client.silent_s() > timeout:
                 client.drop(f"no {client.owes} for {timeout:g} s")
+        if self._lack is None:
+            self._detach_slow()
+
+    def _detach_slow(self) -> None:
+        """Let the others go on without those for whom they have waited long enough."""
+        patience = self._patience_s
+        late = [c for c in self._clients if c.member and c.member.held_up_s() > patience]
+        # Who fetches needs what the members go on to.
+        waiting = [c for c in self._clients if c.puller and c.puller.waits_for_image]
+        others = len(self._members) - len(late) + len(waiting)
+        if not others:
+            # It is nobody whom these hold up: maybe the network is slow, or the server.
+            return
+        for client in late:
+            # While most are late, a client is slow only if nothing moves at all.
+            if client.can_fetch and (len(late) <= others or client.silent_s() > patience):
+                client.detach(f"no {client.owes} for {patience:g} s")
 
     # The end.
 
@@ -364,7 +527,11 @@ class Server:
             self._watch.stop()
         if self._accept_timer is not None and self._accept_timer.active():
             self._accept_timer.cancel()
+        if self._return_timer is not None and self._return_timer.active():
+            self._return_timer.cancel()
+        self._digest_waiting.clear()
         self.repairs.stop()
+        self.history.close()
         for worker in self._workers:
             worker.stop()
         self._source.close()
@@ -377,7 +544,7 @@ class Server:
     def _outcome(self, reason: str | None) -> Outcome:
         verified = sum(record.verified for record in self._records)
         expected = self._config.clients
-        if verified == expected:
+        if verified >= expected:
             # Whatever came after that has cost nobody anything.
             status, reason = Status.OK, None
         else:
@@ -420,5 +587,6 @@ class Server:
             "clients_expected": self._config.clients,
             "clients_verified": verified,
             "reason": reason,
+            "failsafe": self._config.failsafe,
             "clients": [asdict(record) for record in self._records],
         }

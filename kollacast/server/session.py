@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kollacast.config import ServerConfig
 from kollacast.core.buffer import PacketBuffer
 from kollacast.core.coding import max_terms
+from kollacast.wire import proof
 from kollacast.wire.checksum import Engine
 from kollacast.wire.dialect import DIALECTS
-from kollacast.wire.greeting import Greeting, GroupInfo
-from kollacast.wire.structures import payload_capacity
+from kollacast.wire.greeting import Greeting, GroupInfo, Hello
+from kollacast.wire.structures import Tag, payload_capacity
 
 #: Payload bytes of a buffer unless ``--buffer-packets`` says otherwise.  A client
 #: costs about 500 bytes of control messages a buffer, headers included: for 256
@@ -43,9 +45,15 @@ class Session:
     """One image's way to all its clients."""
 
     def __init__(
-        self, config: ServerConfig, engine: Engine, name: str | None, size: int | None
+        self,
+        config: ServerConfig,
+        engine: Engine,
+        name: str | None,
+        size: int | None,
+        identity: str | None = None,
     ) -> None:
         self.dialect = DIALECTS[config.dialect_name]
+        self._secret = config.secret
         self.capacity = payload_capacity(config.mtu)
         wanted = _BUFFER_BYTES * max(config.clients, _CLIENTS_A_BUFFER) // _CLIENTS_A_BUFFER
         default = max(min(wanted, _MAX_BUFFER_BYTES) // self.capacity, 1)
@@ -68,11 +76,41 @@ class Session:
                 coding=max_terms(self.capacity) >= 2,
                 name=name,
                 size=size,
+                image=self._image(identity),
+                failsafe=config.failsafe,
             )
         else:
             self.greeting = GroupInfo(config.group, config.port)
         self.coding = self.dialect.greets and max_terms(self.capacity) >= 2
         self.flights: deque[Flight] = deque()
+
+    def greet(self, nonce: str, *, fetch: bool, pull: bool) -> bytes:
+        """The first message to a client that may ``fetch``, and even has to (``pull``)."""
+        if isinstance(self.greeting, GroupInfo):
+            return self.greeting.encode()
+        if self._secret is None:
+            return replace(self.greeting, fetch=fetch, pull=pull).encode()
+        proving = replace(self.greeting, auth=proof.METHOD, nonce=nonce)
+        return replace(proving, fetch=fetch, pull=pull).encode()
+
+    def authenticate(self, nonce: str, hello: Hello) -> bytes | None:
+        """The answer to a client that shares the secret; None to one that does not."""
+        if self._secret is None or isinstance(self.greeting, GroupInfo):
+            return b""
+        challenge = proof.Challenge(self.greeting.session, nonce, hello.nonce)
+        try:
+            is_known = challenge.holds(self._secret, "client", bytes.fromhex(hello.proof))
+        except ValueError:
+            return None
+        if not is_known:
+            return None
+        return bytes((Tag.PROOF,)) + challenge.proof(self._secret, "server")
+
+    def _image(self, identity: str | None) -> str:
+        """What the greeting calls the image: an input that nobody opens again is like no other."""
+        if identity is None:
+            return secrets.token_hex(16)
+        return hashlib.sha256(f"{identity}/{self.capacity}".encode()).hexdigest()[:32]
 
     def limit(self, packets: list[int | None]) -> None:
         """Keep within what every client can hold; None where it does not say."""

@@ -22,6 +22,7 @@ class Dialect:
     ``byte_order`` is a struct prefix; ``tagged`` says whether every message
     begins with its tag; ``greets`` whether both sides introduce themselves in
     JSON; ``proves`` whether a digest and reports follow the last buffer;
+    ``fetches`` whether a client may read the image by itself, outside the barrier;
     ``descending`` whether a buffer is multicast from its last packet to its
     first; ``answers_unheld`` whether a request for a packet that the server
     does not hold is answered with an empty packet instead of the door.
@@ -34,6 +35,7 @@ class Dialect:
     tagged: bool
     greets: bool
     proves: bool
+    fetches: bool
     descending: bool
     answers_unheld: bool
     max_buffer_packets: int
@@ -85,6 +87,10 @@ class Dialect:
 
     # From the client.
 
+    def fetch(self, first: int, count: int) -> bytes:
+        """A request for the packets of the image from seq ``first`` on, in order."""
+        return struct.pack("!B2I", Tag.FETCH, first, count)
+
     def request(self, seqs: Sequence[int]) -> bytes:
         """A request for these packets."""
         return bytes((Tag.CLIENT_REQ,)) + struct.pack(
@@ -98,6 +104,7 @@ KOLLACAST = Dialect(
     tagged=True,
     greets=True,
     proves=True,
+    fetches=True,
     descending=False,
     answers_unheld=False,
     max_buffer_packets=65536,
@@ -112,6 +119,7 @@ JASMINE = Dialect(
     tagged=False,
     greets=False,
     proves=False,
+    fetches=False,
     descending=True,
     answers_unheld=True,
     max_buffer_packets=1024,

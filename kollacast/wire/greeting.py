@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import re
 import socket
 import struct
 from dataclasses import asdict, dataclass
@@ -29,6 +30,7 @@ GROUP_INFO_START = b"\x02\x00"
 PROTOCOL_VERSION = 1
 
 _MAX_TEXT = 200
+_IDENTITY = re.compile(r"[0-9a-f]{0,64}")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,13 @@ class Greeting:
     ``salt`` seeds the packets' CRC; ``size`` is the image's in bytes, None
     where it is not known; ``coding`` says that losses of several clients may
     be mended by one coded packet.
+
+    ``fetch`` says that the server can read the image again for a client that
+    is not in step with the others, and ``pull`` that this client has to be one
+    and joins no group.  Two greetings with the same ``image`` are of one image
+    cut in one way, whichever server sends them; empty where that is not known.
+    ``failsafe`` is a registry (host:port) that has the image should all else fail.
+    ``auth`` names how both sides prove that they share a secret, with ``nonce``.
     """
 
     session: str
@@ -71,6 +80,12 @@ class Greeting:
     coding: bool = False
     name: str | None = None
     size: int | None = None
+    fetch: bool = False
+    pull: bool = False
+    image: str = ""
+    failsafe: str | None = None
+    auth: str | None = None
+    nonce: str = ""
 
     def encode(self) -> bytes:
         """The whole message, magic and length included."""
@@ -91,6 +106,8 @@ class Greeting:
             raise WireError(f"the peer's mtu {mtu} holds no packet")
         size = fields.get("size")
         name = fields.get("name")
+        failsafe = fields.get("failsafe")
+        auth = fields.get("auth")
         return cls(
             session=clean_text(fields.get("session", "")),
             salt=_number(fields.get("salt"), "salt", 0, 0xFFFFFFFF),
@@ -103,6 +120,12 @@ class Greeting:
             coding=fields.get("coding") is True,
             name=None if name is None else clean_text(name),
             size=None if size is None else _number(size, "size", 0, 1 << 63),
+            fetch=fields.get("fetch") is True,
+            pull=fields.get("pull") is True,
+            image=_identity(fields.get("image", "")),
+            auth=None if auth is None else clean_text(auth),
+            nonce=_identity(fields.get("nonce", "")),
+            failsafe=None if failsafe is None else clean_text(failsafe),
         )
 
 
@@ -119,11 +142,21 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Hello:
-    """What a client answers: its name, how many packets it can hold, whether it decodes."""
+    """What a client answers: its name, how many packets it can hold, whether it decodes.
+
+    ``fetch`` says that it can be told to fetch the image by itself, and
+    ``pull`` that it is going to.  ``run`` is the same on every connection of
+    one run of a client.  ``proof``, in hexadecimal digits, is of the secret, with ``nonce``.
+    """
 
     name: str
     packets: int
     coding: bool = False
+    fetch: bool = False
+    pull: bool = False
+    run: str = ""
+    nonce: str = ""
+    proof: str = ""
 
     def encode(self) -> bytes:
         """The whole message, length included."""
@@ -138,6 +171,11 @@ class Hello:
             name=clean_text(fields.get("name", "")),
             packets=_number(fields.get("packets"), "packets", 1, 1 << 31),
             coding=fields.get("coding") is True,
+            fetch=fields.get("fetch") is True,
+            pull=fields.get("pull") is True,
+            run=_identity(fields.get("run", "")),
+            nonce=_identity(fields.get("nonce", "")),
+            proof=_identity(fields.get("proof", "")),
         )
 
 
@@ -176,6 +214,12 @@ def _version(fields: dict[str, Any]) -> None:
 def _number(value: object, name: str, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise WireError(f"the peer's {name} is not a number from {low} to {high}")
+    return value
+
+
+def _identity(value: object) -> str:
+    if not isinstance(value, str) or _IDENTITY.fullmatch(value) is None:
+        raise WireError("the peer sent something else where an identity belongs")
     return value
 
 

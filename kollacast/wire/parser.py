@@ -30,8 +30,10 @@ from kollacast.wire.structures import (
     BUFFER_CTL_SIZE,
     DIGEST_SIZE,
     GROUP_INFO_SIZE,
+    MAX_FETCH,
     MAX_JSON_SIZE,
     PACKET_HEADER_SIZE,
+    SEQ_LIMIT,
     BufferCtl,
     Tag,
     WireError,
@@ -53,6 +55,22 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Done:
     """The client has the next buffer, and has flushed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """The client asks for ``count`` packets from seq ``first`` on, whatever the others do.
+
+    With a ``count`` of 0 it says that it is alive.
+    """
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """From the client: take me out of the barrier.  From the server: you are out, fetch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +102,13 @@ class Digest:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """The server knows the shared secret."""
+
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A side's account of itself, or the reason for which it gives up."""
 
@@ -94,11 +119,14 @@ Message = (
     Ready
     | Request
     | Done
+    | Fetch
+    | Detach
     | Sent
     | Repaired
     | BufferCtl
     | Packet
     | Digest
+    | Proof
     | Report
     | Hello
     | Greeting
@@ -215,6 +243,13 @@ class ClientStream(_Stream):
             if count > self._max_request:
                 raise WireError(f"a request for {count} packets, {self._max_request} is the limit")
             return Request(struct.unpack(f"{order}{count}I", (yield 4 * count)))
+        if tag == Tag.FETCH and self._dialect.fetches:
+            first, count = struct.unpack("!2I", (yield 8))
+            if count > MAX_FETCH or first + count > SEQ_LIMIT:
+                raise WireError(f"a fetch of {count} packets from {first} on")
+            return Fetch(first, count)
+        if tag == Tag.DETACH and self._dialect.fetches:
+            return Detach()
         if tag == Tag.REPORT and self._dialect.proves:
             return Report(decode_json((yield from _length_prefixed())))
         raise WireError(f"no message of a client begins with the byte {tag:#04x}")
@@ -269,6 +304,10 @@ class ServerStream(_Stream):
             return self._buffer(dialect, (yield BUFFER_CTL_SIZE))
         if tag == Tag.PACKET:
             return (yield from self._packet(dialect))
+        if tag == Tag.PROOF:
+            return Proof((yield DIGEST_SIZE))
+        if tag == Tag.DETACH:
+            return Detach()
         if tag == Tag.REPAIRED:
             return Repaired(*struct.unpack("!I", (yield 4)))
         if tag == Tag.DIGEST:

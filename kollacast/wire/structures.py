@@ -30,6 +30,9 @@ MAX_JSON_SIZE = 64 * 1024
 
 DIGEST_SIZE = 32
 
+#: The most packets that one FETCH may ask for.
+MAX_FETCH = 65536
+
 
 class WireError(ValueError):
     """The peer sent bytes that the protocol does not allow here.
@@ -47,6 +50,9 @@ class Tag(enum.IntEnum):
     SERVER_SENT = 0x08
     BUFFER = 0x10
     REPAIRED = 0x11
+    FETCH = 0x12
+    DETACH = 0x14
+    PROOF = 0x15
     PACKET = 0x20
     DIGEST = 0x40
     REPORT = 0x80

@@ -1,0 +1,136 @@
+"""Fetches the rest of an image packet by packet over TCP, in order and at this host's pace."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from kollacast.client.output import Output
+from kollacast.wire.dialect import Dialect
+from kollacast.wire.packets import PacketCodec
+from kollacast.wire.parser import Packet
+from kollacast.wire.structures import MAX_FETCH, BufferCtl, WireError
+
+#: Payload bytes asked for at a time, and how many such pieces may be under way: enough for the
+#: delay of a long line, and little beside what receiving by multicast takes.
+_PIECE = 1024 * 1024
+_PIECES = 4
+
+
+class Connection(Protocol):
+    """The way to the server."""
+
+    def send(self, message: bytes) -> None:
+        """Send a message."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class Pull:
+    """Goes on where ``output`` stands.
+
+    :attr:`ended` fires when all is kept.  It fails with OSError when the sink does.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        dialect: Dialect,
+        codec: PacketCodec,
+        capacity: int,
+        output: Output,
+    ) -> None:
+        self.ended: Deferred[None] = Deferred()
+        self.packets = 0
+        self._connection = connection
+        self._dialect = dialect
+        self._codec = codec
+        self._capacity = capacity
+        self._output = output
+        self._piece_packets = min(max(_PIECE // capacity, 1), MAX_FETCH)
+        # The last packet of an image is short: once that is kept, nothing is left.
+        self._expected = self._asked = -(-output.bytes_kept // capacity)
+        self._room = _PIECES
+        self._payloads: list[bytes] = []
+        self._keeping = 0
+        self._over = False
+        self._stopped = False
+
+    @property
+    def over(self) -> bool:
+        """Whether all packets have come."""
+        return self._over
+
+    def start(self) -> None:
+        """Ask for as much as there is room for."""
+        while self._room and not self._over and not self._stopped:
+            self._room -= 1
+            self._connection.send(self._dialect.fetch(self._asked, self._piece_packets))
+            self._asked += self._piece_packets
+
+    def alive(self) -> None:
+        """Tell the server that this client is busy with something else."""
+        if not self._stopped:
+            self._connection.send(self._dialect.fetch(self._asked, 0))
+
+    def stop(self) -> None:
+        """The connection or the session is over: nothing more is asked for."""
+        self._stopped = True
+
+    # What the server says.
+
+    def packet(self, packet: Packet) -> None:
+        """The next packet of the image."""
+        if packet.seq != self._expected or packet.seq >= self._asked or not packet.payload:
+            raise WireError(f"the packet {packet.seq} comes where {self._expected} is due")
+        if self._over or (self._payloads and len(self._payloads[-1]) < self._capacity):
+            raise WireError(f"the packet {packet.seq} comes behind the end of the image")
+        if not self._codec.intact(packet.seq, packet.crc, memoryview(packet.payload)):
+            # It will be another one on another connection.
+            self._connection.abort()
+            return
+        self._expected += 1
+        self.packets += 1
+        self._payloads.append(packet.payload)
+        if len(self._payloads) == self._piece_packets:
+            self._keep()
+
+    def end(self, ctl: BufferCtl) -> None:
+        """The image has no more packets."""
+        if not ctl.is_end or self._over:
+            raise WireError("a buffer is announced to a client that fetches by itself")
+        if ctl.packet_id_base != self._expected:
+            raise WireError(
+                f"the image ends with packet {ctl.packet_id_base}, and {self._expected} are here"
+            )
+        self._over = True
+        if self._payloads:
+            self._keep()
+        self._consider_end()
+
+    # How it goes on.
+
+    def _keep(self) -> None:
+        data = b"".join(self._payloads)
+        self._payloads.clear()
+        self._keeping += 1
+        self._output.keep([memoryview(data)]).addCallbacks(lambda _: self._kept(), self._failed)
+
+    def _kept(self) -> None:
+        self._keeping -= 1
+        self._room += 1
+        self.start()
+        self._consider_end()
+
+    def _consider_end(self) -> None:
+        if self._over and not self._keeping and not self._stopped:
+            self._stopped = True
+            self.ended.callback(None)
+
+    def _failed(self, failure: Failure) -> None:
+        if not self._stopped:
+            self._stopped = True
+            self.ended.errback(failure)

@@ -1,0 +1,88 @@
+"""What a server's first message settles for one connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
+from kollacast.wire.greeting import Greeting, GroupInfo
+from kollacast.wire.structures import payload_capacity
+
+#: Payload bytes of the buffers that this client is willing to hold.
+_MEMORY = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How the image comes.
+
+    ``packets`` is what this client can hold, ``group`` address and port of the
+    multicast, ``digest`` the name of what proves the image.  ``image``, where it
+    is not empty, is the same for the same image cut in the same way; ``fetch``
+    says that it can be fetched, and ``pull`` that it has to be.
+    """
+
+    dialect: Dialect
+    salt: int
+    group: tuple[str, int]
+    capacity: int
+    packets: int
+    buffer_packets: int
+    window: int
+    digest: str
+    coding: bool = False
+    fetch: bool = False
+    pull: bool = False
+    image: str = ""
+    name: str | None = None
+    size: int | None = None
+    failsafe: str | None = None
+    session: str = ""
+    auth: str | None = None
+    nonce: str = ""
+
+    @property
+    def window_bytes(self) -> int:
+        return self.window * self.buffer_packets * self.capacity
+
+
+def of_greeting(greeting: Greeting) -> Terms:
+    """The terms of a server that speaks the kollacast dialect."""
+    capacity = payload_capacity(greeting.mtu)
+    packets = max(_MEMORY // capacity, 1)
+    buffer_packets = min(greeting.buffer_packets, packets)
+    fetch = greeting.fetch and bool(greeting.image)
+    return Terms(
+        dialect=KOLLACAST,
+        salt=greeting.salt,
+        group=(greeting.group, greeting.port),
+        capacity=capacity,
+        packets=packets,
+        buffer_packets=buffer_packets,
+        window=min(greeting.window, packets // buffer_packets),
+        digest=greeting.digest,
+        coding=greeting.coding,
+        fetch=fetch,
+        pull=fetch and greeting.pull,
+        image=greeting.image,
+        name=greeting.name,
+        size=greeting.size,
+        failsafe=greeting.failsafe,
+        session=greeting.session,
+        auth=greeting.auth,
+        nonce=greeting.nonce,
+    )
+
+
+def of_group_info(info: GroupInfo) -> Terms:
+    """The terms of a jasmine server, which are all but the group known beforehand."""
+    return Terms(
+        dialect=JASMINE,
+        salt=0,
+        group=(info.group, info.port),
+        capacity=payload_capacity(JASMINE.max_mtu),
+        packets=JASMINE.max_buffer_packets,
+        buffer_packets=JASMINE.max_buffer_packets,
+        window=JASMINE.max_window,
+        digest="sha256",
+    )

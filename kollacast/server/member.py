@@ -1,0 +1,240 @@
+"""One client's place in the barrier: what it has been told, what it owes, what it has asked for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import IReactorTime
+
+from kollacast.core.buffer import PacketBuffer
+from kollacast.server.groups import ClientGroup, Phase
+from kollacast.server.repairs import Repairs
+from kollacast.server.session import Session
+from kollacast.transport.outgoing import Outgoing
+from kollacast.transport.send_queue import SendQueue
+from kollacast.wire.structures import BufferCtl, Tag, WireError
+
+#: Payload bytes of retransmissions made at a time.
+_REPAIR_CHUNK = 128 * 1024
+
+
+class Host(Protocol):
+    """What a member needs of the server around it."""
+
+    clock: IReactorTime
+    session: Session
+    repairs: Repairs
+
+    def repairing(self, size: int) -> None:
+        """So many bytes of retransmissions are about to leave by TCP."""
+
+
+@dataclass(slots=True)
+class _Due:
+    """An answer that the client owes, and since when."""
+
+    ctl: BufferCtl
+    since: float
+
+
+class Member:
+    """Passes on what a phase tells, and checks that each answer is one that is due.
+
+    ``prove(digest)`` asks the client for its report, ``resent(packets)`` hears of
+    retransmissions, ``ended()`` that the client has all where nothing proves it.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        outgoing: Outgoing,
+        decodes: bool,
+        *,
+        prove: Callable[[bytes], None],
+        resent: Callable[[int], None],
+        ended: Callable[[], None],
+    ) -> None:
+        #: Whether the client can use coded repairs.
+        self.decodes = decodes
+        self.group: ClientGroup | None = None
+        self._host = host
+        self._session = host.session
+        self._dialect = host.session.dialect
+        self._outgoing = outgoing
+        self._prove = prove
+        self._resent = resent
+        self._ended = ended
+        self._proving_since: float | None = None
+        # Phases that the client has been told of and owes an answer to.
+        self._announced: deque[_Due] = deque()
+        self._ready: deque[BufferCtl] = deque()
+        self._sent: deque[_Due] = deque()
+        self._requested: deque[int] = deque()
+        # Packets asked for and neither sent nor taken over by a coded repair.
+        self._unanswered = 0
+        # Whether the client has been told of coded repairs and has not asked since.
+        self._asks_anew = False
+
+    # From the group.
+
+    def begin(self, phase: Phase, value: Any) -> None:
+        """Tell the client of a phase; what it owes from now on is checked."""
+        now = self._host.clock.seconds()
+        if phase is Phase.ANNOUNCE:
+            self._announced.append(_Due(value, now))
+            self._outgoing.send(self._dialect.buffer(value))
+        elif phase is Phase.SENT:
+            self._sent.append(_Due(value, now))
+            self._outgoing.send(bytes((Tag.SERVER_SENT,)))
+        else:
+            self._proving_since = now
+            self._prove(value)
+
+    # From the repairs.
+
+    def repair(self, seqs: Sequence[int]) -> None:
+        """Send the client these packets, which it asked for."""
+        self._requested.extend(seqs)
+        if not self._sent:
+            self._close_requests()
+        self._outgoing.pump()
+
+    def repaired(self, buffer_id: int) -> None:
+        """Tell the client that coded repairs of a buffer have been multicast."""
+        if self.group is not None:
+            self._unanswered = len(self._requested)
+            self._asks_anew = True
+            self._outgoing.send(self._dialect.repaired(buffer_id))
+
+    # From the client.
+
+    def ready(self) -> None:
+        if not self._announced:
+            raise WireError("READY for a buffer that was not announced")
+        self._ready.append(self._announced.popleft().ctl)
+        self._answered(Phase.ANNOUNCE)
+
+    def done(self) -> None:
+        if not self._sent or not self._ready:
+            raise WireError("DONE for a buffer that was not sent")
+        self._sent.popleft()
+        ctl = self._ready.popleft()
+        if not self._sent:
+            self._close_requests()
+        self._host.repairs.done(self, ctl.buffer_id)
+        if ctl.is_end and not self._dialect.proves:
+            self._ended()
+        self._answered(Phase.SENT)
+
+    def request(self, seqs: tuple[int, ...]) -> None:
+        if not self._sent or not self._ready:
+            raise WireError("a request before SENT")
+        if self._asks_anew:
+            # What coded repairs left to TCP may still wait here, and is asked for again.
+            self._asks_anew = False
+            waiting = set(self._requested)
+            seqs = tuple(seq for seq in seqs if seq not in waiting)
+        if self._unanswered + len(seqs) > self._session.max_request:
+            raise WireError(f"requests for more than {self._session.max_request} packets at once")
+        if not self._dialect.answers_unheld and not self._session.holds_all(seqs):
+            raise WireError("a request for a packet that is not held")
+        self._unanswered += len(seqs)
+        self._host.repairs.requested(self, seqs)
+
+    def reported(self) -> None:
+        self._proving_since = None
+        self._answered(Phase.PROVE)
+
+    # From the server.
+
+    @property
+    def owes(self) -> str | None:
+        """The answer that is due from the client, if one is."""
+        if self._announced:
+            return Phase.ANNOUNCE.answer
+        if self._sent:
+            return Phase.SENT.answer
+        return None if self._proving_since is None else Phase.PROVE.answer
+
+    @property
+    def is_finishing(self) -> bool:
+        """Whether the answer due is the client's last one, before which it syncs its file."""
+        return not self._dialect.proves and bool(self._ready) and self._ready[0].is_end
+
+    def owed_s(self) -> float:
+        """Seconds for which the oldest answer has been due."""
+        since = [due[0].since for due in (self._announced, self._sent) if due]
+        if self._proving_since is not None:
+            since.append(self._proving_since)
+        return self._host.clock.seconds() - min(since) if since else 0.0
+
+    def held_up_s(self) -> float:
+        """Seconds for which the others have been held up by this client, if it is still slow.
+
+        Proving the image holds nobody up.
+        """
+        return self.owed_s() if self._announced or self._sent else 0.0
+
+    def leave(self) -> None:
+        """Nothing waits for this client any more."""
+        group, self.group = self.group, None
+        if group is not None:
+            self._host.repairs.left(self)
+            group.leave(self)
+        self._requested.clear()
+
+    def _answered(self, phase: Phase) -> None:
+        if self.group is not None:
+            self.group.answered(self, phase)
+
+    # Retransmissions.
+
+    def refill(self, queue: SendQueue) -> None:
+        """Append the next of the requested packets, a bounded piece at a time."""
+        budget = max(_REPAIR_CHUNK // self._session.capacity, 1)
+        seqs = list(islice(self._requested, budget))
+        if not seqs:
+            return
+        for _ in seqs:
+            self._requested.popleft()
+        self._unanswered -= len(seqs)
+        self._host.repairing(len(seqs) * self._session.capacity)
+        buffer: PacketBuffer | None = None
+        slots: list[int] = []
+        for seq in seqs:
+            slot = None if buffer is None else buffer.slot_of(seq)
+            if slot is None:
+                self._append_packets(queue, buffer, slots)
+                slots = []
+                buffer = self._session.held(seq)
+                slot = None if buffer is None else buffer.slot_of(seq)
+            if slot is None:
+                if self._dialect.answers_unheld:
+                    queue.append(self._dialect.unheld_packet(seq))
+                continue
+            slots.append(slot)
+        self._append_packets(queue, buffer, slots)
+
+    def _close_requests(self) -> None:
+        """The client is done with all that it may have asked for.
+
+        Late datagrams have brought it.  Where answers have no tags, they
+        still have to come, and before the next announcement.
+        """
+        if not self._dialect.tagged:
+            while self._requested:
+                self.refill(self._outgoing.queue)
+        self._requested.clear()
+        self._unanswered = 0
+
+    def _append_packets(
+        self, queue: SendQueue, buffer: PacketBuffer | None, slots: list[int]
+    ) -> None:
+        if buffer is not None and slots:
+            payloads = [buffer.slots(slot, 1)[0] for slot in slots]
+            queue.append(self._dialect.packets(buffer.headers, slots, payloads))
+            self._resent(len(slots))

@@ -1,0 +1,563 @@
+"""Clients that are not in step: late, slow, returning, or out of the multicast's reach."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from ipaddress import IPv4Network
+from random import Random
+from typing import Any
+
+from kollacast.outcome import Status
+from kollacast.spool import Spool
+from kollacast.wire.greeting import Hello, encode_json
+from kollacast.wire.parser import Detach, Report
+from kollacast.wire.structures import Tag
+from tests.memory import (
+    BUFFER_PACKETS,
+    CAPACITY,
+    ClientRun,
+    MemoryReceivePort,
+    MemorySink,
+    MemorySource,
+    MemoryTestCase,
+    Network,
+    RawClient,
+    ServerRun,
+)
+
+_IMAGE = Random(1).randbytes(40 * CAPACITY + 5)
+_DIGEST = hashlib.sha256(_IMAGE).hexdigest()
+
+
+class _LadderTestCase(MemoryTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.network = Network()
+
+    def serve(
+        self, image: bytes = _IMAGE, identity: str | None = "file", **options: Any
+    ) -> ServerRun:
+        return self.network.serve(MemorySource(image, identity=identity), **options)
+
+    def assert_whole(self, *clients: ClientRun, image: bytes = _IMAGE) -> None:
+        for client in clients:
+            outcome = client.finish()
+            self.assertEqual(outcome.status, Status.OK, outcome.line)
+            self.assertEqual(client.sink.data, image)
+            self.assertTrue(client.sink.is_committed)
+            self.assertEqual(outcome.report["sha256"], hashlib.sha256(image).hexdigest())
+
+    def entry(self, server: ServerRun, name: str) -> dict[str, Any]:
+        assert server.outcome is not None
+        (entry,) = [e for e in server.outcome.report["clients"] if e["name"] == name]
+        return dict(entry)
+
+    def begin(self, **options: Any) -> tuple[ServerRun, ClientRun, ClientRun]:
+        """Two clients, the first of which does not write: the session stands still."""
+        server = self.serve(clients=2, **options)
+        slow = self.network.join(threads=True)
+        self.network.settle()
+        slow.threads["disk"].held = True
+        quick = self.network.join()
+        self.network.settle()
+        return server, slow, quick
+
+
+class SlowTests(_LadderTestCase):
+    """A client that holds up the others goes on by itself."""
+
+    def test_the_others_go_on_at_once(self) -> None:
+        server, slow, quick = self.begin(patience_s=5.0)
+        self.network.run_for(4.5)
+        self.assertIsNone(quick.outcome)
+        self.network.run_for(2.0)
+        self.assert_whole(quick)
+        self.assertIsNone(server.outcome)
+        slow.threads["disk"].release()
+        self.assert_whole(slow)
+        self.assertEqual(server.finish().status, Status.OK)
+        entry = self.entry(server, "host1")
+        self.assertEqual(entry["fetching"], "no DONE for 5 s")
+        # A window had come before.
+        self.assertEqual(entry["packets_fetched"], 41 - 4 * BUFFER_PACKETS)
+        self.assertIsNone(self.entry(server, "host2")["fetching"])
+        self.assert_all_gone(self.network)
+
+    def test_one_that_never_moves_again_is_given_up(self) -> None:
+        server, slow, quick = self.begin(client_timeout_s=60.0)
+        slow.host.vanish()
+        self.assert_whole(quick)
+        outcome = server.finish(limit_s=80.0)
+        self.assertEqual(outcome.status, Status.PARTIAL)
+        self.assertEqual(self.entry(server, "host1")["reason"], "the connection was lost")
+
+    def test_one_that_cannot_fetch_is_waited_for(self) -> None:
+        server = self.serve(clients=2, client_timeout_s=20.0)
+        raw = self.network.raw_client()
+        raw.hello()
+        quick = self.network.join()
+        self.network.run_for(19.0)
+        self.assertIsNone(quick.outcome)
+        self.assertEqual(raw.count(Detach), 0)
+        self.assert_whole(quick)
+        self.assertEqual(server.finish().status, Status.PARTIAL)
+
+    def test_nobody_is_detached_where_the_past_is_gone(self) -> None:
+        _, slow, quick = self.begin(identity=None)
+        self.network.run_for(30.0)
+        self.assertIsNone(quick.outcome)
+        slow.threads["disk"].release()
+        self.assert_whole(slow, quick)
+
+    def test_a_client_alone_holds_nobody_up(self) -> None:
+        server = self.serve()
+        slow = self.network.join(threads=True)
+        self.network.run_until(lambda: slow.phase == "receiving")
+        slow.threads["disk"].held = True
+        self.network.run_for(30.0)
+        self.assertIsNone(slow.outcome)
+        slow.threads["disk"].release()
+        self.assert_whole(slow)
+        server.finish()
+        self.assertIsNone(self.entry(server, "host1")["fetching"])
+
+    def test_all_are_slow(self) -> None:
+        """Then it is none of them that holds up the others."""
+        server = self.serve(clients=2)
+        clients = [self.network.join(threads=True) for _ in range(2)]
+        self.network.run_until(lambda: clients[1].phase == "receiving")
+        for client in clients:
+            client.threads["disk"].held = True
+        self.network.run_for(30.0)
+        self.assertIsNone(server.outcome)
+        for client in clients:
+            client.threads["disk"].release()
+        self.assert_whole(*clients)
+        server.finish()
+        self.assertIsNone(self.entry(server, "host1")["fetching"])
+
+
+class UnreachedTests(_LadderTestCase):
+    """Multicast does not get to one of the clients."""
+
+    def _serve(self, identity: str | None) -> tuple[ServerRun, ClientRun, ClientRun]:
+        self.image = Random(2).randbytes(1000 * CAPACITY)
+        server = self.serve(self.image, identity, clients=2, buffer_packets=64)
+        there, beyond = self.network.join(), self.network.join()
+
+        def fate(port: MemoryReceivePort, data: bytes) -> tuple[bytes, ...]:
+            return () if port.host is beyond.host else (data,)
+
+        self.network.fate = fate
+        return server, there, beyond
+
+    def test_it_goes_on_by_itself(self) -> None:
+        server, there, beyond = self._serve("file")
+        self.assert_whole(there, beyond, image=self.image)
+        self.assertEqual(server.finish().status, Status.OK)
+        entry = self.entry(server, "host2")
+        self.assertEqual(entry["fetching"], "no multicast reaches it")
+        self.assertLess(entry["packets_repaired"], 500)
+        self.assertGreater(entry["packets_fetched"], 500)
+        self.assert_all_gone(self.network)
+
+    def test_repairs_do_where_the_past_is_gone(self) -> None:
+        server, there, beyond = self._serve(None)
+        self.assert_whole(there, beyond, image=self.image)
+        self.assertEqual(server.finish().status, Status.OK)
+        self.assertEqual(self.entry(server, "host2")["packets_repaired"], 1000)
+
+
+class LateTests(_LadderTestCase):
+    """Clients that come after the start."""
+
+    def test_a_late_client_is_served(self) -> None:
+        server, slow, _ = self.begin()
+        slow.host.vanish()
+        self.network.run_for(70.0)
+        self.assertIsNotNone(server.outcome)
+        server, slow, quick = self.begin()
+        slow.client.interrupt("interrupted")
+        quick.host.vanish()
+        self.network.settle()
+        late = self.network.join()
+        self.network.settle()
+        self.assert_whole(late)
+        outcome = server.finish()
+        entry = self.entry(server, late.config.name)
+        self.assertEqual(entry["fetching"], "it came after the start")
+        self.assertEqual(entry["packets_fetched"], 41)
+        self.assertEqual(outcome.status, Status.PARTIAL)
+        self.assertNotIn(late.host, [port.host for port in self.network.ports])
+
+    def test_one_too_many_is_refused(self) -> None:
+        self.begin()
+        late = self.network.join()
+        self.assertEqual(
+            late.finish().line, "the server refuses this client: all 2 clients are here already"
+        )
+
+    def test_without_a_past_it_is_refused_with_the_reason(self) -> None:
+        self.begin(identity=None)
+        late = self.network.join()
+        self.assertEqual(
+            late.finish().line,
+            "the server refuses this client: the session has begun without this client, and"
+            " its input is a pipe, which is not read twice without --spool",
+        )
+
+    def test_from_a_spool(self) -> None:
+        server, slow, quick = self.begin(identity=None, spool=Spool(self._folder(), 10_000))
+        quick.client.interrupt("interrupted")
+        self.network.settle()
+        late = self.network.join()
+        self.assert_whole(late)
+        slow.threads["disk"].release()
+        self.assert_whole(slow)
+        self.assertEqual(server.finish().status, Status.OK)
+
+    def test_a_spool_that_is_too_small(self) -> None:
+        spool = Spool(self._folder(), 100)
+        server, slow, quick = self.begin(identity=None, spool=spool)
+        late = self.network.join()
+        self.assertEqual(
+            late.finish().line,
+            "the server refuses this client: the session has begun without this client, and"
+            " the spool holds 100 bytes, and the image has more",
+        )
+        slow.threads["disk"].release()
+        self.assert_whole(slow, quick)
+        self.assertEqual(server.finish().status, Status.OK)
+
+    def _folder(self) -> str:
+        folder = self.mktemp()
+        os.makedirs(folder)
+        return folder
+
+
+class ReturningTests(_LadderTestCase):
+    """A client that loses its connection goes on from what it has."""
+
+    def test_it_comes_back_and_goes_on(self) -> None:
+        server, slow, quick = self.begin()
+        quick.transport.reset()
+        self.network.run_for(1.0)
+        self.assert_whole(quick)
+        slow.threads["disk"].release()
+        self.assert_whole(slow)
+        self.assertEqual(server.finish().status, Status.OK)
+        entry = self.entry(server, "host2")
+        self.assertEqual(entry["connections"], 2)
+        self.assertEqual(entry["packets_fetched"], 41 - 4 * BUFFER_PACKETS)
+        self.assertIsNone(entry["reason"])
+        self.assert_all_gone(self.network)
+
+    def test_it_is_waited_for_at_the_end(self) -> None:
+        server = self.serve()
+        client = self.network.join()
+        self.network.run_until(lambda: client.sink.data)
+        client.transport.reset()
+        self.assert_whole(client)
+        self.assertEqual(server.finish().status, Status.OK)
+
+    def test_the_server_has_not_noticed(self) -> None:
+        """Its end of the old connection gives way to the new one."""
+        server, slow, quick = self.begin()
+        transport = quick.transport
+        transport.peer = _deaf(transport)
+        transport.reset()
+        self.network.run_for(1.0)
+        self.assert_whole(quick)
+        slow.threads["disk"].release()
+        self.assert_whole(slow)
+        self.assertEqual(server.finish().status, Status.OK)
+
+    def test_nobody_is_there_any_more(self) -> None:
+        server, _, quick = self.begin()
+        server.host.listeners.clear()
+        quick.transport.reset()
+        outcome = quick.finish(limit_s=40.0)
+        self.assertEqual(
+            outcome.line,
+            "the connection was lost, and no server at 10.0.0.1 port 18383 within 30 s:"
+            " Connection refused",
+        )
+        self.assertTrue(quick.sink.is_kept)
+
+    def test_a_restarted_client_goes_on(self) -> None:
+        server, slow, quick = self.begin()
+        self.network.run_for(0.5)
+        quick.client.interrupt("interrupted")
+        quick.finish()
+        self.assertEqual(len(quick.sink.data), 4 * BUFFER_PACKETS * CAPACITY)
+        again = self.network.join(sink=quick.sink.reopen())
+        self.assert_whole(again)
+        assert again.outcome is not None
+        self.assertEqual(again.outcome.report["bytes_resumed"], 4 * BUFFER_PACKETS * CAPACITY)
+        self.assertEqual(again.outcome.report["packets_fetched"], 41 - 4 * BUFFER_PACKETS)
+        slow.threads["disk"].release()
+        self.assert_whole(slow)
+        self.assertEqual(server.finish().status, Status.OK)
+
+    def test_a_part_that_is_damaged_is_thrown_away(self) -> None:
+        _, _, quick = self.begin()
+        quick.client.interrupt("interrupted")
+        quick.finish()
+        sink = quick.sink.reopen()
+        sink.data = bytes(len(sink.data))
+        again = self.network.join(sink=sink)
+        outcome = again.finish()
+        self.assertEqual(outcome.status, Status.FAILED)
+        self.assertIn("the image is not the server's", outcome.line)
+        self.assertFalse(sink.is_kept)
+
+    def test_the_next_server_on_the_same_image(self) -> None:
+        """Waiting clients find it, and go on from what they have."""
+        server, slow, quick = self.begin()
+        _die(server)
+        again = self.serve(clients=2)
+        slow.threads["disk"].release()
+        self.assert_whole(slow, quick)
+        self.assertEqual(again.finish().status, Status.OK)
+        entry = self.entry(again, "host2")
+        self.assertEqual(entry["fetching"], "it has a part of the image already")
+        self.assertEqual(entry["packets_fetched"], 41 - 4 * BUFFER_PACKETS)
+
+    def test_the_next_server_on_another_image(self) -> None:
+        server, slow, quick = self.begin()
+        slow.threads["disk"].release()
+        _die(server)
+        other = Random(5).randbytes(2000)
+        again = self.serve(other, "other file", clients=2)
+        self.assert_whole(slow, quick, image=other)
+        self.assertEqual(again.finish().status, Status.OK)
+
+    def test_another_image_where_the_first_is_written_already(self) -> None:
+        server, _, quick = self.begin()
+        quick.sink.is_stream = True
+        _die(server)
+        self.serve(Random(5).randbytes(2000), "other file", clients=2)
+        self.assertEqual(
+            quick.finish().line,
+            "the server has another image now, and a part of the first one is written already",
+        )
+
+
+def _die(server: ServerRun) -> None:
+    """SIGKILL: the connections break, and nobody says why."""
+    host = server.host
+    host.listeners.clear()
+    for transport in list(server.network.transports):
+        if transport.host is host and transport.connected:
+            transport.protocol = None
+            transport.reset()
+    server.server._config = None  # type: ignore[assignment]
+    for call in list(server.network.clock.getDelayedCalls()):
+        if getattr(vars(call)["func"], "__self__", None) is server.server:
+            call.cancel()
+    if server.server._watch.running:
+        server.server._watch.stop()
+
+
+def _deaf(transport: Any) -> Any:
+    """Stands for the other end of ``transport``, to which nothing gets through."""
+
+    class _Deaf:
+        host = transport.peer.host
+        connected = True
+
+        def _cut_wire(self, reason: Any) -> None:
+            pass
+
+        class _reads:
+            @staticmethod
+            def wake() -> None:
+                pass
+
+        wire = bytearray()
+
+    return _Deaf()
+
+
+class FailsafeTests(_LadderTestCase):
+    """When nothing works, the client says where else the image is."""
+
+    def _fail(self, client: ClientRun, status: Status, line: str) -> None:
+        outcome = client.finish()
+        self.assertEqual((outcome.status, outcome.line), (status, line))
+
+    def test_nobody_is_there(self) -> None:
+        client = self.network.join(connect_timeout_s=1.0, failsafe="registry.example:4000")
+        self._fail(
+            client,
+            Status.FAILSAFE,
+            "no server at 10.0.0.1 port 18383 within 1 s: Connection refused;"
+            " the failsafe registry registry.example:4000 has the image",
+        )
+        assert client.outcome is not None
+        self.assertEqual(client.outcome.report["failsafe"], "registry.example:4000")
+
+    def test_the_server_has_told(self) -> None:
+        server = self.serve(clients=2, failsafe="registry.example:4000")
+        client = self.network.join()
+        self.network.settle()
+        server.server.interrupt("interrupted")
+        self._fail(
+            client,
+            Status.FAILSAFE,
+            "the server gave up: interrupted;"
+            " the failsafe registry registry.example:4000 has the image",
+        )
+        assert server.outcome is not None
+        self.assertEqual(server.outcome.report["failsafe"], "registry.example:4000")
+
+    def test_no_registry_helps_a_full_disk(self) -> None:
+        self.serve(failsafe="registry.example:4000")
+        client = self.network.join(sink=MemorySink(room=100))
+        self._fail(client, Status.FAILED, "cannot write the image: No space left on device")
+
+
+class FewTests(_LadderTestCase):
+    """Not all have come, or there are but a few."""
+
+    def test_those_who_came_are_enough(self) -> None:
+        server = self.serve(clients=3, min_clients=2, accept_timeout_s=10.0)
+        clients = [self.network.join() for _ in range(2)]
+        self.network.run_for(9.0)
+        self.assertIsNone(clients[0].outcome)
+        self.assert_whole(*clients)
+        outcome = server.finish()
+        self.assertEqual(outcome.status, Status.PARTIAL)
+        self.assertEqual(outcome.report["clients_verified"], 2)
+
+    def test_too_few(self) -> None:
+        server = self.serve(clients=3, min_clients=2, accept_timeout_s=10.0)
+        client = self.network.join()
+        self.assertEqual(server.finish(limit_s=11.0).status, Status.FAILED)
+        self.assertEqual(client.finish().status, Status.FAILED)
+
+    def test_unicast(self) -> None:
+        self.network.host("10.0.0.1").port_error = OSError(1, "no multicast here")
+        server = self.serve(clients=2, unicast=True)
+        clients = [self.network.join() for _ in range(2)]
+        for client in clients:
+            client.host.port_error = OSError(1, "no multicast here")
+        self.assert_whole(*clients)
+        outcome = server.finish()
+        self.assertEqual(outcome.status, Status.OK)
+        self.assertEqual(self.network.datagrams, [])
+        self.assert_all_gone(self.network)
+
+
+class HostileTests(_LadderTestCase):
+    """A client that abuses its fetches is cut off, and the session goes on."""
+
+    def raw(self) -> RawClient:
+        raw = self.network.raw_client()
+        raw.send(_hello(pull=True))
+        return raw
+
+    def _offend(self, say: bytes, reason: str) -> None:
+        self.network = Network()
+        server = self.serve(clients=2)
+        raw = self.raw()
+        raw.send(say)
+        good = self.network.join()
+        if raw.lost is None:
+            self.network.settle()
+        self.assertEqual(raw.last(Report).fields["reason"], f"broke the protocol: {reason}")
+        if server.server.progress().clients < 2 and good.outcome is None:
+            self.network.join()
+        self.assert_whole(good)
+
+    def test_offences(self) -> None:
+        fetch = bytes((Tag.FETCH,))
+        self._offend(
+            fetch + (0).to_bytes(4, "big") + (10**9).to_bytes(4, "big"),
+            "a fetch of 1000000000 packets from 0 on",
+        )
+        self._offend((fetch + bytes(7) + b"\x01") * 40, "more than 16 fetches at once")
+        for tag in (Tag.CLIENT_READY, Tag.CLIENT_DONE, Tag.DETACH):
+            self._offend(bytes((tag,)), "a message that only a client in the barrier may send")
+        self._offend(bytes((Tag.REPORT,)) + encode_json({"ok": True}), "a report before the digest")
+
+    def test_a_fetch_by_one_in_the_barrier(self) -> None:
+        self.serve(clients=2)
+        raw = self.network.raw_client()
+        raw.send(_hello(pull=False))
+        raw.send(bytes((Tag.FETCH,)) + bytes(7) + b"\x01")
+        self.assertEqual(
+            raw.last(Report).fields["reason"],
+            "broke the protocol: a fetch by a client in the barrier",
+        )
+
+    def test_one_that_does_not_read_costs_little(self) -> None:
+        image = Random(3).randbytes(3_000_000)
+        self.network.wire_bytes = 1000
+        server = self.serve(image, clients=2, mtu=1500, buffer_packets=100)
+        raw = self.raw()
+        good = self.network.join()
+        raw.transport.pauseProducing()
+        raw.send(bytes((Tag.FETCH,)) + bytes(4) + (65536).to_bytes(4, "big"))
+        self.assert_whole(good, image=image)
+        self.assertLess(raw.transport.peer.peak_unsent, 400_000)
+        server.finish(limit_s=90.0)
+        self.assertEqual(self.entry(server, "raw")["reason"], "no room for more for 60 s")
+
+
+def _hello(pull: bool) -> bytes:
+    return Hello("raw", 1 << 20, fetch=True, pull=pull).encode()
+
+
+class SecretTests(_LadderTestCase):
+    """Who may join: by address, and by a secret that both sides prove."""
+
+    _SECRET = b"0123456789abcdef"
+
+    def test_both_know_it(self) -> None:
+        self.network.trace = []
+        server = self.serve(secret=self._SECRET)
+        client = self.network.join(secret=self._SECRET)
+        self.assert_whole(client)
+        self.assertEqual(server.finish().status, Status.OK)
+        self.assertNotIn(self._SECRET, b"".join(data for _, data in self.network.trace))
+
+    def test_who_does_not_know_it_is_refused_and_never_counts(self) -> None:
+        server = self.serve(secret=self._SECRET)
+        for secret, line in (
+            (b"another secret..", "the server refuses this client: it does not know the shared"),
+            (None, "the server asks for a shared secret: give --token-file"),
+        ):
+            stranger = self.network.join(secret=secret)
+            self.assertIn(line, stranger.finish(limit_s=5.0).line)
+        self.assertEqual(server.server.progress().clients, 0)
+        client = self.network.join(secret=self._SECRET)
+        self.assert_whole(client)
+        self.assertEqual(server.finish().status, Status.OK)
+
+    def test_a_server_that_does_not_ask(self) -> None:
+        self.serve()
+        client = self.network.join(secret=self._SECRET)
+        self.assertIn("does not ask for the shared secret", client.finish(limit_s=5.0).line)
+
+    def test_a_server_that_only_pretends(self) -> None:
+        for answer in (bytes((Tag.PROOF,)) + bytes(32), bytes((Tag.DETACH,))):
+            self.network = Network()
+            server = self.network.raw_server()
+            client = self.network.join(secret=self._SECRET)
+            self.network.settle()
+            server.greet(auth="hmac-sha256", nonce="00")
+            server.send(answer)
+            line = client.finish(limit_s=5.0).line
+            self.assertEqual(line, "the server does not know the shared secret")
+
+    def test_addresses(self) -> None:
+        server = self.serve(allowed=(IPv4Network("10.0.1.2/32"), IPv4Network("10.9.0.0/16")))
+        stranger, client = self.network.join(), self.network.join()
+        self.assertEqual(
+            stranger.finish(limit_s=5.0).line,
+            "the server refuses this client: this host is not among those that may join",
+        )
+        self.assert_whole(client)
+        self.assertEqual(server.finish().status, Status.OK)
