@@ -66,6 +66,9 @@ _USED = 0.85
 #: How fast a base loss follows what is measured.
 _GAIN = 0.25
 _MIN_RATE_BPS = 1e6
+#: So many packets lost at a time are counted as one accident at the most: what
+#: a kernel hands over in one piece where a link takes that.
+_MAX_BURST = 64.0
 #: A buffer of fewer packets measures nothing.
 _MIN_PACKETS = 64
 #: A measurement belongs to the same rate as another from this part of it up.
@@ -73,10 +76,14 @@ _SAME_RATE = 0.97
 
 
 class _Loss(NamedTuple):
-    """The share of so many packets that a client lacked."""
+    """The share of so many packets that a client lacked.
+
+    Packets that are lost together are one accident: where losses come in
+    bursts, that many packets count as one.
+    """
 
     share: float
-    packets: int
+    packets: float
 
 
 _Losses = dict[Hashable, _Loss]
@@ -94,18 +101,20 @@ class _Measured(NamedTuple):
 class _Client:
     """What is known of a client: the loss that is not the rate's, and how far it strays.
 
-    ``suspected`` says whether it lost more than that of the last buffer.
+    ``suspected`` says whether it lost more than that of the last buffer, and
+    ``burst`` how many packets it loses at a time.
     """
 
     base: float = 0.0
+    burst: float = 1.0
     stray: float = 0.0
     suspected: bool = False
 
-    def most(self, packets: int) -> float:
+    def most(self, packets: float) -> float:
         """The largest loss of so many packets that is not yet taken for congestion."""
         return self.base + _TOLERANCE + self._noise(packets)
 
-    def least(self, packets: int) -> float:
+    def least(self, packets: float) -> float:
         """The smallest loss of so many packets that the base loss explains."""
         return self.base - self._noise(packets)
 
@@ -114,7 +123,7 @@ class _Client:
         self.stray += _GAIN * (abs(share - self.base) - self.stray)
         self.base += _GAIN * (share - self.base)
 
-    def _noise(self, packets: int) -> float:
+    def _noise(self, packets: float) -> float:
         # A loss that strays further than its own size must be seen anew.
         return max(_chance(self.base, packets), min(_STRAYS * self.stray, self.base))
 
@@ -161,14 +170,21 @@ class RateControl:
         sent_bps: float,
         packets: int,
         losses: Mapping[Hashable, float],
+        bursts: Mapping[Hashable, float] | None = None,
     ) -> None:
         """A buffer of ``packets`` left at ``sent_bps``; ``losses`` has clients' shares.
 
-        One buffer may be reported in several parts, with different clients.
+        ``bursts`` says how many packets they lost at a time, on the average,
+        where that is not 1.  One buffer may be reported in several parts, with
+        different clients.
         """
         if packets < _MIN_PACKETS:
             return
-        heard = {client: _Loss(share, packets) for client, share in losses.items() if share < 1.0}
+        heard = {
+            client: _Loss(share, packets / self._burst(client, (bursts or {}).get(client)))
+            for client, share in losses.items()
+            if share < 1.0
+        }
         trial = self._trial
         if trial is not None:
             if epoch < trial.measured[-1].epoch:
@@ -192,6 +208,14 @@ class RateControl:
             self._trial.suspects.discard(client)
 
     # Reports.
+
+    def _burst(self, name: Hashable, measured: float | None) -> float:
+        """How many packets the client loses at a time; remembered while nothing is lost."""
+        client = self._clients.setdefault(name, _Client())
+        if measured is not None:
+            gain = _GAIN if client.burst > 1.0 else 1.0
+            client.burst += gain * (min(measured, _MAX_BURST) - client.burst)
+        return client.burst
 
     def _confirmed(self, losses: _Losses) -> set[Hashable]:
         """The clients that lost too much, and not for the first time.
@@ -380,7 +404,7 @@ def _sum(one: _Loss | None, other: _Loss) -> _Loss:
     return _Loss(share, packets)
 
 
-def _chance(share: float, packets: int) -> float:
+def _chance(share: float, packets: float) -> float:
     """How far the share of ``packets`` lost at random may stray from ``share``."""
     share = min(share + _TOLERANCE, 0.5)
     return _SIGMAS * sqrt(share * (1 - share) / packets)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -54,7 +55,8 @@ class _Round:
     unheard: set[Requester]
     wanted: dict[Requester, tuple[int, ...]] = field(default_factory=dict)
     #: How many packets each of those lacked that the rate control does not know of.
-    lost: dict[Requester, int] = field(default_factory=dict)
+    #: How many packets each client lacked, and in how many runs.
+    lost: dict[Requester, tuple[int, int]] = field(default_factory=dict)
     grace: Any = None
     decided: bool = False
 
@@ -98,13 +100,14 @@ class Repairs:
             client.repair(seqs)
         else:
             current.wanted[client] = seqs
-        self._hear(current, client, len(seqs))
+        runs = 1 + sum(after - before != 1 for before, after in pairwise(seqs))
+        self._hear(current, client, (len(seqs), runs))
 
     def done(self, client: Requester, buffer_id: int) -> None:
         """``client`` has the whole buffer."""
         current = self._rounds.get(buffer_id)
         if current is not None and client in current.unheard:
-            self._hear(current, client, 0)
+            self._hear(current, client, (0, 0))
 
     def left(self, client: Requester) -> None:
         """``client`` is out, and not waited for."""
@@ -134,7 +137,7 @@ class Repairs:
             return None
         return self._rounds.get(buffer.ctl.buffer_id)
 
-    def _hear(self, current: _Round, client: Requester, lost: int) -> None:
+    def _hear(self, current: _Round, client: Requester, lost: tuple[int, int]) -> None:
         current.unheard.discard(client)
         current.lost[client] = lost
         self._go_on_if_all(current)
@@ -167,8 +170,11 @@ class Repairs:
         flight = current.flight
         if self._control is not None and flight.sent_bps and current.lost:
             packets = flight.buffer.ctl.pkt_count
-            losses: dict[Hashable, float] = {c: lost / packets for c, lost in current.lost.items()}
-            self._control.report(flight.epoch, flight.sent_bps, packets, losses)
+            losses: dict[Hashable, float] = {c: n / packets for c, (n, _) in current.lost.items()}
+            bursts: dict[Hashable, float] = {
+                c: n / runs for c, (n, runs) in current.lost.items() if runs
+            }
+            self._control.report(flight.epoch, flight.sent_bps, packets, losses, bursts)
         current.lost.clear()
 
     async def _send_coded(self, current: _Round, wanted: dict[Requester, tuple[int, ...]]) -> None:
