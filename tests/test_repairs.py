@@ -102,12 +102,19 @@ class _Control(RateControl):
     def __init__(self) -> None:
         super().__init__()
         self.reports: list[tuple[int, float, int, dict[object, float]]] = []
+        self.bursts: dict[object, float] = {}
         self.forgotten: list[object] = []
 
     def report(
-        self, epoch: int, sent_bps: float, packets: int, losses: Mapping[object, float]
+        self,
+        epoch: int,
+        sent_bps: float,
+        packets: int,
+        losses: Mapping[object, float],
+        bursts: Mapping[object, float] | None = None,
     ) -> None:
         self.reports.append((epoch, sent_bps, packets, dict(losses)))
+        self.bursts.update(bursts or {})
 
     def forget(self, client: object) -> None:
         self.forgotten.append(client)
@@ -512,6 +519,15 @@ class Reporting(_RepairsTest):
         self.repairs.requested(self.clients[0], (1003,))
         self.repairs.done(self.clients[0], 1)
         self.assertEqual(len(self.control.reports), 1)
+
+    def test_how_many_are_lost_at_a_time(self) -> None:
+        self.begin()
+        first, second, third, last = self.clients
+        self.repairs.requested(first, (*range(1000, 1020), *range(1040, 1050)))
+        self.repairs.requested(second, (1000, 1002, 1004))
+        self.repairs.requested(third, tuple(range(1000, 1030)))
+        self.repairs.done(last, 1)
+        self.assertEqual(self.control.bursts, {first: 15.0, second: 1.0, third: 30.0})
 
     def test_late_ones_when_all_have_come(self) -> None:
         """One report a client would cost as much as there are clients, for each of them."""
