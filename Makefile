@@ -7,11 +7,13 @@ VENV ?= .venv
 IMAGE ?=
 # More options for the benchmark, as in `make bench BENCH="--rows raw-4 --repetitions 5"`.
 BENCH ?=
+# More options for the soak.
+SOAK ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-large check bench bench-quick clean
+.PHONY: demo test test-large soak check bench bench-quick clean
 
 # A real server and three real clients, as processes of their own, over loopback multicast.
 demo: $(VENV)/installed
@@ -28,6 +30,11 @@ test: $(VENV)/installed-test
 # the folder for temporary files while it runs.
 test-large: $(VENV)/installed-test
 	KOLLACAST_LARGE_IMAGE_MIB=1024 $(BIN)/python -m pytest tests/test_hosts.py -k memory
+
+# Transfers back to back under random faults, for half an hour, as root; ends with the figures. More
+# options as in `make soak SOAK="--minutes 120 --report figures.json"`.
+soak: $(VENV)/installed-test
+	PYTHONPATH=. $(BIN)/python scripts/soak.py $(SOAK)
 
 # What the linter, the formatter and the type checker say.
 check: $(VENV)/installed-dev
