@@ -252,13 +252,6 @@ class ServerOptions(_Options):
             values.duration_s("--client-timeout", 0.1),
         ],
         [
-            "allow",
-            None,
-            None,
-            "Addresses and networks of hosts that may join, with commas; default all.",
-            values.networks("--allow"),
-        ],
-        [
             "token-file",
             None,
             None,
@@ -328,6 +321,12 @@ class ServerOptions(_Options):
         ],
     ]
 
+    def opt_allow(self, text: str) -> None:
+        """
+        Let this address or network join, or several with commas; may be given again. Default all.
+        """
+        self["allow"] = (*self.get("allow", ()), *values.networks("--allow")(text))
+
     def parseArgs(self, *arguments: str) -> None:
         self._take(arguments, 2, 3)
         self["local_ip"] = _local_ip(arguments[0])
@@ -362,7 +361,7 @@ class ServerOptions(_Options):
             accept_timeout_s=self["accept-timeout"],
             client_timeout_s=self["client-timeout"],
             min_clients=self["min-clients"],
-            allowed=self["allow"],
+            allowed=self.get("allow"),
             failsafe=self["failsafe"],
             secret=self._read_secret(),
             patience_s=self["patience"],

@@ -442,6 +442,16 @@ class LadderTests(_OptionsTestCase):
         config = self.server("127.0.0.1", "3", "--allow", "10.0.0.7, 10.0.1.0/24").config
         self.assertEqual([str(n) for n in config.allowed or ()], ["10.0.0.7/32", "10.0.1.0/24"])
         self.assertIsNone(self.server("127.0.0.1", "3").config.allowed)
+
+    def test_who_may_join_in_several_options(self) -> None:
+        words = ("--allow", "10.0.0.7", "127.0.0.1", "3", "--allow=10.0.1.0/24,10.0.2.1")
+        self.assertEqual(
+            [str(network) for network in self.server(*words).config.allowed or ()],
+            ["10.0.0.7/32", "10.0.1.0/24", "10.0.2.1/32"],
+        )
+        self.assertIn("'10.0.0.1/24'", self.refused_server(*words, "--allow", "10.0.0.1/24"))
+
+    def test_who_may_join_has_to_be_addresses(self) -> None:
         for wrong in ("", "host", "10.0.0.7,", "10.0.0.1/24", "10.0.0.0/33"):
             self.assertIn(
                 "addresses or networks", self.refused_server("127.0.0.1", "3", "--allow", wrong)
