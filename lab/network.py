@@ -15,6 +15,13 @@ whose inner end is called ``eth0``. What a lab can do to traffic:
 - ``duplicates``: each UDP datagram from the server reaches every client a second time at random.
 - ``own_frames``: hosts cut UDP super-packets (GSO) into frames before they reach the link, as a
   real network card does; without it a veth pair carries them whole.
+- `Lab.set_link` pulls a cable, and plugs it in again: the host sees its carrier go.
+- `Lab.partition` lets nothing pass between two hosts while all their other traffic goes on. Neither
+  gets a sign of it.
+- `Lab.relay` shuffles, duplicates and damages the server's multicast (see `lab.relay`); the server
+  cuts its super-packets into frames from then on.
+
+And what can be seen of its hosts: `Lab.groups` and `Lab.processes` tell what a program has left.
 
 Needs root and iproute2, nftables and ethtool; `Lab.available` says what is missing. The lab removes
 itself on leaving the ``with`` block, after an exception and on SIGTERM, and kills what still runs
@@ -30,19 +37,26 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from lab import relay
+from lab.relay import Fate
 
 _TOOLS = ("ip", "tc", "nft", "ethtool")
 _NAMESPACES = Path("/run/netns")
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 _NETWORK = "10.77"
+#: The group that every host is in.
+_ALL_HOSTS = "224.0.0.1"
 _CLIENTS_A_SUBNET = 250
 _MAX_CLIENTS = 200 * _CLIENTS_A_SUBNET
 
@@ -144,6 +158,50 @@ class Lab:
         """Pull `host`'s cable out of the switch, or plug it in again."""
         _run("ip", "-n", self._switch, "link", "set", host.port, "up" if up else "down")
 
+    @contextlib.contextmanager
+    def partition(self, one: Host, other: Host) -> Iterator[None]:
+        """Drop everything between two hosts, in both directions, until the block ends."""
+        with contextlib.ExitStack() as healing:
+            for source, host in ((one, other), (other, one)):
+                table = f"cut-{source.port}"
+                _nft(host.namespace, "eth0", f"ip saddr {source.address} drop", table=table)
+                healing.callback(_remove_rules, host.namespace, table)
+            yield
+
+    @contextlib.contextmanager
+    def relay(self, fate: Fate) -> Iterator[None]:
+        """Let `fate` befall the server's multicast until the block ends."""
+        server, switch = self.server, self._switch
+        ports = ",".join(client.port for client in self.clients)
+        _run(*server.command(["ethtool", "-K", "eth0", "tx-udp-segmentation", "off"]))
+        argv = [sys.executable, relay.__file__, server.port, ports, fate.arguments()]
+        command = [_tool("ip"), "netns", "exec", switch, *argv]
+        with contextlib.ExitStack() as end:
+            process = end.enter_context(
+                subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+            )
+            end.callback(process.kill)
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise LabError("the relay does not start")
+            diverted = "ip protocol udp ip daddr 224.0.0.0/4 drop"
+            _nft(switch, server.port, diverted, table="relay")
+            end.callback(_remove_rules, switch, "relay")
+            yield
+
+    def groups(self, host: Host) -> set[str]:
+        """The multicast groups that processes on `host` have joined by its interfaces."""
+        text = _run(*host.command(["cat", "/proc/net/igmp"]))
+        members = [line.split()[0] for line in text.splitlines() if line.startswith("\t")]
+        # The kernel writes an address as one number in the byte order of the host.
+        found = {str(IPv4Address(int(m, 16).to_bytes(4, sys.byteorder))) for m in members}
+        return found - {_ALL_HOSTS}
+
+    def processes(self) -> list[int]:
+        """The ids of the processes that run on the hosts; the lab's own are none of them."""
+        inodes = {os.stat(_NAMESPACES / h.namespace).st_ino for h in (self.server, *self.clients)}
+        return [pid for pid in _pids() if _network_inode(pid) in inodes]
+
     def port_counters(self, host: Host) -> dict[str, int]:
         """What went through the queue of the switch port toward `host` since the lab began.
 
@@ -232,11 +290,15 @@ def _limit(namespace: str, device: str, rate_bps: int, queue_bytes: int) -> None
     )
 
 
-def _nft(namespace: str, device: str, *rules: str) -> None:
+def _nft(namespace: str, device: str, *rules: str, table: str = "lab") -> None:
     """Rules for what `device` receives, each with a draw of its own."""
     hook = f"type filter hook ingress device {device} priority 0;"
-    text = f"table netdev lab {{ chain fate {{ {hook} {'; '.join(rules)}; }}; }}"
+    text = f"table netdev {table} {{ chain fate {{ {hook} {'; '.join(rules)}; }}; }}"
     _run(_tool("ip"), "netns", "exec", namespace, "nft", "-f", "-", stdin=text)
+
+
+def _remove_rules(namespace: str, table: str) -> None:
+    _run(_tool("ip"), "netns", "exec", namespace, "nft", "delete", "table", "netdev", table)
 
 
 def _path() -> str:

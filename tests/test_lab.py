@@ -15,13 +15,14 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import TestCase
 
-from lab import Host, Lab, LabError
+from lab import Fate, Host, Lab, LabError
 
 _PREFIX = f"lt{os.getpid()}-"
 _CHECKOUT = Path(__file__).resolve().parents[1]
 
-# Receives numbered datagrams on the host with the address argv[1] until one of them is "end";
-# prints "ready", then the numbers and the seconds from the first to the last.
+# Receives numbered datagrams on the host with the address argv[1] until three were "end", for one
+# may overtake; prints "ready", then the numbers, the seconds from the first to the last, and how
+# many had their filling as it was sent.
 _RECEIVER = """
 import json, socket, struct, sys, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -31,12 +32,18 @@ request = socket.inet_aton("239.77.9.9") + socket.inet_aton(sys.argv[1])
 s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, request)
 s.settimeout(30)
 print("ready", flush=True)
-numbers, first = [], None
-while (datagram := s.recv(65535)) != b"end":
+numbers, first, whole, ends = [], None, 0, 0
+while ends < 3:
+    datagram = s.recv(65535)
+    ends += datagram == b"end"
+    if len(datagram) < 4:
+        continue
     last = time.monotonic()
     first = first or last
     numbers.append(struct.unpack_from("!I", datagram)[0])
-print(json.dumps({"numbers": numbers, "seconds": last - first if first else 0}))
+    whole += datagram[4:] == b"." * (len(datagram) - 4)
+seconds = last - first if first else 0
+print(json.dumps({"numbers": numbers, "seconds": seconds, "whole": whole}))
 """
 
 # Sends argv[2] numbered datagrams of argv[3] bytes from the address argv[1], unfragmented, then
@@ -60,6 +67,23 @@ s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(sys.argv[1]))
 s.setsockopt(socket.IPPROTO_UDP, 103, 1000)
 s.sendto(bytes(40000), ("239.77.9.9", 7777))
+"""
+
+# Sends to a port where nobody listens, and hears so, or nothing.
+_ASKER = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect((sys.argv[1], 9))
+s.settimeout(0.1)
+for _ in range(3):
+    try:
+        s.send(b"?")
+        s.recv(1)
+    except ConnectionRefusedError:
+        sys.exit(0)
+    except TimeoutError:
+        pass
+sys.exit(1)
 """
 
 # Keeps a lab up until it is ended by a signal.
@@ -97,6 +121,12 @@ def _frames_received(host: Host) -> int:
         host.command(["ip", "-s", "-j", "link", "show", "eth0"]), text=True
     )
     return int(json.loads(text)[0]["stats64"]["rx"]["packets"])
+
+
+def _reaches(host: Host, other: Host) -> bool:
+    """Whether a UDP datagram gets from one host to the other, and its refusal back."""
+    argv = [sys.executable, "-c", _ASKER, other.address]
+    return subprocess.run(host.command(argv), check=False).returncode == 0
 
 
 def _own_namespaces() -> list[str]:
@@ -193,6 +223,62 @@ class TrafficTests(_LabTestCase):
             lab.set_link(lab.clients[0], up=True)
             for received in _cast(lab, lab.clients, 100):
                 self.assertEqual(received["numbers"], list(range(100)))
+
+    def test_a_relay_changes_the_order_and_loses_nothing(self) -> None:
+        with Lab(2, prefix=_PREFIX) as lab, lab.relay(Fate(shuffle=20)):
+            first, second = (r["numbers"] for r in _cast(lab, lab.clients, 500))
+        for numbers in (first, second):
+            self.assertEqual(sorted(numbers), list(range(500)))
+            self.assertNotEqual(numbers, sorted(numbers))
+        self.assertNotEqual(first, second)
+
+    def test_a_relay_duplicates(self) -> None:
+        with Lab(2, prefix=_PREFIX) as lab, lab.relay(Fate(duplicate=0.5)):
+            for received in _cast(lab, lab.clients, 4000):
+                self.assertEqual(set(received["numbers"]), set(range(4000)))
+                self.assertApproximates(len(received["numbers"]), 6000, 190)
+
+    def test_a_relay_damages_what_the_kernel_lets_through(self) -> None:
+        with Lab(2, prefix=_PREFIX) as lab, lab.relay(Fate(damage=0.5)):
+            for received in _cast(lab, lab.clients, 4000):
+                self.assertEqual(len(received["numbers"]), 4000)
+                self.assertApproximates(received["whole"], 2000, 190)
+
+    def test_a_relay_that_has_ended(self) -> None:
+        with Lab(1, prefix=_PREFIX) as lab:
+            with lab.relay(Fate(damage=1.0)):
+                pass
+            (received,) = _cast(lab, lab.clients, 100)
+        self.assertEqual((received["numbers"], received["whole"]), (list(range(100)), 100))
+
+    def test_a_partition_between_two_hosts_that_heals(self) -> None:
+        with Lab(2, prefix=_PREFIX) as lab:
+            cut, other = lab.clients
+            with lab.partition(lab.server, cut):
+                self.assertFalse(_reaches(lab.server, cut))
+                self.assertFalse(_reaches(cut, lab.server))
+                self.assertTrue(_reaches(other, cut))
+                self.assertTrue(_reaches(lab.server, other))
+            self.assertTrue(_reaches(lab.server, cut))
+            for received in _cast(lab, lab.clients, 100):
+                self.assertEqual(received["numbers"], list(range(100)))
+
+
+class ViewTests(_LabTestCase):
+    """What can be seen of the hosts."""
+
+    def test_groups_and_processes(self) -> None:
+        with Lab(2, prefix=_PREFIX) as lab, lab.relay(Fate()):
+            receiver = _python(lab.clients[0], _RECEIVER)
+            assert receiver.stdout is not None
+            self.assertEqual(receiver.stdout.readline(), "ready\n")
+            self.assertEqual(lab.processes(), [receiver.pid])
+            self.assertEqual(lab.groups(lab.clients[0]), {"239.77.9.9"})
+            self.assertEqual(lab.groups(lab.clients[1]), set())
+            receiver.kill()
+            receiver.communicate()
+            self.assertEqual(lab.processes(), [])
+            self.assertEqual(lab.groups(lab.clients[0]), set())
 
 
 class EndTests(_LabTestCase):
