@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import compileall
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -83,6 +85,7 @@ class Kollacast(Contender):
 
     def transfer(self, crew: Crew, scene: Scene) -> dict[str, Any]:
         lab, env = scene.lab, {"PYTHONPATH": str(_CHECKOUT)}
+        _compile()
         # Many clients share one working directory here: each without twistd's file of its pid.
         twistd = [str(_twistd()), "-n", "--pidfile="]
         server_report = scene.folder / "server.json"
@@ -140,6 +143,16 @@ def sweep() -> list[Kollacast]:
                 )
             )
     return variants
+
+
+@functools.cache
+def _compile() -> None:
+    """Compile the modules, as pip does for who installs them; else each process might on its own.
+
+    Python keeps no compiled modules where the environment has PYTHONDONTWRITEBYTECODE.
+    """
+    for folder in ("kollacast", "twisted"):
+        compileall.compile_dir(_CHECKOUT / folder, quiet=2)
 
 
 def _twistd() -> Path | None:
