@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from tqdm import tqdm
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -21,9 +21,16 @@ _LINE_S = 5.0  # between two lines while nothing but bytes moves
 
 _log = Logger()
 
-# Its monitor thread would outlive the run, and its lock would be one between processes.
-tqdm.monitor_interval = 0
-tqdm.set_lock(threading.RLock())
+
+@functools.cache
+def _tqdm() -> Any:
+    """tqdm, loaded when first needed: that takes 10 ms, and most runs show no bar."""
+    from tqdm import tqdm
+
+    # Its monitor thread would outlive the run, and its lock would be one between processes.
+    tqdm.monitor_interval = 0
+    tqdm.set_lock(threading.RLock())
+    return tqdm
 
 
 class Display(Protocol):
@@ -45,7 +52,7 @@ class Bar:
 
     def show(self, progress: Progress) -> None:
         if self._bar is None:
-            self._bar = tqdm(
+            self._bar = _tqdm()(
                 total=progress.bytes_total,
                 desc=progress.phase,
                 unit="B",
@@ -56,7 +63,7 @@ class Bar:
                 mininterval=0,
                 miniters=0,
             )
-            self._console.line_guard = lambda: tqdm.external_write_mode(file=self._console)
+            self._console.line_guard = lambda: _tqdm().external_write_mode(file=self._console)
         if not progress.bytes_done:
             # waiting for clients must not count as time it took to send
             self._bar.reset()
@@ -98,7 +105,7 @@ class Lines:
                 parts.append(f"{_bytes(rate)}/s")
                 if progress.bytes_total:
                     left_s = (progress.bytes_total - progress.bytes_done) / rate
-                    parts.append(f"{tqdm.format_interval(left_s)} left")
+                    parts.append(f"{_tqdm().format_interval(left_s)} left")
         return f"{progress.phase}: " + ", ".join([*parts, *_companions(progress)])
 
 
@@ -180,5 +187,5 @@ def _companions(progress: Progress) -> list[str]:
 def _bytes(number: float) -> str:
     if number < 1000:
         return f"{number:.0f} B"
-    text: str = tqdm.format_sizeof(number, "B")
+    text: str = _tqdm().format_sizeof(number, "B")
     return text
