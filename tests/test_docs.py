@@ -21,7 +21,7 @@ from kollacast.wire.structures import BufferCtl, Tag
 from tests import vectors
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
-_PAGES = ("README.md", "docs/protocol.md", "docs/architecture.md")
+_PAGES = ("README.md", "docs/protocol.md", "docs/architecture.md", "docs/failures.md")
 _SALT = 1802464364
 
 #: Who sends, what, and whether it goes on behind what is shown.
@@ -210,6 +210,27 @@ class ReadmeTests(SynchronousTestCase):
         self.assertLessEqual({"demo", "test"}, targets)
         for target in targets:
             self.assertRegex(makefile, rf"(?m)^{target}:")
+
+
+class FailuresTests(SynchronousTestCase):
+    """The tests that docs/failures.md names."""
+
+    def setUp(self) -> None:
+        self.page = _page("docs/failures.md")
+
+    def test_they_exist(self) -> None:
+        named = set(re.findall(r"`(test_\w+)\.(test_\w+)`", self.page))
+        self.assertTrue(named)
+        for module, test in sorted(named):
+            text = _page(f"tests/{module}.py")
+            self.assertRegex(text, rf"(?m)^(?:    )?(?:async )?def {test}\(", f"{module}.{test}")
+
+    def test_every_promise_has_one(self) -> None:
+        promises = [row for row in _rows(self.page) if "shown by" not in row and len(row) == 3]
+        self.assertTrue(promises)
+        for row in promises:
+            if set(row[0]) != {"-"}:
+                self.assertRegex(row[2], r"^`test_\w+\.test_\w+`", row[1])
 
 
 class LinkTests(SynchronousTestCase):
