@@ -160,6 +160,15 @@ class Program(ProcessProtocol):
     def pid(self) -> int:
         return cast(int, self._process.pid)
 
+    def peak_memory(self) -> int:
+        """The most memory in bytes that the process has had so far, 0 once it has ended."""
+        try:
+            status = Path(f"/proc/{self.pid}/status").read_text()
+        except OSError:
+            return 0
+        sizes = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+        return int(sizes[0]) * 1024 if sizes else 0
+
     @property
     def _process(self) -> Any:
         return self.transport

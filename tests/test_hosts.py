@@ -246,16 +246,6 @@ def _make_large_image(path: Path) -> str:
     return _sha256_of(path)
 
 
-def _peak_of(program: Program) -> int:
-    """The most memory in bytes that a process has had so far, 0 once it has ended."""
-    try:
-        status = Path(f"/proc/{program.pid}/status").read_text()
-    except OSError:
-        return 0
-    sizes = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-    return int(sizes[0]) * 1024 if sizes else 0
-
-
 @on_the_reactor
 async def test_memory(crew: Crew) -> None:
     """However large the image is, a process has no more memory than its buffers in flight take."""
@@ -274,7 +264,7 @@ async def test_memory(crew: Crew) -> None:
         def have_ended() -> bool:
             for program in peaks:
                 # Not the greatest: before it runs its command, it is a copy of this process.
-                peaks[program] = _peak_of(program) or peaks[program]
+                peaks[program] = program.peak_memory() or peaks[program]
             return all(program.status is not None for program in peaks)
 
         await crew.until(have_ended, "the end of the transfer", _LARGE_IMAGE_PATIENCE_S)

@@ -21,67 +21,77 @@ from typing import Any
 import pytest
 
 from kollacast.outcome import Status
-from lab import Host, Lab
+from lab import Lab
 from tests.processes import Crew, Program, ends, image_of, names_in
 
-SIZE = 3_000_001
+SIZE = 2_000_001
 PACKET = 1460
 PACKETS = -(-SIZE // PACKET)
-#: 20 buffers in a little over two seconds.
+#: 14 buffers in a little under two seconds.
 SLOW = ("--rate", "10M", "--buffer-packets", "100")
 
 
 class Transfer:
     """One image on its way; `server` and `clients` are the processes that run at present."""
 
-    def __init__(self, crew: Crew, lab: Lab) -> None:
+    def __init__(self, crew: Crew, lab: Lab, image: bytes) -> None:
         self.crew = crew
         self.lab = lab
-        self.image = image_of(SIZE)
+        self.image = image
         self.server: Program
         self.clients: list[Program] = []
-        self._temporary = crew.folder / "tmp"
-        self._temporary.mkdir()
+        #: For temporary files; empty in the end.
+        self.temporary = crew.folder / "tmp"
+        self.temporary.mkdir()
         #: What may lie in the folder in the end, whatever happens.
         self._expected = {"tmp", "image"}
         crew.file("image", self.image)
 
-    def start_server(self, *words: str, clients: int, host: Host | None = None) -> Program:
-        """Start the server, or start it again; its report is ``server.json``."""
-        host = host or self.lab.server
+    def start_server(self, *words: str, clients: int, piped: bool = False) -> Program:
+        """Start the server, or start it again; its report is ``server.json``.
+
+        With `piped` the image is what the test writes to it.
+        """
+        host = self.lab.server
         self._expected.add("server.json")
         self.server = self.crew.server(
-            *("--input", "image", "--report", "server.json", *words),
+            *(() if piped else ("--input", "image")),
+            *("--report", "server.json", *words),
             clients=clients,
             local_ip=host.address,
             host=host,
             env=self._environment,
+            stdin="pipe" if piped else os.devnull,
         )
         return self.server
 
-    def start_client(self, index: int, *words: str, **more: Any) -> Program:
+    def start_client(self, index: int, *words: str, output: str | None = None) -> Program:
         """Start client `index` on its host, or start it again.
 
-        It writes ``copy-N``, unless `words` have an ``--output``, and ``client-N.json``.
+        Its report is ``client-N.json``. It writes ``copy-N``, or `output`, which is "-" for its
+        standard output.
         """
         host = self.lab.clients[index]
         name = f"client-{index}"
         self._expected.update((f"copy-{index}", f"{name}.json"))
-        output = () if "--output" in words else ("--output", f"copy-{index}")
+        to_file = () if output == "-" else ("--output", output or f"copy-{index}")
         client = self.crew.client(
-            *("--name", name, "--report", f"{name}.json", *output, *words),
+            *("--name", name, "--report", f"{name}.json", *to_file, *words),
             local_ip=host.address,
             server_ip=self.lab.server.address,
             host=host,
             env=self._environment,
-            **more,
         )
         self.clients[index : index + 1] = [client]
         return client
 
+    def may_have(self, name: str) -> None:
+        """Take no offence at a file of this name in the end."""
+        self._expected.add(name)
+
     @property
     def _environment(self) -> dict[str, str]:
-        return {"TMPDIR": str(self._temporary)}
+        return {"TMPDIR": str(self.temporary)}
 
     def kept(self, index: int) -> int:
         """Bytes of client `index`'s copy that are on its disk so far, whole or in part."""
@@ -132,7 +142,7 @@ class Transfer:
         assert self.lab.processes() == []
         for host in (self.lab.server, *self.lab.clients):
             assert self.lab.groups(host) == set(), f"groups are left on {host.namespace}"
-        assert names_in(self._temporary) == []
+        assert names_in(self.temporary) == []
         parts = tuple(f".copy-{index}." for index in parts_of)
         left = [n for n in names_in(self.crew.folder) if not (parts and n.startswith(parts))]
         assert set(left) <= self._expected, f"files are left: {left}"
@@ -143,22 +153,25 @@ async def transfer(
     crew: Crew,
     clients: int,
     *words: str,
+    expected: int | None = None,
     hosts: int | None = None,
+    piped: bool = False,
     parts_of: Sequence[int] = (),
     slow: Sequence[str] = SLOW,
     **traffic: Any,
 ) -> AsyncIterator[Transfer]:
     """A server with these `words` and so many clients, one a host; a skip where no lab can be.
 
-    `hosts` is how many there are where that is more; `traffic` is for the lab. `parts_of` are the
-    clients whose kept parts may stay.
+    `expected` is how many clients the server waits for and `hosts` how many there are for them,
+    where that is more; `piped` is for `Transfer.start_server` and `traffic` for the lab. `parts_of`
+    are the clients whose kept parts may stay.
     """
     reason = Lab.available()
     if reason:
         pytest.skip(reason)
     with Lab(hosts or clients, prefix=f"kf-{os.getpid()}-", **traffic) as lab:
-        run = Transfer(crew, lab)
-        run.start_server(*slow, *words, clients=clients)
+        run = Transfer(crew, lab, image_of(SIZE))
+        run.start_server(*slow, *words, clients=expected or clients, piped=piped)
         for index in range(clients):
             run.start_client(index)
         yield run

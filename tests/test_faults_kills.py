@@ -1,0 +1,124 @@
+"""SIGKILL of one client, of half of them, of the server, in every state of a transfer.
+
+Who is left has the image, and nothing else is left but what the killed clients can go on from.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import pytest_twisted
+
+from kollacast.outcome import Status
+from tests.processes import Crew, Program, ends, make_crew, on_the_reactor
+from tests.transfer import PACKET, SIZE, Transfer, transfer
+
+crew = pytest_twisted.async_yield_fixture(make_crew)
+
+_WORDS = {
+    "accept": ("--rate", "40M"),
+    "multicast": ("--rate", "20M", "--buffer-packets", "100"),
+    "repair": ("--rate", "20M", "--buffer-packets", "100"),
+    # All of the image is in flight at once, so that the one who is stopped stops nobody's data.
+    "end": ("--rate", "40M", "--buffer-packets", "1000"),
+}
+in_each_state = pytest.mark.parametrize("state", list(_WORDS))
+
+
+@asynccontextmanager
+async def _transfer_in(
+    crew: Crew, state: str, clients: int, patience_s: int, lost: tuple[int, ...] = ()
+) -> AsyncIterator[Transfer]:
+    """A transfer that is in this state until the block ends; clients `lost` are not to have it.
+
+    - accept: all clients but the last are in.
+    - multicast: every client has a part of the image.
+    - repair: likewise, and half of all packets are lost, so that there is always one on its way
+      for the second time.
+    - end: all clients but the last have all of the image, and wait for the digest, which waits for
+      the last one.
+    """
+    waits = state == "accept"
+    others = clients - 1
+    async with transfer(
+        crew,
+        clients - waits,
+        *("--patience", str(patience_s)),
+        expected=clients,
+        hosts=clients,
+        slow=_WORDS[state],
+        loss=0.5 if state == "repair" else 0.0,
+        parts_of=() if waits else lost,
+    ) as run:
+        if waits:
+            await run.server.said(f"is in: {others} of {clients}")
+            yield run
+            run.start_client(others)
+        elif state == "end":
+            await run.reached(0.01)
+            last = run.clients[others]
+            os.kill(last.pid, signal.SIGSTOP)
+            try:
+                await run.reached(1, range(others))
+                yield run
+            finally:
+                os.kill(last.pid, signal.SIGCONT)
+        else:
+            await run.reached(0.2)
+            yield run
+        if lost and not waits:
+            await run.have_it([n for n in range(clients) if n not in lost])
+            assert await run.server.end() == Status.PARTIAL, run.server.errors
+        else:
+            await run.all_have_it()
+
+
+async def _kill(*programs: Program) -> None:
+    for program in programs:
+        program.send_signal(signal.SIGKILL)
+    assert await ends(*programs) == [-signal.SIGKILL] * len(programs)
+
+
+@in_each_state
+@on_the_reactor
+async def test_one_client_that_is_started_again(crew: Crew, state: str) -> None:
+    async with _transfer_in(crew, state, 3, patience_s=20) as run:
+        await _kill(run.clients[0])
+        run.start_client(0)
+    report = run.report("client-0")
+    if state == "accept":
+        assert report["bytes_resumed"] == 0
+    elif state == "end":
+        assert report["bytes_resumed"] == SIZE // PACKET * PACKET
+    else:
+        assert 0 < report["bytes_resumed"] < SIZE
+
+
+@in_each_state
+@on_the_reactor
+async def test_half_of_the_clients(crew: Crew, state: str) -> None:
+    async with _transfer_in(crew, state, 4, patience_s=2, lost=(0, 1)) as run:
+        await _kill(*run.clients[:2])
+        if state == "accept":
+            # Nothing has begun: their places are free again.
+            for index in (0, 1):
+                run.start_client(index)
+    if state != "accept":
+        verified = {entry["name"]: entry["verified"] for entry in run.report("server")["clients"]}
+        assert verified == {f"client-{n}": n > 1 for n in range(4)}
+        for name in ("client-0", "client-1"):
+            assert name in run.server.lines[-1]
+
+
+@in_each_state
+@on_the_reactor
+async def test_the_server_that_is_started_again(crew: Crew, state: str) -> None:
+    async with _transfer_in(crew, state, 3, patience_s=20) as run:
+        await _kill(run.server)
+        run.start_server(*_WORDS[state], clients=3)
+    for index in range(3):
+        assert run.report(f"client-{index}")["bytes"] == SIZE
