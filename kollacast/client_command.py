@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
 from kollacast import streams
 from kollacast.exit_status import end_process_with
 from kollacast.logs import announce
@@ -9,8 +14,14 @@ from kollacast.options import ClientOptions
 from kollacast.progress import choose_display
 from kollacast.service import KollacastService, Run
 from kollacast.sink import FileSink, Sink, StreamSink
+from kollacast.transport.worker import ThreadWorker
 
 Options = ClientOptions
+
+#: Seconds for the removal of what a failed run has unpacked; the next one removes the rest.
+_CLEAR_S = 60.0
+
+_log = Logger()
 
 
 def makeService(options: ClientOptions) -> KollacastService:
@@ -22,14 +33,20 @@ def makeService(options: ClientOptions) -> KollacastService:
     from kollacast.client import Client
 
     output: str | None = options["output"]
+    root: str | None = options["registry-root"]
     image_fd = -1
-    if output is None:
+    if output is None and root is None:
         image_fd = streams.take_standard_output()
     elif not options.is_daemon:
         streams.close_standard_output()
 
+    def make_sink() -> Sink:
+        if root is not None:
+            return _registry_sink(reactor, root)
+        return StreamSink(image_fd) if output is None else FileSink(output)
+
     def make_run() -> Run:
-        sink: Sink = StreamSink(image_fd) if output is None else FileSink(output)
+        sink = make_sink()
         return Run(Client(reactor, options.config, sink), sink.abandon)
 
     return KollacastService(
@@ -40,3 +57,21 @@ def makeService(options: ClientOptions) -> KollacastService:
         end_process_with,
         options["report"],
     )
+
+
+def _registry_sink(reactor: Any, root: str) -> Sink:
+    """A sink that unpacks; what it leaves of an image that is not whole goes before the process."""
+    from kollacast.images.registry_sink import RegistrySink
+
+    sink = RegistrySink(root)
+
+    def clear() -> Deferred[None]:
+        cleared = ThreadWorker(reactor, "clear").run(sink.clear)
+        cleared.addTimeout(_CLEAR_S, reactor)
+        return cleared.addErrback(
+            lambda failure: _log.warn("{root}: left unclean: {why}", root=root, why=failure.value)
+        )
+
+    # It is no part of the run, which ends on any disk, and which the service has ended by then.
+    reactor.addSystemEventTrigger("before", "shutdown", clear)
+    return sink

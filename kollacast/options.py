@@ -21,6 +21,7 @@ from kollacast import __version__, local_host, streams, values
 from kollacast.atomic_file import prove_writable
 from kollacast.config import ClientConfig, ServerConfig
 from kollacast.core.digest import KNOWN_DIGESTS, available_digests
+from kollacast.images.versions import prove_root
 from kollacast.logs import STDERR_OBSERVER, shorten_crashes
 from kollacast.outcome import Status
 from kollacast.source import is_read_twice, prove_readable
@@ -454,6 +455,13 @@ class ClientOptions(_Options):
             " standard output.",
         ],
         [
+            "registry-root",
+            None,
+            None,
+            "Unpack the image, an archive of a registry's storage, into a new version in this"
+            " folder; <folder>/current is that version once it is whole and verified.",
+        ],
+        [
             "connect-timeout",
             None,
             60.0,
@@ -507,6 +515,9 @@ class ClientOptions(_Options):
         )
 
     def _check_output(self) -> None:
+        if self["registry-root"] is not None:
+            self._check_registry_root()
+            return
         if self["output"] is not None:
             self._check_file_to_write("output")
             return
@@ -518,3 +529,15 @@ class ClientOptions(_Options):
             streams.prove_standard_output_takes_an_image()
         except OSError as error:
             raise UsageError(f"standard output: cannot take the image: {error.strerror}") from None
+
+    def _check_registry_root(self) -> None:
+        root = self["registry-root"]
+        if self["output"] is not None:
+            raise UsageError("--registry-root: the image goes there or to --output, not to both")
+        try:
+            prove_root(root)
+        except OSError as error:
+            raise UsageError(
+                f"--registry-root {root}: cannot be written: {error.strerror}"
+            ) from None
+        self["registry-root"] = os.path.abspath(root)

@@ -22,8 +22,11 @@ class Sink(Protocol):
         Blocks, so a worker thread calls it. Raises OSError, BrokenPipeError among them.
         """
 
-    def commit(self) -> None:
-        """The image is whole and verified: bring it to disk, under its name. Raises OSError."""
+    def commit(self, digest: str = "") -> None:
+        """The image is whole and verified: bring it to disk, under its name. Raises OSError.
+
+        `digest` is the image's, as in "sha256:2c26b4…", for a sink that makes a note of it.
+        """
 
     def resume(self, identity: str, unit: int) -> int:
         """Take up what an earlier run has kept of the image called `identity`, if anything.
@@ -68,7 +71,7 @@ class FileSink:
     def restart(self) -> None:
         self._file.restart()
 
-    def commit(self) -> None:
+    def commit(self, digest: str = "") -> None:
         self._file.commit()
 
     def abandon(self, keep: bool = False) -> None:
@@ -103,7 +106,7 @@ class StreamSink:
                 if self._closed:
                     os.close(self._fd)
 
-    def commit(self) -> None:
+    def commit(self, digest: str = "") -> None:
         with self._lock:
             if self._closed:
                 raise fdio.called_off()

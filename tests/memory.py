@@ -1092,7 +1092,7 @@ class MemorySink:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.data += data
 
-    def commit(self) -> None:
+    def commit(self, digest: str = "") -> None:
         assert not self.is_committed, "a second commit"
         self._refuse_if_abandoned()
         if self._commit_error is not None:

@@ -519,7 +519,7 @@ class Client:
                     f" {self._digest.hex()}, the server's {self._expected_digest.hex()}"
                 )
                 return
-            await self._output.commit()
+            await self._output.commit(self._digest)
             self._verified = True
         finally:
             committed.callback(None)

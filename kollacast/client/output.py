@@ -82,9 +82,9 @@ class Output:
         """The digest of all that was kept."""
         return self._digest_worker.run(self.digester.value)
 
-    def commit(self) -> Deferred[None]:
-        """Give the image its name."""
-        return self._disk.run(self._sink.commit)
+    def commit(self, digest: bytes) -> Deferred[None]:
+        """Give the image, whose digest this is, its name."""
+        return self._disk.run(self._sink.commit, f"{self.digester.name}:{digest.hex()}")
 
     def _digest_kept(self, at: int, size: int) -> None:
         self.digester.update([memoryview(self._sink.read_back(at, size))])

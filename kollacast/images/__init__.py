@@ -1,0 +1,1 @@
+"""Image files: archives of a registry's storage, packed, listed, unpacked and checked."""

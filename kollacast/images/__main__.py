@@ -1,0 +1,210 @@
+"""``python -m kollacast.images``: what an operator does with image files, and with what they hold.
+
+Every mistake ends in one line on standard error: with exit status 2 for a command line, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any, BinaryIO, NoReturn
+
+from kollacast.images.archive import read_storage
+from kollacast.images.catalog import Catalog, Image
+from kollacast.images.compression import METHODS
+from kollacast.images.layout import BadImage
+from kollacast.images.pack import pack_storage
+from kollacast.images.unpack import unpack_file
+from kollacast.images.versions import prove_root, read_record
+from kollacast.logs import shorten_crashes
+from kollacast.outcome import Status
+from kollacast.service import describe
+from kollacast.streams import console
+
+_PROGRAM = "kollacast-images"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        console.write_line(message)
+        raise SystemExit(int(Status.USAGE))
+
+
+class _Interrupted(BaseException):
+    """A signal asks for the end; what is half done is removed on the way out."""
+
+    def __init__(self, number: int, _frame: object) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Do what the command line says; return the exit status."""
+    console.program = _PROGRAM
+    shorten_crashes()
+    options = _parser().parse_args(words)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        run: Callable[[argparse.Namespace], None] = options.run
+        run(options)
+        sys.stdout.flush()
+    except _Interrupted as interrupt:
+        console.write_line("interrupted")
+        signal.signal(interrupt.number, signal.SIG_DFL)
+        os.kill(os.getpid(), interrupt.number)
+    except BrokenPipeError:
+        # Nobody reads on, as behind `| head`; nor at the exit, where Python would try once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return int(Status.FAILED)
+    except OSError as error:
+        console.write_line(describe(error))
+        return int(Status.FAILED)
+    return int(Status.OK)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise _Interrupted(number, frame)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m kollacast.images",
+        description="Packs images into a file that kollacast brings to every host, and more.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+
+    pack = commands.add_parser("pack", help="make an image file", allow_abbrev=False)
+    pack.add_argument("--output", metavar="FILE", required=True, help="the file to make")
+    pack.add_argument(
+        "--compression",
+        choices=METHODS,
+        default="gzip",
+        help="default gzip; layers are compressed already, so none costs little and is fastest",
+    )
+    sources = pack.add_subparsers(required=True, metavar="SOURCE", title="what to pack")
+    storage = sources.add_parser(
+        "storage",
+        help="the storage of a registry, which may run",
+        allow_abbrev=False,
+    )
+    storage.add_argument("root", metavar="DIR", help="the one with docker/registry/v2 in it")
+    storage.set_defaults(run=_pack_storage)
+
+    listing = commands.add_parser("list", help="say what an image file holds", allow_abbrev=False)
+    listing.add_argument("file", metavar="FILE", help="- for standard input")
+    listing.add_argument("--json", action="store_true")
+    listing.set_defaults(run=_list)
+
+    unpack = commands.add_parser(
+        "unpack",
+        help="unpack an image file of this host as a client does with --registry-root",
+        allow_abbrev=False,
+    )
+    unpack.add_argument("file", metavar="FILE", help="- for standard input")
+    unpack.add_argument("--root", metavar="DIR", required=True)
+    unpack.set_defaults(run=_unpack)
+
+    status = commands.add_parser(
+        "status", help="say which image a registry root has", allow_abbrev=False
+    )
+    status.add_argument("--root", metavar="DIR", required=True)
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(run=_status)
+    return parser
+
+
+def _pack_storage(options: argparse.Namespace) -> None:
+    _packed(options.output, pack_storage(options.root, options.output, options.compression))
+
+
+def _packed(path: str, catalog: Catalog) -> None:
+    size = os.stat(path).st_size
+    console.write_line(f"{path}: {_count(len(catalog.images()), 'image')}, {size} bytes")
+
+
+def _list(options: argparse.Namespace) -> None:
+    with _opened(options.file) as file:
+        try:
+            catalog = read_storage(file)
+        except BadImage as error:
+            raise _about(options.file, error) from None
+    images = catalog.images()
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "repositories": sorted({image.repository for image in images}),
+                    "images": [asdict(image) for image in images],
+                    "blobs": len(catalog.sizes),
+                    "bytes": sum(catalog.sizes.values()),
+                },
+                indent=2,
+            )
+        )
+        return
+    _print_images(images)
+    blobs = _count(len(catalog.sizes), "blob")
+    print(f"{_count(len(images), 'image')}, {blobs}, {sum(catalog.sizes.values())} bytes")
+
+
+def _unpack(options: argparse.Namespace) -> None:
+    _prove_root(options.root)
+    with _opened(options.file) as file:
+        try:
+            is_new = unpack_file(file, options.root)
+        except BadImage as error:
+            raise _about(options.file, error) from None
+    if not is_new:
+        console.write_line(f"{options.root}: has this image already")
+
+
+def _status(options: argparse.Namespace) -> None:
+    record = read_record(options.root)
+    if options.json:
+        nothing: dict[str, Any] = {"sha256": None, "digest": None, "bytes": None, "images": []}
+        print(json.dumps(nothing if record is None else record.as_json(), indent=2))
+    elif record is None:
+        print("no image")
+    else:
+        _print_images(record.images)
+        print(f"{record.digest}, {record.bytes} bytes, since {record.received_at}")
+
+
+def _print_images(images: Sequence[Image]) -> None:
+    width = max((len(image.name) for image in images), default=0)
+    for image in images:
+        print(f"{image.name:{width}}  {image.digest}  {image.bytes:>12}")
+
+
+def _opened(path: str) -> BinaryIO:
+    return sys.stdin.buffer if path == "-" else open(path, "rb")
+
+
+def _about(path: str, error: BadImage) -> OSError:
+    """The same error, of a file that has a name."""
+    return OSError(error.errno, error.strerror, "standard input" if path == "-" else path)
+
+
+def _prove_root(root: str) -> None:
+    try:
+        prove_root(root)
+    except OSError as error:
+        console.write_line(f"--root {root}: cannot be written: {error.strerror}")
+        raise SystemExit(int(Status.USAGE)) from None
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The names in a registry's storage, and in an archive of it.
+
+The layout is that of the distribution registry (registry/storage/paths.go, version 2): blobs under
+their digest, and small files called ``link`` that hold the digest of a blob and nothing else. All
+else that may lie there (uploads under way, a proxy's schedule) is not needed to serve an image.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+#: The storage in the root directory of a registry.
+STORAGE = "docker/registry/v2"
+#: The root directory of the registry in an archive.
+PREFIX = "tmp/registry"
+#: Bytes of a link, at the most.
+MAX_LINK = 160
+
+_DIGEST = r"(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})"
+#: The same as two folders.
+_FOLDERS = r"(?P<algorithm>sha256|sha512)/(?P<hex>[0-9a-f]{64}|[0-9a-f]{128})"
+_COMPONENT = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
+_BLOB = re.compile(
+    rf"{STORAGE}/blobs/(?P<algorithm>sha256|sha512)/(?P<start>[0-9a-f]{{2}})"
+    r"/(?P<hex>(?P=start)(?:[0-9a-f]{62}|[0-9a-f]{126}))/data"
+)
+_LINK = re.compile(
+    rf"{STORAGE}/repositories/(?P<repository>{_COMPONENT}(?:/{_COMPONENT})*)"
+    rf"/(?:_layers/{_FOLDERS}|_manifests/(?:revisions/{_FOLDERS.replace('P<', 'P<revision_')}"
+    r"|tags/(?P<tag>\w[\w.-]{0,127})"
+    rf"/(?:current|index/{_FOLDERS.replace('P<', 'P<index_')})))/link",
+    re.ASCII,
+)
+
+
+class BadImage(OSError):
+    """An image file is not what it has to be; `strerror` says why in one line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.EBADMSG, reason)
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file that holds what `digest` is of."""
+
+    path: str  #: in the registry's root directory
+    digest: str  #: as in "sha256:2c26b4…"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A file that holds a digest."""
+
+    path: str
+    digest: str | None  #: that it has to hold, if its path says so
+    repository: str
+    tag: str | None  #: that stands for the digest
+
+
+def locate(member: str) -> Blob | Link | None:
+    """What an archive's member is; None for what no registry needs to serve images.
+
+    Raises BadImage when the name leads out of where the archive is unpacked.
+    """
+    parts = PurePosixPath(member).parts
+    if parts[:1] in (("/",), ("//",)) or ".." in parts:
+        raise BadImage(f"its member {quoted(member)} leads out of the directory")
+    path = "/".join(parts)
+    return parse(path.removeprefix(f"{PREFIX}/"))
+
+
+def parse(path: str) -> Blob | Link | None:
+    """What the file with this path in a registry's root directory is; None as for `locate`."""
+    if match := _BLOB.fullmatch(path):
+        digest = f"{match['algorithm']}:{match['hex']}"
+        return Blob(path, digest) if is_digest(digest) else None
+    if match := _LINK.fullmatch(path):
+        folders = [
+            f"{match[f'{which}algorithm']}:{match[f'{which}hex']}"
+            for which in ("", "revision_", "index_")
+            if match[f"{which}hex"]
+        ]
+        named = folders[0] if folders else None
+        if named is None or is_digest(named):
+            return Link(path, named, match["repository"], None if named else match["tag"])
+    return None
+
+
+def is_digest(text: str) -> bool:
+    """Whether `text` is a digest such as "sha256:2c26b4…"."""
+    return re.fullmatch(_DIGEST, text) is not None
+
+
+def quoted(name: str) -> str:
+    """A name out of an archive for a message: printable, and not too long."""
+    shown = ascii(name)
+    return shown if len(shown) <= 120 else f"{shown[:116]}…'"

@@ -1,0 +1,171 @@
+"""A sink that unpacks an archive of a registry's storage as it comes, and has no other copy.
+
+What is written goes through a pipe to a thread that decompresses, verifies and unpacks it, at the
+pace of that thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from typing import BinaryIO, cast
+
+from kollacast import fdio
+from kollacast.images.archive import PIECE, read_storage
+from kollacast.images.catalog import Catalog
+from kollacast.images.versions import Record, Versions
+
+#: Seconds between two looks whether a wait for the unpacking is called off.
+_LOOK_S = 0.1
+
+
+class RegistrySink:
+    """A `Sink` that makes a new current version in `root` once the image is verified."""
+
+    def __init__(self, root: str) -> None:
+        """Raises OSError when `root` cannot be used, or another process uses it."""
+        self._versions = Versions(root)
+        self._lock = threading.Lock()
+        self._in_use = False
+        self._is_off = False
+        self._is_committed = False
+        self._unpacking = _Unpacking(self._versions)
+
+    def write(self, views: Sequence[memoryview]) -> None:
+        with self._lock:
+            if self._is_off or self._is_committed:
+                raise fdio.called_off()
+            self._in_use = True
+        try:
+            self._unpacking.write(views, lambda: self._is_off)
+        finally:
+            with self._lock:
+                self._in_use = False
+                if self._is_off:
+                    self._unpacking.stop()
+
+    def commit(self, digest: str = "") -> None:
+        with self._lock:
+            if self._is_off or self._is_committed:
+                raise fdio.called_off()
+        catalog = self._unpacking.end(lambda: self._is_off)
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._versions.finish(Record(digest, self._unpacking.bytes_in, now, catalog.images()))
+        with self._lock:
+            if self._is_off:
+                raise fdio.called_off()
+            self._versions.switch()
+            self._is_committed = True
+        self._versions.close()
+
+    def resume(self, identity: str, unit: int) -> int:
+        return 0
+
+    def read_back(self, offset: int, size: int) -> bytes:
+        raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+
+    def restart(self) -> None:
+        with self._lock:
+            if self._is_off or self._is_committed:
+                raise fdio.called_off()
+            before = self._unpacking
+            before.stop()
+        before.join()
+        with self._lock:
+            if self._is_off:
+                raise fdio.called_off()
+            self._unpacking = _Unpacking(self._versions)
+
+    def abandon(self, keep: bool = False) -> None:
+        with self._lock:
+            if self._is_off or self._is_committed:
+                return
+            self._is_off = True
+            if not self._in_use:
+                self._unpacking.stop()
+
+    def clear(self) -> None:
+        """After `abandon`: remove what has been unpacked, which may take a while. Blocks.
+
+        Nothing after `commit`. Raises OSError.
+        """
+        if self._is_committed:
+            return
+        self._unpacking.join()
+        self._versions.discard()
+        self._versions.close()
+
+
+class _Unpacking:
+    """One archive on its way through a pipe into a new version, in a thread of its own."""
+
+    def __init__(self, versions: Versions) -> None:
+        self.bytes_in = 0
+        self._versions = versions
+        self._catalog: Catalog | None = None
+        self._error: OSError | None = None
+        self._is_stopped = False
+        self._out, self._in = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._in, False)
+        fdio.enlarge_pipe(self._in)
+        self._in_is_open = True
+        self._closing = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="unpack", daemon=True)
+        self._thread.start()
+
+    def write(self, views: Sequence[memoryview], is_off: Callable[[], bool]) -> None:
+        """Go on with the bytes of `views`. Raises OSError, also of what came before them."""
+        try:
+            fdio.write_all(self._in, views, True, is_off)
+        except BrokenPipeError:
+            raise self._failure() from None
+        self.bytes_in += sum(map(len, views))
+
+    def end(self, is_off: Callable[[], bool]) -> Catalog:
+        """No more comes: wait until all is unpacked. Raises OSError if it is not."""
+        self._close()
+        while self._thread.is_alive():
+            if is_off():
+                raise fdio.called_off()
+            self._thread.join(_LOOK_S)
+        if self._catalog is None:
+            raise self._failure()
+        return self._catalog
+
+    def stop(self) -> None:
+        """What came will not be whole. The thread ends at its next look."""
+        self._is_stopped = True
+        self._close()
+
+    def join(self) -> None:
+        """Wait for the end of the thread, once there is nothing more to come."""
+        self._thread.join()
+
+    def read(self, size: int = -1) -> bytes:
+        """For the thread: what comes next, up to `size` bytes."""
+        data = b"" if self._is_stopped else os.read(self._out, size if size >= 0 else PIECE)
+        if self._is_stopped:  # and so the end of the pipe is not that of the archive
+            raise fdio.called_off()
+        return data
+
+    def _run(self) -> None:
+        try:
+            self._versions.begin()
+            self._catalog = read_storage(cast(BinaryIO, self), self._versions.create)
+        except OSError as error:
+            self._error = error
+        finally:
+            os.close(self._out)
+
+    def _failure(self) -> OSError:
+        """Why the thread has ended. Without a reason, it has said so as every crash does."""
+        return self._error or OSError(errno.EIO, "an error of the program in the unpacking")
+
+    def _close(self) -> None:
+        with self._closing:
+            if self._in_is_open:
+                self._in_is_open = False
+                os.close(self._in)

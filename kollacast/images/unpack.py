@@ -1,0 +1,41 @@
+"""Unpacks an image file that lies on this host, as a client does with one that comes in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import BinaryIO
+
+from kollacast.images.archive import PIECE
+from kollacast.images.registry_sink import RegistrySink
+from kollacast.images.versions import read_record
+
+
+def unpack_file(file: BinaryIO, root: str) -> bool:
+    """Make the image in `file` the current version in `root`.
+
+    Returns False when it was that before. Raises OSError, BadImage among them, and then the
+    version before is still the current one.
+    """
+    record = read_record(root)
+    if record is not None and record.bytes == os.fstat(file.fileno()).st_size:
+        if record.digest == _read(file, None):
+            return False
+        file.seek(0)
+    sink = RegistrySink(root)
+    try:
+        sink.commit(_read(file, sink))
+    finally:
+        sink.abandon()
+        sink.clear()
+    return True
+
+
+def _read(file: BinaryIO, sink: RegistrySink | None) -> str:
+    """Read the rest of `file`, and return its digest as a record has it."""
+    digester = hashlib.sha256()
+    while data := file.read(PIECE):
+        digester.update(data)
+        if sink is not None:
+            sink.write([memoryview(data)])
+    return f"sha256:{digester.hexdigest()}"

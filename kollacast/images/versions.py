@@ -1,0 +1,192 @@
+"""The versions of a registry's storage on a host, of which one is current, and how it gets so.
+
+    DIR/versions/7/docker/registry/v2/…   one version; 7/.kollacast.json says what it is
+    DIR/current  -> versions/7            the root directory of the registry that serves it
+    DIR/previous -> versions/6            the version before, to go back to
+
+A version gets its number when it is whole and on disk, and `current` then changes in one moment.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kollacast.images.catalog import Image
+
+_RECORD = ".kollacast.json"
+_PART = ".incoming.part"
+#: The registry runs as another user, and reads; who else may is for the mode of DIR to say.
+_FILE_MODE = 0o644
+_FOLDER_MODE = 0o755
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a version."""
+
+    digest: str  #: of the image file, as in "sha256:2c26b4…"
+    bytes: int  #: of the image file
+    received_at: str  #: ISO 8601, in UTC
+    images: Sequence[Image]
+
+    def as_json(self) -> dict[str, Any]:
+        algorithm, _, value = self.digest.partition(":")
+        return {algorithm: value, **asdict(self)}
+
+
+class Versions:
+    """The versions in one folder; only one object at a time, of all processes, may change them."""
+
+    def __init__(self, root: str) -> None:
+        """Make the folder if need be. Raises OSError, also when another process is at it."""
+        self._root = os.path.abspath(root)
+        self._folder = os.path.join(self._root, "versions")
+        self._part = os.path.join(self._folder, _PART)
+        _make_folder(self._folder)
+        self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise OSError(errno.EBUSY, "another process receives an image there", root) from None
+
+    def close(self) -> None:
+        """Let others change them."""
+        os.close(self._fd)
+
+    def begin(self) -> None:
+        """Begin a version; what was begun before, by whomever, is removed. Raises OSError."""
+        self.discard()
+        os.mkdir(self._part)
+        os.chmod(self._part, _FOLDER_MODE)
+
+    def discard(self) -> None:
+        """Remove what was begun. Raises OSError."""
+        try:
+            shutil.rmtree(self._part)
+        except FileNotFoundError:
+            pass
+
+    @contextmanager
+    def create(self, path: str) -> Iterator[_Whole]:
+        """A new file in what was begun. Raises OSError."""
+        whole = os.path.join(self._part, path)
+        _make_folder(os.path.dirname(whole))
+        fd = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+        with open(fd, "wb", buffering=0) as file:
+            os.fchmod(fd, _FILE_MODE)
+            yield _Whole(file)
+
+    def finish(self, record: Record) -> None:
+        """Bring what was begun to disk. Raises OSError."""
+        with self.create(_RECORD) as file:
+            file.write(json.dumps(record.as_json(), indent=1).encode() + b"\n")
+        _sync_all(self._fd)
+
+    def switch(self) -> None:
+        """Make what was begun and finished the current version; keep the one before only.
+
+        Raises OSError; then `current` is what it was, or already the new one.
+        """
+        numbers = [int(name) for name in os.listdir(self._folder) if name.isdecimal()]
+        number = str(max(numbers, default=0) + 1)
+        os.rename(self._part, os.path.join(self._folder, number))
+        os.fsync(self._fd)
+        before = self._target("current")
+        if before is not None:
+            self._link("previous", before)
+        self._link("current", f"versions/{number}")
+        _sync_folder(self._root)
+        keep = {number, os.path.basename(self._target("previous") or "")}
+        for old in {*map(str, numbers)} - keep:
+            shutil.rmtree(os.path.join(self._folder, old), ignore_errors=True)
+
+    def _target(self, name: str) -> str | None:
+        try:
+            return os.readlink(os.path.join(self._root, name))
+        except FileNotFoundError:
+            return None
+
+    def _link(self, name: str, target: str) -> None:
+        """Have the symbolic link `name` point to `target`, from one moment to the next."""
+        path, temporary = (os.path.join(self._root, n) for n in (name, f".{name}.part"))
+        try:
+            os.unlink(temporary)
+        except FileNotFoundError:
+            pass
+        os.symlink(target, temporary)
+        os.rename(temporary, path)
+
+
+def read_record(root: str) -> Record | None:
+    """What the current version is; None where there is none. Raises OSError."""
+    path = os.path.join(root, "current", _RECORD)
+    try:
+        with open(path, encoding="utf-8") as file:
+            fields = json.load(file)
+        images = [Image(**image) for image in fields["images"]]
+        return Record(fields["digest"], fields["bytes"], fields["received_at"], images)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        raise OSError(errno.EBADMSG, "is no record of a received image", path) from None
+
+
+def prove_root(root: str) -> None:
+    """Raise the OSError that making `Versions(root)` would raise for lack of a folder or rights."""
+    existing = os.path.abspath(root)
+    while not os.path.lexists(existing):
+        existing = os.path.dirname(existing)
+    if not stat.S_ISDIR(os.stat(existing).st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), existing)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), existing)
+
+
+class _Whole:
+    """Writes all of what it is given to an unbuffered file."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+
+
+def _make_folder(path: str) -> None:
+    """Make a folder, and those above it that are missing, all to be read by others."""
+    if os.path.isdir(path):
+        return
+    _make_folder(os.path.dirname(path))
+    os.mkdir(path)
+    os.chmod(path, _FOLDER_MODE)
+
+
+def _sync_all(fd: int) -> None:
+    """Bring all to disk that the file system of `fd` has: thousands of files in one go."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "syncfs"):
+        os.sync()
+    elif libc.syncfs(fd) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def _sync_folder(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,360 @@
+"""A registry's storage as it comes in: bytes in, a tree out, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import os
+import random
+import tarfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from unittest import mock
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from kollacast.images import versions
+from kollacast.images.registry_sink import RegistrySink
+from kollacast.images.versions import read_record
+from tests import registry_storage
+from tests.registry_storage import (
+    PREFIX,
+    STORAGE,
+    archive_of,
+    blob_path,
+    digest_of,
+    file_member,
+    members_of,
+    storage_of,
+)
+
+_SHARED = random.Random(0).randbytes(70_000)
+_FILES = storage_of({"kolla/one:1": [_SHARED, b"one"], "kolla/two:1": [_SHARED, b"two"]})
+_OTHER = storage_of({"kolla/three:2": [b"three"]})
+_DIGEST = "sha256:" + "ab" * 32
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    """The files of a storage, by path."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+class _TestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.root = Path(self.mktemp())
+
+    def feed(self, data: bytes, pieces: Sequence[int] = (), digest: str = _DIGEST) -> None:
+        """What the client does: write in pieces, commit; abandon when that fails."""
+        sink = RegistrySink(str(self.root))
+        try:
+            start = 0
+            for size in pieces:
+                sink.write([memoryview(data)[start : start + size]])
+                start += size
+            sink.write([memoryview(data)[start:]])
+            sink.commit(digest)
+        finally:
+            sink.abandon()
+            sink.clear()
+
+    def storage(self, version: str = "current") -> dict[str, bytes]:
+        return _tree(self.root / version / STORAGE)
+
+    def refused(self, data: bytes) -> str:
+        """Why `data` is refused. What was there before still is, and nothing else."""
+        if not self.root.exists():
+            self.feed(archive_of(members_of(_OTHER)))
+        error = self.assertRaises(OSError, self.feed, data)
+        self.assertEqual(self.storage(), _OTHER)
+        self.assertEqual(os.listdir(self.root / "versions"), ["1"])
+        self.assertNotIn("\n", error.strerror)
+        return error.strerror
+
+
+class UnpackingTests(_TestCase):
+    """What comes in whole."""
+
+    def test_every_compression(self) -> None:
+        for method in ("gzip", "zstd", "none"):
+            with self.subTest(method):
+                self.feed(registry_storage.compressed(archive_of(members_of(_FILES)), method))
+                self.assertEqual(self.storage(), _FILES)
+
+    def test_gzip_in_several_members(self) -> None:
+        archive = archive_of(members_of(_FILES))
+        self.feed(gzip.compress(archive[:5000]) + gzip.compress(archive[5000:]))
+        self.assertEqual(self.storage(), _FILES)
+
+    @settings(max_examples=25, deadline=None)
+    @given(
+        st.sampled_from(["gzip", "zstd", "none"]),
+        st.lists(st.one_of(st.integers(0, 9), st.integers(0, 100_000)), max_size=12),
+    )
+    def test_any_pieces(self, method: str, pieces: list[int]) -> None:
+        self.root = Path(self.mktemp())
+        data = registry_storage.compressed(archive_of(members_of(_FILES)), method)
+        self.feed(data, pieces)
+        self.assertEqual(self.storage(), _FILES)
+
+    def test_other_writers_of_archives(self) -> None:
+        """With folders, ``./`` or no prefix, in pax headers, and with what registries leave."""
+        folder = tarfile.TarInfo("./tmp/registry")
+        folder.type = tarfile.DIRTYPE
+        more = [
+            folder,
+            tarfile.TarInfo("tmp/registry/scheduler-state.json"),
+            tarfile.TarInfo(f"{PREFIX}/repositories/kolla/one/_uploads/4711/startedat"),
+        ]
+        for prefix in (f"./{PREFIX}", STORAGE):
+            for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+                members = [file_member(f"{prefix}/{path}", _FILES[path]) for path in _FILES]
+                with mock.patch.object(tarfile, "GNU_FORMAT", form):
+                    self.feed(archive_of([*((member, b"") for member in more), *members]))
+                self.assertEqual(self.storage(), _FILES)
+
+    def test_record(self) -> None:
+        data = archive_of(members_of(_FILES))
+        self.assertIsNone(read_record(str(self.root)))
+        self.feed(data)
+        record = read_record(str(self.root))
+        assert record is not None
+        self.assertEqual((record.digest, record.bytes), (_DIGEST, len(data)))
+        self.assertEqual(
+            [(image.name, image.digest) for image in record.images],
+            [
+                (name, registry_storage.manifest_of(_FILES, name))
+                for name in ("kolla/one:1", "kolla/two:1")
+            ],
+        )
+        self.assertEqual(record.as_json()["sha256"], "ab" * 32)
+
+    def test_readable_by_the_registry_whatever_the_umask(self) -> None:
+        before = os.umask(0o077)
+        self.addCleanup(os.umask, before)
+        self.feed(archive_of(members_of(_FILES)))
+        for path in (self.root / "current").resolve().rglob("*"):
+            self.assertEqual(path.stat().st_mode & 0o777, 0o755 if path.is_dir() else 0o644)
+
+
+class VersionTests(_TestCase):
+    """Which version is current, and which are kept."""
+
+    def test_previous_is_kept_and_older_ones_are_not(self) -> None:
+        for number in range(1, 5):
+            self.feed(archive_of(members_of(storage_of({f"kolla/one:{number}": [b"layer"]}))))
+        self.assertEqual(sorted(os.listdir(self.root / "versions")), ["3", "4"])
+        self.assertEqual(os.readlink(self.root / "current"), "versions/4")
+        self.assertEqual(os.readlink(self.root / "previous"), "versions/3")
+
+    def test_hidden_until_commit(self) -> None:
+        self.feed(archive_of(members_of(_OTHER)))
+        sink = RegistrySink(str(self.root))
+        sink.write([memoryview(archive_of(members_of(_FILES)))])
+        self.assertEqual(self.storage(), _OTHER)
+        sink.commit(_DIGEST)
+        self.assertEqual(self.storage(), _FILES)
+        self.assertEqual(self.storage("previous"), _OTHER)
+
+    def test_on_disk_before_it_is_current(self) -> None:
+        sink = RegistrySink(str(self.root))
+        sink.write([memoryview(archive_of(members_of(_FILES)))])
+        calls = mock.Mock()
+        self.patch(versions, "_sync_all", calls.sync_all)
+        self.patch(os, "fsync", calls.fsync)
+        rename = os.rename
+        self.patch(os, "rename", lambda *to: (calls.rename(), rename(*to)))
+        sink.commit(_DIGEST)
+        names = [name for name, _, _ in calls.mock_calls]
+        self.assertEqual(names, ["sync_all", "rename", "fsync", "rename", "fsync"])
+
+    def test_leftovers_of_a_killed_run(self) -> None:
+        (self.root / "versions" / ".incoming.part" / "docker").mkdir(parents=True)
+        (self.root / ".current.part").symlink_to("nowhere")
+        self.feed(archive_of(members_of(_FILES)))
+        self.assertEqual(os.listdir(self.root / "versions"), ["1"])
+        self.assertEqual(sorted(os.listdir(self.root)), ["current", "versions"])
+
+    def test_one_at_a_time(self) -> None:
+        sink = RegistrySink(str(self.root))
+        error = self.assertRaises(OSError, RegistrySink, str(self.root))
+        self.assertEqual(error.errno, errno.EBUSY)
+        sink.abandon()
+        sink.clear()
+        self.feed(archive_of(members_of(_FILES)))
+
+    def test_restart(self) -> None:
+        sink = RegistrySink(str(self.root))
+        sink.write([memoryview(archive_of(members_of(_OTHER)))[:2000]])
+        sink.restart()
+        data = archive_of(members_of(_FILES))
+        sink.write([memoryview(data)])
+        sink.commit(_DIGEST)
+        self.assertEqual(self.storage(), _FILES)
+        record = read_record(str(self.root))
+        assert record is not None
+        self.assertEqual(record.bytes, len(data))
+
+
+class AbandonTests(_TestCase):
+    """A run that ends early."""
+
+    def assertNothingLeft(self) -> None:
+        self.assertEqual(os.listdir(self.root), ["versions"])
+        self.assertEqual(os.listdir(self.root / "versions"), [])
+
+    def test_half_way(self) -> None:
+        sink = RegistrySink(str(self.root))
+        sink.write([memoryview(archive_of(members_of(_FILES)))[:50_000]])
+        sink.abandon()
+        sink.abandon()
+        sink.clear()
+        error = self.assertRaises(OSError, sink.write, [memoryview(b"more")])
+        self.assertEqual(error.errno, errno.ECANCELED)
+        self.assertRaises(OSError, sink.commit)
+        self.assertNothingLeft()
+
+    def test_whole_and_not_to_be_kept(self) -> None:
+        """All has come, and the client finds that it is another image."""
+        sink = RegistrySink(str(self.root))
+        sink.write([memoryview(archive_of(members_of(_FILES)))])
+        sink.abandon()
+        sink.clear()
+        self.assertNothingLeft()
+
+    def test_wakes_a_write_that_waits(self) -> None:
+        """The unpacking stands still, as on a disk that does."""
+        stands, goes_on = threading.Event(), threading.Event()
+        self.addCleanup(goes_on.set)
+
+        def stand(_: object) -> None:
+            stands.set()
+            goes_on.wait()
+
+        self.patch(versions.Versions, "begin", stand)
+        sink = RegistrySink(str(self.root))
+        errors: list[OSError] = []
+
+        def write() -> None:
+            try:
+                sink.write([memoryview(bytes(8_000_000))])
+            except OSError as error:
+                errors.append(error)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        stands.wait(10)
+        sink.abandon()
+        writer.join(10)
+        self.assertFalse(writer.is_alive())
+        self.assertEqual([error.errno for error in errors], [errno.ECANCELED])
+        goes_on.set()
+        sink.clear()
+        self.assertNothingLeft()
+
+    def test_after_commit(self) -> None:
+        self.feed(archive_of(members_of(_FILES)))  # which abandons and clears in the end
+        self.assertEqual(self.storage(), _FILES)
+
+
+class BadArchiveTests(_TestCase):
+    """What is refused, each with the reason in one line."""
+
+    def test_no_archive(self) -> None:
+        for data in (b"", b"x", bytes(100), random.Random(1).randbytes(100_000)):
+            self.assertIn("it is no tar archive of a registry's storage", self.refused(data))
+
+    def test_no_registry(self) -> None:
+        archive = archive_of([file_member("manifest.json", b"{}")])
+        self.assertIn("holds no image of a registry", self.refused(archive))
+        self.assertIn("holds no image of a registry", self.refused(bytes(10240)))
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.sampled_from(["gzip", "zstd", "none"]), st.floats(0, 0.999))
+    def test_cut_short(self, method: str, share: float) -> None:
+        self.root = Path(self.mktemp())
+        data = registry_storage.compressed(_padless(archive_of(members_of(_FILES))), method)
+        reason = self.refused(data[: int(len(data) * share)])
+        self.assertRegex(reason, "cut short|no tar archive|unexpected end")
+
+    def test_garbled(self) -> None:
+        data = bytearray(gzip.compress(archive_of(members_of(_FILES))))
+        data[len(data) // 2] ^= 0xFF
+        self.assertRegex(self.refused(bytes(data)), "damaged")
+
+    def test_blob_with_another_digest(self) -> None:
+        files = {path: b"0" + data[1:] for path, data in _FILES.items() if data == _SHARED}
+        reason = self.refused(archive_of(members_of({**_FILES, **files})))
+        self.assertEqual(
+            reason, f"its blob {digest_of(_SHARED)} is damaged: the bytes have another digest"
+        )
+
+    def test_blob_that_is_missing(self) -> None:
+        files = {path: data for path, data in _FILES.items() if data != _SHARED}
+        reason = self.refused(archive_of(members_of(files)))
+        self.assertEqual(reason, f"its image kolla/one:1 lacks the blob {digest_of(_SHARED)}")
+
+    def test_manifest_that_is_missing(self) -> None:
+        digest = registry_storage.manifest_of(_FILES, "kolla/one:1")
+        files = {path: data for path, data in _FILES.items() if path != blob_path(digest)}
+        reason = self.refused(archive_of(members_of(files)))
+        self.assertEqual(reason, f"its image kolla/one:1 lacks the manifest {digest}")
+
+    def test_link_to_elsewhere(self) -> None:
+        for content in (b"sha256:" + b"0" * 64, b"", b"x" * 71, b"y" * 5000):
+            links = {path: content for path in _FILES if "/_layers/" in path}
+            self.assertIn("its link", self.refused(archive_of(members_of({**_FILES, **links}))))
+
+    def test_members_that_lead_out(self) -> None:
+        for name in ("../x", "/etc/x", f"{PREFIX}/../../../../../x", "tmp/registry/../../../x"):
+            archive = archive_of([*members_of(_FILES), file_member(name, b"x")])
+            self.assertIn("leads out of the directory", self.refused(archive))
+        self.assertFalse((self.root.parent / "x").exists())
+
+    def test_members_of_other_kinds(self) -> None:
+        path = f"{PREFIX}/repositories/kolla/one/_manifests/tags/1/current/link"
+        for kind in (
+            tarfile.SYMTYPE,
+            tarfile.LNKTYPE,
+            tarfile.CHRTYPE,
+            tarfile.BLKTYPE,
+            tarfile.FIFOTYPE,
+        ):
+            member = tarfile.TarInfo(path)
+            member.type = kind
+            member.linkname = "/etc/passwd"
+            reason = self.refused(archive_of([(member, b""), *members_of(_FILES)]))
+            self.assertIn("is neither a file nor a directory", reason)
+
+    def test_same_member_twice(self) -> None:
+        reason = self.refused(archive_of([*members_of(_FILES), *members_of(_FILES)]))
+        self.assertEqual(reason, os.strerror(errno.EEXIST))
+
+    def test_headers_that_would_fill_the_memory(self) -> None:
+        for kind in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
+            member = tarfile.TarInfo("long")
+            member.type = kind
+            member.size = 1 << 33
+            data = member.tobuf(tarfile.GNU_FORMAT) + bytes(10240)
+            self.assertIn("has a header of 8589934592 bytes", self.refused(data))
+
+    def test_a_disk_that_is_full(self) -> None:
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        data = archive_of(members_of(_FILES))
+        self.feed(archive_of(members_of(_OTHER)))
+        self.patch(versions._Whole, "write", mock.Mock(side_effect=[None, None, full]))
+        error = self.assertRaises(OSError, self.feed, data)
+        self.assertEqual(error.errno, errno.ENOSPC)
+        self.assertEqual(os.listdir(self.root / "versions"), ["1"])
+        self.assertEqual(self.storage(), _OTHER)
+
+
+def _padless(archive: bytes) -> bytes:
+    """An archive without the zeros behind its end, of which some may be missing."""
+    return archive.rstrip(b"\0") + bytes(1024)
