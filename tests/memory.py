@@ -935,7 +935,7 @@ def _receive_frames(fileno: int, buffer: PacketBuffer, slot: int, count: int) ->
     while queue and len(lengths) < count:
         data = queue.popleft()[: PACKET_HEADER_SIZE + buffer.capacity]
         at = slot + len(lengths)
-        _scatter(data, buffer.iov[2 * at : 2 * at + 2])
+        _scatter(data, buffer.vector(at, 1))
         lengths.append(len(data))
     return lengths
 

@@ -72,7 +72,7 @@ class ExampleTests(SynchronousTestCase):
         self.ctl = self.buffer.announce(1, 0, len(vectors.IMAGE))
         payloads = self.buffer.slots(0, 3)
         self.codec.seal(self.buffer.headers, 0, 0, payloads)
-        self.datagrams = [bytes(self.buffer.iov[2 * i]) + payloads[i] for i in range(3)]
+        self.datagrams = [bytes(self.buffer.vector(i, 1)[0]) + payloads[i] for i in range(3)]
 
     def assertShown(self, name: str, expected: Sequence[tuple[str, bytes]]) -> None:
         """The example shows these messages, each in full unless it says otherwise."""

@@ -17,7 +17,7 @@ from twisted.trial import unittest
 
 from kollacast.core.buffer import PacketBuffer
 from kollacast.core.intake import Intake, Landing
-from kollacast.transport import frames, receiver, sender
+from kollacast.transport import frames, receiver, runs, sender
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_GRO, UDP_SEGMENT
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.receiver import MulticastReceiver, open_receiver
@@ -47,6 +47,10 @@ class _Intake(Intake):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.ways: Counter[str] = Counter()
+
+    def landed(self, landing: Landing, count: int) -> None:
+        self.ways["landed"] += 1
+        super().landed(landing, count)
 
     def coalesced(self, landing: Landing, length: int, segment: int) -> None:
         self.ways["coalesced" if segment < length else "one by one"] += 1
@@ -148,6 +152,7 @@ class Ways(_PortsTest):
             raise unittest.SkipTest("UDP segmentation offload is Linux's")
         self.open()
         await self.bring_every_size()
+        self.assertTrue(self.intake.ways["landed"])
         self.assertTrue(self.intake.ways["coalesced"])
         self.assertFalse(self.intake.ways["frames"] or self.intake.ways["plain"])
 
@@ -564,6 +569,63 @@ class Interrupted(unittest.SynchronousTestCase):
 
 
 class Vectors(unittest.SynchronousTestCase):
+    def test_runs_out_and_in(self) -> None:
+        """Two whole runs and a shorter one whose last packet is short, by one call and by three."""
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there,
+        ):
+            if not runs.available(here):
+                raise unittest.SkipTest("this system's libc has no sendmmsg")
+            there.bind((_LOOPBACK, 0))
+            there.setsockopt(SOL_UDP, UDP_GRO, 1)
+            sent, came = PacketBuffer(16, 12), PacketBuffer(16, 12)
+            for size in (190, 192):  # the buffer's second life ends with a full packet
+                sent.payload[:] = random.Random(size).randbytes(192)
+                sent.announce(1, 0, size)
+                sender = runs.RunSender(here, there.getsockname())
+                self.assertEqual(sender.send(sent, 1, 11, 4), 11)
+                receiver = runs.RunReceiver(there)
+                self.assertEqual(receiver.receive(came, 0, 12), (4 * 28, 28))
+                self.assertEqual(receiver.receive(came, 4, 8), (4 * 28, 28))
+                self.assertEqual(receiver.receive(came, 8, 4), (3 * 28 - (192 - size), 28))
+                self.assertEqual(came.payload[: size - 16], sent.payload[16:size])
+                with self.assertRaises(BlockingIOError):
+                    receiver.receive(came, 0, 12)
+
+    def test_what_is_no_run(self) -> None:
+        """A single packet is not cut; what is empty or longer than its slots counts for nothing."""
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there,
+        ):
+            if not runs.available(here):
+                raise unittest.SkipTest("this system's libc has no sendmmsg")
+            there.bind((_LOOPBACK, 0))
+            buffer = PacketBuffer(16, 4)
+            buffer.announce(1, 0, 64)
+            self.assertEqual(runs.RunSender(here, there.getsockname()).send(buffer, 3, 1, 4), 1)
+            here.sendto(b"", there.getsockname())
+            here.sendto(bytes(57), there.getsockname())
+            receiver = runs.RunReceiver(there)
+            self.assertEqual(receiver.receive(buffer, 0, 2), (28, 28))
+            self.assertEqual(receiver.receive(buffer, 0, 2), (0, 0))
+            self.assertEqual(receiver.receive(buffer, 0, 2), (0, 0))
+        self.assertFalse(runs.available(object()))
+
+    def test_a_call_that_fails_says_why(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
+            if not runs.available(here):
+                raise unittest.SkipTest("this system's libc has no sendmmsg")
+            buffer = PacketBuffer(16, 4)
+            buffer.announce(1, 0, 64)
+            sender = runs.RunSender(here, (_LOOPBACK, 9))
+            receiver = runs.RunReceiver(here)
+        for call in (lambda: sender.send(buffer, 0, 4, 4), lambda: receiver.receive(buffer, 0, 4)):
+            with self.assertRaises(OSError) as caught:
+                call()
+            self.assertEqual(caught.exception.errno, errno.EBADF)
+
     def test_recvmmsg_says_when_nothing_waits(self) -> None:
         if not frames.available():
             raise unittest.SkipTest("this system's libc has no recvmmsg")

@@ -1,7 +1,7 @@
 """The packets of one buffer, in memory that the kernel reads and fills in place.
 
 Headers lie together and payloads lie together, both in the order of their
-seqs.  A vector of alternating header and payload views (:attr:`PacketBuffer.iov`)
+seqs.  A vector of alternating header and payload views (:meth:`PacketBuffer.vector`)
 is a run of datagrams as it crosses the network, so that one system call sends
 or receives many packets without a copy, while the payload stays one piece for
 reading, digesting and writing.
@@ -37,10 +37,9 @@ class PacketBuffer:
         self.max_packets = max_packets
         self.headers = memoryview(bytearray(PACKET_HEADER_SIZE * max_packets))
         self.payload = memoryview(bytearray(capacity * max_packets))
-        #: The payload of each slot, and header and payload of each in turn, as
-        #: far as slots have been used: a view costs as much as 100 bytes of payload.
+        #: The payload of each slot, as far as slots have been used: a view costs
+        #: as much as 100 bytes of payload.
         self.payloads: list[memoryview] = []
-        self.iov: list[memoryview] = []
         self.init(BufferCtl(0, 0, 0, 0))
 
     def init(self, ctl: BufferCtl) -> None:
@@ -59,13 +58,16 @@ class PacketBuffer:
         self.payloads += [
             self.payload[capacity * slot : capacity * (slot + 1)] for slot in range(known, count)
         ]
-        added: list[memoryview] = [self.headers] * (2 * (count - known))
-        added[0::2] = [
+
+    def vector(self, first: int, count: int) -> list[memoryview]:
+        """Header and payload of slots ``first`` on in turn, each payload at its full size."""
+        views = [self.headers] * (2 * count)
+        views[0::2] = [
             self.headers[PACKET_HEADER_SIZE * slot : PACKET_HEADER_SIZE * (slot + 1)]
-            for slot in range(known, count)
+            for slot in range(first, first + count)
         ]
-        added[1::2] = self.payloads[known:]
-        self.iov += added
+        views[1::2] = self.payloads[first : first + count]
+        return views
 
     # Sending.
 

@@ -23,6 +23,8 @@ from kollacast.wire.structures import PACKET_HEADER_SIZE, BufferCtl
 #: The most packets of one batch: what recvmmsg is asked for at once, and more
 #: than the 45 packets of 1472 bytes that one coalesced datagram can hold.
 BATCH = 64
+#: The most that are verified in one go: four coalesced datagrams, and room for a fifth.
+RUN = 240
 
 #: Above all seqs.
 _NO_SEQ = 1 << 32
@@ -59,15 +61,15 @@ class Intake:
         self.counts = IntakeCounts()
         self.capacity = capacity
         self.stride = PACKET_HEADER_SIZE + capacity
-        # The first half for what is moved, the second for what overflows a landing.
-        self.scratch = PacketBuffer(capacity, 2 * BATCH)
-        self.scratch.init(BufferCtl(0, 0, 0, 2 * BATCH))
+        # The first slots are for what is moved, the last ones for what overflows a landing.
+        self.scratch = PacketBuffer(capacity, RUN + BATCH)
+        self.scratch.init(BufferCtl(0, 0, 0, RUN + BATCH))
         self._codec = codec
         self._coded_from = COMBINATION_BASE if coded else _NO_SEQ
         self._buffers: list[PacketBuffer] = []
         self._expected = 0
         self._recipes: dict[int, tuple[int, tuple[int, ...]]] = {}
-        self._full_sizes = (capacity,) * BATCH
+        self._full_sizes = (capacity,) * RUN
 
     def arm(self, buffer: PacketBuffer) -> None:
         """Receive into ``buffer`` from now on; its packets follow all others'."""
@@ -84,12 +86,12 @@ class Intake:
             if buffer.slot_of(recipe[0]) is None
         }
 
-    def landing(self) -> Landing:
-        """The slots where the next batch most likely belongs."""
+    def landing(self, most: int = BATCH) -> Landing:
+        """The slots where the next batch most likely belongs, ``most`` of them up to `RUN`."""
         buffer = self._buffer_of(self._expected)
         if buffer is not None:
             slot = self._expected - buffer.ctl.packet_id_base
-            room = buffer.vacant_run(slot, BATCH)
+            room = buffer.vacant_run(slot, most)
             if room:
                 return Landing(buffer, slot, room)
         return Landing(self.scratch, 0, 0)
@@ -97,8 +99,17 @@ class Intake:
     def vector(self, landing: Landing, packets: int) -> list[memoryview]:
         """Header and payload views of ``packets`` slots, for a scattering read."""
         room = min(landing.room, packets)
-        iov = landing.buffer.iov[2 * landing.slot : 2 * (landing.slot + room)]
-        return iov + self.scratch.iov[2 * BATCH : 2 * (BATCH + packets - room)]
+        vector = landing.buffer.vector(landing.slot, room)
+        return vector + self.scratch.vector(RUN, packets - room)
+
+    def landed(self, landing: Landing, count: int) -> None:
+        """So many full packets lie in the landing's first slots, of one run or of several."""
+        self._take(landing.buffer, landing.slot, self._full_sizes[:count])
+
+    def is_expected(self, landing: Landing, slot: int) -> bool:
+        """Whether what has come into a slot of the landing says that it belongs there."""
+        buffer = landing.buffer
+        return self._codec.seq(buffer.headers, slot) == buffer.ctl.packet_id_base + slot
 
     def coalesced(self, landing: Landing, length: int, segment: int) -> None:
         """``length`` bytes have been scattered over the landing's vector.
@@ -120,7 +131,7 @@ class Intake:
             return
         if in_place:
             self._take(landing.buffer, landing.slot, self._sizes(in_place, self.capacity))
-        self._take(self.scratch, BATCH, self._sizes(count - in_place, last))
+        self._take(self.scratch, RUN, self._sizes(count - in_place, last))
 
     def frames(self, landing: Landing, lengths: Sequence[int]) -> None:
         """One datagram of each of ``lengths`` bytes lies in a slot of its own.
@@ -156,21 +167,20 @@ class Intake:
     def _take(self, store: PacketBuffer, slot: int, sizes: tuple[int, ...]) -> None:
         """Verify the packets in these slots of ``store`` and place each."""
         count = len(sizes)
-        headers = self._codec.read(store.headers, slot, count)
         payloads = store.payloads[slot : slot + count]
         if sizes.count(self.capacity) != count:
             payloads = [p[: max(s, 0)] for p, s in zip(payloads, sizes, strict=True)]
+        first = store.ctl.packet_id_base + slot
+        if (
+            store is not self.scratch
+            and min(sizes) > 0
+            and self._codec.are_sealed(store.headers, slot, first, payloads)
+        ):
+            self.counts.placed += store.mark(slot, sizes)
+            self._expected = first + count
+            return
+        headers = self._codec.read(store.headers, slot, count)
         if store is not self.scratch:
-            first = store.ctl.packet_id_base + slot
-            if (
-                headers.seqs == tuple(range(first, first + count))
-                and 0 not in sizes
-                and headers.sizes == sizes
-                and headers.crcs == self._codec.checksum.batch(headers.seqs, payloads)
-            ):
-                self.counts.placed += store.mark(slot, sizes)
-                self._expected = first + count
-                return
             # Packets are about to be copied forward over each other's slots.
             start = slot * self.capacity
             self.scratch.payload[: count * self.capacity] = store.payload[

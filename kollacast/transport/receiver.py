@@ -3,7 +3,8 @@
 Three ways to read, fastest first, chosen by what the link delivers:
 
 * coalesced: one ``recvmsg`` brings a run of datagrams that the kernel has
-  kept together (UDP_GRO, Linux 5.0), scattered over headers and payloads;
+  kept together (UDP_GRO, Linux 5.0), scattered over headers and payloads,
+  and several runs in a row are verified together;
 * frames: one ``recvmmsg`` brings up to 64 single datagrams, each to its slot;
 * plain: one datagram a call, where the kernel offers neither.
 """
@@ -19,8 +20,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
-from kollacast.core.intake import BATCH, Intake
-from kollacast.transport import frames
+from kollacast.core.intake import BATCH, RUN, Intake, Landing
+from kollacast.transport import frames, runs
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_GRO, MulticastPort
 
 _log = Logger()
@@ -54,6 +55,7 @@ class MulticastReceiver(DatagramProtocol):
         #: Seconds for which datagrams may gather in the socket's buffer.
         self.gather_s = _GATHER_S
         self._read: Callable[[], bool] = self._read_plain
+        self._runs: runs.RunReceiver
         self._singles = 0
         self._gathering: IDelayedCall | None = None
 
@@ -63,6 +65,9 @@ class MulticastReceiver(DatagramProtocol):
             try:
                 self._socket.setsockopt(SOL_UDP, UDP_GRO, 1)
                 self._read = self._read_coalesced
+                if runs.available(self._socket):
+                    self._runs = runs.RunReceiver(self._socket)
+                    self._read = self._read_runs
             except OSError:
                 if frames.available():
                     self._read = self._read_frames
@@ -107,6 +112,38 @@ class MulticastReceiver(DatagramProtocol):
         self.arrived()
         return True
 
+    def _read_runs(self) -> bool:
+        """Runs that belong behind each other, until one does not; then verify them."""
+        intake = self._intake
+        landing = intake.landing(RUN)
+        most = min(_MAX_DATAGRAM // intake.stride + 1, BATCH)
+        count = 0
+        odd = None
+        try:
+            while landing.room - count >= most:
+                slot = landing.slot + count
+                length, segment = self._runs.receive(landing.buffer, slot, most)
+                self._count_singles(length, segment)
+                packets, rest = divmod(length, intake.stride)
+                is_run = segment == intake.stride or packets == 1
+                if rest or not is_run or not intake.is_expected(landing, slot):
+                    odd = (Landing(landing.buffer, slot, landing.room - count), length, segment)
+                    break
+                count += packets
+        except OSError:
+            if not count:
+                raise
+            more = False
+        else:
+            more = True
+        if count:
+            intake.landed(landing, count)
+        if odd is not None:
+            intake.coalesced(*odd)
+        elif not count:
+            return self._read_coalesced()
+        return more
+
     def _read_coalesced(self) -> bool:
         intake = self._intake
         landing = intake.landing()
@@ -119,6 +156,10 @@ class MulticastReceiver(DatagramProtocol):
         if flags & socket.MSG_TRUNC or length == 0:
             return True
         intake.coalesced(landing, length, segment)
+        self._count_singles(length, segment)
+        return True
+
+    def _count_singles(self, length: int, segment: int) -> None:
         if segment < length:
             self._singles = 0
         else:
@@ -126,7 +167,6 @@ class MulticastReceiver(DatagramProtocol):
             if self._singles == _SINGLES and frames.available():
                 self._socket.setsockopt(SOL_UDP, UDP_GRO, 0)
                 self._read = self._read_frames
-        return True
 
     def _read_frames(self) -> bool:
         landing = self._intake.landing()

@@ -1,9 +1,10 @@
 """The multicast sender: whole buffers out of one port, in batches.
 
-A batch is as many packets as one datagram of the kernel may be cut into
-(UDP_SEGMENT, Linux 4.18): one system call for 44 packets at an MTU of 1500,
-straight from the buffer's slots.  Where the kernel or the device refuses, a
-batch is one packet.
+A run is as many packets as one datagram of the kernel may be cut into
+(UDP_SEGMENT, Linux 4.18): 44 packets at an MTU of 1500, straight from the
+buffer's slots.  A batch is some runs in one system call, or one where the
+packets go backwards or the rate is low.  Where the kernel or the device
+refuses, a batch is one packet.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kollacast.core.buffer import PacketBuffer
+from kollacast.transport import runs
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_SEGMENT, MulticastPort
 from kollacast.transport.pacing import Pacer
 from kollacast.wire.packets import PacketCodec
@@ -34,7 +36,7 @@ _MAX_DATAGRAM = 65507
 #: UDP_MAX_SEGMENTS of Linux.
 _MAX_SEGMENTS = 64
 #: Batches handed to the kernel before the reactor gets its turn again.
-_BATCHES_A_TURN = 16
+_BATCHES_A_TURN = 8
 #: The kernel's queue behind the socket: short enough that it pushes back
 #: before the queue of the egress link drops, long enough to bridge a turn.
 _SEND_BUFFER = 512 * 1024
@@ -53,7 +55,7 @@ class _SendPort(MulticastPort):
 
 @dataclass(slots=True)
 class _Job:
-    """One buffer on its way: ``done`` packets of it have left.
+    """One buffer on its way: ``done`` packets of it have left, ``sealed`` ones may.
 
     Its rate is that of all that left between its first batch and its last.
     """
@@ -61,6 +63,7 @@ class _Job:
     buffer: PacketBuffer
     finished: Deferred[float]
     done: int = 0
+    sealed: int = 0
     began_at: float = 0.0
     began_bits: int = 0
 
@@ -89,6 +92,7 @@ class MulticastProtocol(DatagramProtocol):
         self._bits = 0
         self._wake: IDelayedCall | None = None
         self._segments = LINUX
+        self._runs: runs.RunSender | None = None
         self.bytes_sent = 0
         self.packets_sent = 0
 
@@ -98,6 +102,8 @@ class MulticastProtocol(DatagramProtocol):
                 self.transport.socket.setsockopt(SOL_UDP, UDP_SEGMENT, 0)
             except OSError:
                 self._segments = False
+        if self._segments and not self._descending and runs.available(self.transport.socket):
+            self._runs = runs.RunSender(self.transport.socket, self._group)
 
     def multicast(self, buffer: PacketBuffer, *, urgent: bool = False) -> Deferred[float]:
         """Send every packet of ``buffer``, sealing its headers on the way.
@@ -159,29 +165,16 @@ class MulticastProtocol(DatagramProtocol):
 
     def _send_batch(self, job: _Job) -> bool:
         """Send the job's next batch; False when the kernel takes none now."""
-        buffer = job.buffer
-        stride = PACKET_HEADER_SIZE + buffer.capacity
-        left = buffer.ctl.pkt_count - job.done
-        burst = max(int(min(self._pacer.burst_bytes(), _MAX_DATAGRAM)) // stride, 1)
-        count = min(left, burst, _MAX_SEGMENTS) if self._segments else 1
-        if self._descending:
-            # All segments but the last must be full, so a short packet goes alone.
-            if job.done == 0 and buffer.ctl.buffer_size % buffer.capacity:
-                count = 1
-            first = left - count
-        else:
-            first = job.done
-        payloads = buffer.slots(first, count)
-        self._codec.seal(buffer.headers, first, buffer.ctl.packet_id_base + first, payloads)
-        iov = buffer.iov[2 * first : 2 * (first + count)]
-        iov[-1] = payloads[-1]
-        if self._descending:
-            iov = [view for slot in range(count - 1, -1, -1) for view in iov[2 * slot :][:2]]
-        ancillary: list[Any] = (
-            [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", stride))] if count > 1 else []
-        )
+        stride = PACKET_HEADER_SIZE + job.buffer.capacity
+        left = job.buffer.ctl.pkt_count - job.done
+        run = min(_MAX_DATAGRAM // stride, _MAX_SEGMENTS) if self._segments else 1
+        most = runs.MOST * run if self._runs is not None and self._segments else run
+        count = max(int(min(left, most, self._pacer.burst_bytes() // stride)), 1)
         try:
-            sent = self.transport.socket.sendmsg(iov, ancillary, 0, self._group)
+            if self._runs is not None and self._segments:
+                sent = self._send_runs(self._runs, job, count, min(run, count))
+            else:
+                sent = self._send_run(job, count)
         except OSError as error:
             if error.errno in _AGAIN:
                 return False
@@ -190,17 +183,54 @@ class MulticastProtocol(DatagramProtocol):
                 self._segments = False
                 return True
             raise
-        self.bytes_sent += sent
-        self.packets_sent += count
-        size = sent + count * IP_UDP_HEADER_SIZE
+        with_last = not job.done if self._descending else sent == left
+        short = -job.buffer.ctl.buffer_size % job.buffer.capacity if with_last else 0
+        self.bytes_sent += sent * stride - short
+        self.packets_sent += sent
+        size = sent * (stride + IP_UDP_HEADER_SIZE) - short
         self._pacer.sent(size)
         self._bits += 8 * size
         if job.done == 0:
             # What leaves from here on takes the time from here on.
             job.began_at = self._clock.seconds()
             job.began_bits = self._bits
-        job.done += count
+        job.done += sent
         return True
+
+    def _send_runs(self, sender: runs.RunSender, job: _Job, count: int, run: int) -> int:
+        """Send up to ``count`` packets; how many the kernel has taken."""
+        end = job.done + count
+        if job.sealed < end:
+            self._seal(job.buffer, job.sealed, end - job.sealed)
+            job.sealed = end
+        return sender.send(job.buffer, job.done, count, run)
+
+    def _send_run(self, job: _Job, count: int) -> int:
+        """The same by Python's own call, and no more than one run."""
+        buffer = job.buffer
+        left = buffer.ctl.pkt_count - job.done
+        first = job.done
+        if self._descending:
+            # All segments but the last must be full, so a short packet goes alone.
+            if job.done == 0 and buffer.ctl.buffer_size % buffer.capacity:
+                count = 1
+            first = left - count
+        payloads = self._seal(buffer, first, count)
+        vector = buffer.vector(first, count)
+        vector[-1] = payloads[-1]
+        if self._descending:
+            vector = [view for slot in range(count - 1, -1, -1) for view in vector[2 * slot :][:2]]
+        stride = PACKET_HEADER_SIZE + buffer.capacity
+        ancillary: list[Any] = (
+            [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", stride))] if count > 1 else []
+        )
+        self.transport.socket.sendmsg(vector, ancillary, 0, self._group)
+        return count
+
+    def _seal(self, buffer: PacketBuffer, first: int, count: int) -> list[memoryview]:
+        payloads = buffer.slots(first, count)
+        self._codec.seal(buffer.headers, first, buffer.ctl.packet_id_base + first, payloads)
+        return payloads
 
     def _finish(self, job: _Job) -> None:
         elapsed = self._clock.seconds() - job.began_at

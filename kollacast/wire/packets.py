@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import functools
 import struct
+import sys
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from kollacast.wire.checksum import Checksum
 from kollacast.wire.structures import PACKET_HEADER_SIZE
+
+_NATIVE = "<" if sys.byteorder == "little" else ">"
 
 
 class Headers(NamedTuple):
@@ -44,13 +48,34 @@ class PacketCodec:
 
         The packets' seqs count up from ``seq``.
         """
-        count = len(payloads)
-        seqs = range(seq, seq + count)
-        fields = [0] * (3 * count)
-        fields[0::3] = seqs
-        fields[1::3] = self.checksum.batch(seqs, payloads)
-        fields[2::3] = map(len, payloads)
-        _run_struct(self.byte_order, count).pack_into(headers, PACKET_HEADER_SIZE * slot, *fields)
+        sealed = self._sealed(seq, payloads)
+        start = PACKET_HEADER_SIZE * slot
+        headers[start : start + len(sealed)] = sealed
+
+    def are_sealed(
+        self, headers: memoryview, slot: int, seq: int, payloads: Sequence[memoryview]
+    ) -> bool:
+        """Whether the headers from number ``slot`` on are what :meth:`seal` would write there."""
+        sealed = self._sealed(seq, payloads)
+        start = PACKET_HEADER_SIZE * slot
+        return headers[start : start + len(sealed)].tobytes() == sealed
+
+    def seq(self, headers: memoryview, slot: int) -> int:
+        """The seq in header number ``slot``."""
+        seq: int = _run_struct(self.byte_order, 1).unpack_from(headers, PACKET_HEADER_SIZE * slot)[
+            0
+        ]
+        return seq
+
+    def _sealed(self, seq: int, payloads: Sequence[memoryview]) -> bytes:
+        seqs = tuple(range(seq, seq + len(payloads)))
+        fields = array("I", bytes(PACKET_HEADER_SIZE * len(payloads)))
+        fields[0::3] = array("I", seqs)
+        fields[1::3] = array("I", self.checksum.batch(seqs, payloads))
+        fields[2::3] = array("I", tuple(map(len, payloads)))
+        if self.byte_order != _NATIVE:
+            fields.byteswap()
+        return fields.tobytes()
 
     def read(self, headers: bytes | bytearray | memoryview, slot: int, count: int) -> Headers:
         """The fields of ``count`` headers from header number ``slot`` on."""
