@@ -1,4 +1,8 @@
-"""A file that has its name only once it is whole and on disk; until then it has a hidden one."""
+"""A file that has its name only once it is whole and on disk.
+
+Until then it has no name at all, and so it is gone however the process ends; or a hidden one, for a
+later run to go on from, and where the file system has no files without a name.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +18,17 @@ from contextlib import contextmanager
 
 from kollacast.fdio import called_off
 
+_DESCRIPTORS = "/proc/self/fd"
+
 
 class AtomicFile:
-    """A file under a temporary name in the folder of its final name.
+    """A file in the folder of its final name.
 
     One thread writes and commits; any thread may abandon it at any time.
     """
 
     def __init__(self, path: str) -> None:
-        """Create the temporary file, with the mode that the umask gives.
+        """Create the file, with the mode that the umask gives.
 
         A symbolic link at `path` stays, and what it points to is replaced. Raises OSError, also
         when `path` names something that is there and is no regular file.
@@ -44,13 +50,15 @@ class AtomicFile:
         stem = os.fsdecode(os.fsencode(name)[:200])
         self._stem = os.path.join(folder, f".{stem}")
         self._is_kept = False
-        self._temporary_path = f"{self._stem}.{os.getpid()}.part"
-        try:
-            self._fd = _create(self._temporary_path)
-        except FileExistsError:
-            # Left by a killed run: in a container every run may well have the same process id.
-            self._temporary_path = f"{self._stem}.{secrets.token_hex(8)}.part"
-            self._fd = _create(self._temporary_path)
+        #: The hidden name, None while there is none.
+        self._temporary_path: str | None = None
+        fd = _create_nameless(folder)
+        if fd is None:
+            self._temporary_path = self._new_path()
+            fd = os.open(
+                self._temporary_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
+            )
+        self._fd = fd
         self._lock = threading.Lock()
         self._in_use = False
         self._is_off = False
@@ -92,12 +100,12 @@ class AtomicFile:
                 try:
                     # Under a lock before it has the name that other runs look for.
                     fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.link(self._temporary_path, path)
+                    _link(self._fd, path)
                 except OSError:
                     return 0  # of a run that goes on, or on a file system without links or locks
-                os.unlink(self._temporary_path)
+                self._forget_path()
             else:
-                os.unlink(self._temporary_path)
+                self._forget_path()
                 os.close(self._fd)
                 self._fd = fd
             self._temporary_path = path
@@ -123,7 +131,7 @@ class AtomicFile:
         with self._lock:
             if self._is_off:
                 raise called_off()
-            os.rename(self._temporary_path, self._path)
+            self._give_name()
             self._is_committed = True
             os.close(self._fd)
         _sync_folder(os.path.dirname(self._path))
@@ -139,11 +147,33 @@ class AtomicFile:
             self._is_off = True
             try:
                 if not (keep and self._is_kept and os.fstat(self._fd).st_size):
-                    os.unlink(self._temporary_path)
+                    self._forget_path()
             except OSError:
                 pass  # its folder went away, or became read-only: nothing is left to be done
             if not self._in_use:
                 os.close(self._fd)
+
+    def _give_name(self) -> None:
+        if self._temporary_path is None:
+            try:
+                _link(self._fd, self._path)
+                return
+            except FileExistsError:
+                # Only a rename takes the place of another file.
+                temporary = self._new_path()
+                _link(self._fd, temporary)
+                self._temporary_path = temporary
+        os.rename(self._temporary_path, self._path)
+
+    def _new_path(self) -> str:
+        """A hidden name that nobody has: in a container every run may have the same process id."""
+        return f"{self._stem}.{secrets.token_hex(8)}.part"
+
+    def _forget_path(self) -> None:
+        """Take the hidden name away, where there is one. Raises OSError."""
+        path, self._temporary_path = self._temporary_path, None
+        if path is not None:
+            os.unlink(path)
 
     def _remove_others(self, path: str) -> None:
         """Remove what earlier runs have kept of other contents, unless it is in use."""
@@ -184,9 +214,26 @@ def prove_writable(path: str) -> None:
     AtomicFile(path).abandon()
 
 
-def _create(path: str) -> int:
-    """Open a file that must be new for writing and reading, with the mode that the umask gives."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+def _create_nameless(folder: str) -> int | None:
+    """Open a new file without a name; None where there is no such thing, or no way to name it."""
+    try:
+        fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
+    except (AttributeError, OSError):
+        return None  # what else is wrong with the folder shows when a file gets a name in it
+    if os.path.exists(f"{_DESCRIPTORS}/{fd}"):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _link(fd: int, path: str) -> None:
+    """Give the open file `fd` one more name, or its first. Raises OSError: FileExistsError, too."""
+    folder = os.open(_DESCRIPTORS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # What stands there is a symbolic link, which is followed only beside a folder's descriptor.
+        os.link(str(fd), path, src_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
 
 
 def _sync_folder(folder: str) -> None:

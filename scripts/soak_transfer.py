@@ -160,6 +160,9 @@ class Transfer:
         # A client of the first server may have the image, and not come to the second one.
         if is_late or comes_back:
             words += ["--accept-timeout", "8", "--min-clients", "1"]
+        if is_late:
+            # Slow enough for the session to last until a busy machine has started this client.
+            words += ["--rate", "10M"]
         if plan.unicast:
             words.append("--unicast")
         if plan.token:

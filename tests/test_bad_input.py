@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,10 +73,16 @@ class _Destination:
         is_part = hidden.startswith(".copy.") and hidden.endswith("-kept.part")
         return is_part and name == "copy" and self.path.read_bytes() == _OLDER
 
-    def is_receiving(self) -> bool:
-        """Whether part of the image lies there under another name."""
-        others = [self.folder / name for name in names_in(self.folder) if name != "copy"]
-        return any(other.stat().st_size for other in others)
+    def is_receiving(self, client: Program) -> bool:
+        """Whether part of the image lies there, open at the client under another name or none."""
+        for descriptor in Path(f"/proc/{client.pid}/fd").iterdir():
+            try:
+                target = os.readlink(descriptor)
+                if target.startswith(f"{self.folder}/") and descriptor.stat().st_size:
+                    return True
+            except OSError:
+                continue  # closed meanwhile
+        return False
 
 
 # What the command line, or what it names, has wrong.
@@ -177,7 +184,7 @@ async def test_input_that_breaks_off(crew: Crew) -> None:
     with ours:
         client = crew.client(*destination.words)
         ours.sendall(bytes(2 * _BUFFER))
-        await crew.until(destination.is_receiving, "the first bytes of the image")
+        await crew.until(lambda: destination.is_receiving(client), "the first bytes of the image")
         # Closing without waiting for anything is a reset.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     await ends(server, client)
@@ -556,7 +563,7 @@ async def _begin_transfer(crew: Crew, destination: _Destination) -> tuple[Progra
     server = crew.server(*_SMALL_BUFFERS, stdin="pipe")
     client = crew.client(*destination.words)
     server.write(image_of(5 * _BUFFER + 1))
-    await crew.until(destination.is_receiving, "the first bytes of the image")
+    await crew.until(lambda: destination.is_receiving(client), "the first bytes of the image")
     return server, client
 
 
@@ -656,6 +663,16 @@ async def test_client_killed_in_mid_transfer(crew: Crew) -> None:
     report = json.loads((crew.folder / "server.json").read_text())
     verified: dict[str, Any] = {c["name"]: c["verified"] for c in report["clients"]}
     assert verified == {"first": True, "second": True, "victim": False}
+
+
+@on_the_reactor
+async def test_client_killed_before_anything_could_be_resumed(crew: Crew) -> None:
+    """It had the image from a pipe, so what it has is of no use: it is gone with the process."""
+    destination = _Destination(crew)
+    server, client = await _begin_transfer(crew, destination)
+    client.send_signal(signal.SIGKILL)
+    await ends(server, client)
+    assert destination.is_untouched()
 
 
 @on_the_reactor
