@@ -160,6 +160,18 @@ class Program(ProcessProtocol):
     def pid(self) -> int:
         return cast(int, self._process.pid)
 
+    def writes_in(self, folder: Path) -> int:
+        """The size of the largest file in `folder` that it has open, even one without a name."""
+        sizes = [0]
+        links = Path(f"/proc/{self.pid}/fd")
+        try:
+            for number in os.listdir(links):
+                if os.readlink(links / number).startswith(f"{folder}/"):
+                    sizes.append((links / number).stat().st_size)
+        except OSError:
+            pass  # a file is closed, or the process ends, in this moment
+        return max(sizes)
+
     def peak_memory(self) -> int:
         """The most memory in bytes that the process has had so far, 0 once it has ended."""
         try:
