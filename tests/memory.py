@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, ClassVar, TypeVar
 from unittest import mock
+from weakref import WeakValueDictionary
 
 from twisted.internet import error
 from twisted.internet.address import IPv4Address
@@ -72,6 +73,8 @@ BUFFER_PACKETS = 4
 
 #: Turns after which a network that does not come to rest is taken to be stuck.
 _TURNS = 2_000_000
+#: Seconds for which a kernel sends again what is not acknowledged: tcp_retries2 in tcp(7).
+_RETRANSMITTING_S = 924.0
 #: Unsent bytes at which Twisted's transports pause their producer.
 _HIGH_WATER = 65536
 
@@ -121,6 +124,8 @@ class Network:
         self.hosts: dict[str, Host] = {}
         self.ports: list[MemoryReceivePort] = []
         self.transports: list[MemoryTransport] = []
+        #: Attempts to connect that do not get through to where they go.
+        self.stalled: list[_Task] = []
         self.datagrams: list[bytes] = []
         #: Every write to a TCP transport and every datagram, once a test has put a list here:
         #: "S>C", "C>S" or "udp", and the bytes.
@@ -215,7 +220,7 @@ class Network:
         if self.trace is not None:
             self.trace.append(("udp", data))
         for port in self.ports:
-            if port.group == address:
+            if port.group == address and port.host.hears_multicast and not port.host.is_cut_off:
                 for copy in self._fates(port, data):
                     port.fly(copy)
 
@@ -254,6 +259,10 @@ class Network:
         self.clients += 1
         return ClientRun(self, self.clients, **options)
 
+    def join_again(self, run: ClientRun, **options: Any) -> ClientRun:
+        """Run a client on the host of ``run``, which is over, with what that one has kept."""
+        return ClientRun(self, run.number, sink=run.sink.reopen(), **options)
+
     def raw_client(self, dialect: Dialect = KOLLACAST) -> RawClient:
         """A connection to the server, to be driven by hand."""
         self.clients += 1
@@ -278,7 +287,12 @@ class Host:
         self.network = network
         self.address = address
         self.listeners: dict[int, MemoryListener] = {}
+        #: Whether what ran here is no more: nothing happens here, or comes from here.
         self.is_gone = False
+        #: Whether nothing gets from here to anywhere, nor back, for the time being.
+        self.is_cut_off = False
+        #: Whether multicast gets here.
+        self.hears_multicast = True
         self.nameResolver = self
         #: Names that resolve to nothing.
         self.unknown_names: set[str] = set()
@@ -289,6 +303,7 @@ class Host:
         #: Whether the kernel here cuts a send into segments.
         self.segments = True
         self._numbers = itertools.count(40000)
+        self._calls: list[IDelayedCall] = []
 
     def seconds(self) -> float:
         return self.network.clock.seconds()
@@ -296,7 +311,11 @@ class Host:
     def callLater(
         self, delay: float, callable: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> IDelayedCall:
-        return self.network.clock.callLater(delay, callable, *args, **kwargs)
+        call = self.network.clock.callLater(delay, callable, *args, **kwargs)
+        if len(self._calls) > 64:
+            self._calls = [call for call in self._calls if call.active()]
+        self._calls.append(call)
+        return call
 
     def getDelayedCalls(self) -> Any:
         return self.network.clock.getDelayedCalls()
@@ -334,10 +353,54 @@ class Host:
 
     def vanish(self) -> None:
         """The power is cut: nothing comes from here any more, nor a word of that."""
-        self.is_gone = True
+        self._stop()
+        for transport in self._transports():
+            transport.protocol = None
+            transport.peer.probe()
+
+    def boot(self) -> None:
+        """The power is back, and nobody here knows of what was before."""
+        del self.network.hosts[self.address]
+        for transport in self._transports():
+            transport.reset()
+
+    def kill(self) -> None:
+        """SIGKILL: what ran here is gone in this moment, and the kernel closes what it had."""
+        self._stop()
+        del self.network.hosts[self.address]
+        for transport in self._transports():
+            transport.die()
+
+    def cut_off(self) -> None:
+        """Nothing gets from here to anywhere, nor back, until :meth:`heal`."""
+        self.is_cut_off = True
+        for transport in self._transports():
+            transport.probe()
+            transport.peer.probe()
+
+    def heal(self) -> None:
+        self.is_cut_off = False
         for transport in self.network.transports:
-            if transport.host is self and transport.peer.connected:
-                transport.peer.probe()
+            # Also one that is closed here has still to tell its peer so.
+            if self in (transport.host, transport.peer.host):
+                transport.go_on()
+        stalled, self.network.stalled = self.network.stalled, []
+        for task in stalled:
+            task.wake()
+
+    def reaches(self, other: Host) -> bool:
+        """Whether what is sent from here arrives there."""
+        return not (self.is_cut_off or other.is_cut_off or self.is_gone or other.is_gone)
+
+    def _transports(self) -> list[MemoryTransport]:
+        return [t for t in self.network.transports if t.host is self and t.connected]
+
+    def _stop(self) -> None:
+        self.is_gone = True
+        for call in self._calls:
+            if call.active():
+                call.cancel()
+        self.listeners.clear()
         self.network.ports = [port for port in self.network.ports if port.host is not self]
 
 
@@ -399,6 +462,9 @@ class MemoryListener:
     def _accept_one(self) -> None:
         if not self._waiting:
             return
+        if self.host.is_gone:
+            self._refuse()
+            return
         transport = self._waiting.popleft()
         if self._waiting:
             self._accept.wake()
@@ -418,10 +484,13 @@ class MemoryListener:
         return stopped
 
     def _stopped(self, stopped: Deferred[None]) -> None:
-        while self._waiting:
-            self._waiting.popleft().reset()
+        self._refuse()
         self._factory.doStop()
         stopped.callback(None)
+
+    def _refuse(self) -> None:
+        while self._waiting:
+            self._waiting.popleft().reset()
 
 
 @implementer(IConnector)
@@ -437,7 +506,8 @@ class MemoryConnector:
         factory.doStart()
         factory.startedConnecting(self)
         self._timer = host.callLater(timeout, self._fail, error.TimeoutError())
-        _Task(host.network, self._connect).wake()
+        self._connects = _Task(host.network, self._connect)
+        self._connects.wake()
 
     def getDestination(self) -> IPv4Address:
         return self._address
@@ -468,7 +538,8 @@ class MemoryConnector:
             return
         network = self._host.network
         there = network.host(self._address.host)
-        if there.is_gone or self._host.is_gone:
+        if not self._host.reaches(there):
+            network.stalled.append(self._connects)
             return
         listener = there.listeners.get(self._address.port)
         if listener is None:
@@ -515,6 +586,7 @@ class MemoryTransport:
         self._reading = False
         self._aborting = False
         self._keep_alive = False
+        self._kernel_timer: IDelayedCall | None = None
         #: Options of TCP that the program has set.
         self.options: dict[int, int] = {}
         self._producer: Any = None
@@ -622,8 +694,45 @@ class MemoryTransport:
         if self._keep_alive and self.options:
             options = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
             idle, interval, count = (self.options[option] for option in options)
-            patience_s = idle + interval * count
-            self.host.callLater(patience_s, self._close, error.ConnectionLost())
+            self._look_after(idle + interval * count, self._unanswered)
+
+    def _unanswered(self) -> None:
+        """Nothing has come back for as long as the kernel waits."""
+        if self.host.reaches(self.peer.host):
+            return
+        if self.unsent and socket.TCP_USER_TIMEOUT not in self.options:
+            # The kernel does not probe while it sends again and again, for much longer.
+            self._look_after(_RETRANSMITTING_S, self._close, error.ConnectionLost())
+        else:
+            self._close(error.ConnectionLost())
+
+    def _look_after(self, seconds: float, look: Callable[..., None], *args: Any) -> None:
+        if self._kernel_timer is not None and self._kernel_timer.active():
+            self._kernel_timer.cancel()
+        self._kernel_timer = self._network.clock.callLater(seconds, look, *args)
+
+    def go_on(self) -> None:
+        """What waited for the network need wait no longer."""
+        self._sends.wake()
+        self._reads.wake()
+
+    def die(self) -> None:
+        """The process is gone: what the kernel has still arrives, unless it resets."""
+        self.protocol = self._producer = None
+        if self._network.happens(0.5):
+            self.reset()
+        else:
+            self.unsent.clear()
+            self.ending = self.ending or error.ConnectionDone
+            self._close(error.ConnectionDone())
+
+    def damage(self, bit: int) -> bool:
+        """Turn over a bit of what is under way, where there is anything; TCP has not noticed."""
+        stream = self.wire or self.unsent
+        if stream:
+            bit %= 8 * len(stream)
+            stream[bit // 8] ^= 1 << bit % 8
+        return bool(stream)
 
     def getPeer(self) -> IPv4Address:
         return self._other
@@ -652,7 +761,7 @@ class MemoryTransport:
         if not self.peer.connected:
             self.unsent.clear()
         room = self._network.wire_bytes - len(self.wire)
-        if self.unsent and room > 0 and not self.peer.host.is_gone:
+        if self.unsent and room > 0 and self.host.reaches(self.peer.host):
             count = self._network.chunk(min(len(self.unsent), room))
             self.wire += self.unsent[:count]
             del self.unsent[:count]
@@ -672,7 +781,9 @@ class MemoryTransport:
     def _read(self) -> None:
         """What has come from the peer arrives."""
         peer = self.peer
-        if not self.connected or self.protocol is None or self.host.is_gone or peer.host.is_gone:
+        if not self.connected or self.protocol is None or self.host.is_gone:
+            return
+        if self.host.is_cut_off or peer.host.is_cut_off:
             return
         if peer.wire and self._reading:
             count = self._network.chunk(len(peer.wire))
@@ -692,6 +803,8 @@ class MemoryTransport:
             return
         self.connected = False
         self._reading = False
+        if self._kernel_timer is not None and self._kernel_timer.active():
+            self._kernel_timer.cancel()
         self.ending = self.ending or error.ConnectionDone
         self.unsent.clear()
         # What the peer sends from now on has nowhere to go.
@@ -729,7 +842,7 @@ class MemorySendPort:
         self._writing = False
 
     def _writable(self) -> None:
-        if self._writing and not self.socket.blocked:
+        if self._writing and not self.socket.blocked and not self.host.is_gone:
             self._protocol.writable()
             self._writes.wake()
 
@@ -787,7 +900,7 @@ class _SendSocket:
         if len(data) > 65507 or segment == 0:
             raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         for start in range(0, len(data), segment):
-            if not self._host.is_gone:
+            if not self._host.is_cut_off:
                 network.multicast(address, data[start : start + segment])
         if self.blocks_after is not None and len(network.datagrams) >= self.blocks_after:
             self.blocks_after = None
@@ -839,7 +952,7 @@ class MemoryReceivePort:
         self._reading = False
 
     def _readable(self) -> None:
-        if self.socket.queue and self._reading:
+        if self.socket.queue and self._reading and not self.host.is_gone:
             self._protocol.readable()
             self._reads.wake()
 
@@ -861,7 +974,8 @@ class MemoryReceivePort:
 class _ReceiveSocket:
     """The socket of a receiver: whole datagrams, one or several a call."""
 
-    by_number: ClassVar[dict[int, _ReceiveSocket]] = {}
+    # A host that is killed closes none.
+    by_number: ClassVar[WeakValueDictionary[int, _ReceiveSocket]] = WeakValueDictionary()
     _numbers = itertools.count(1 << 20)
 
     def __init__(self, host: Host) -> None:
@@ -970,11 +1084,12 @@ def open_receiver(
 class MemoryThread:
     """A worker whose calls, and then their results, come when it is their turn."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, host: Host) -> None:
+        self._host = host
         self._jobs: deque[Callable[[], Callable[[], None]]] = deque()
         self._results: deque[Callable[[], None]] = deque()
-        self._works = _Task(network, self._work)
-        self._delivers = _Task(network, self._deliver)
+        self._works = _Task(host.network, self._work)
+        self._delivers = _Task(host.network, self._deliver)
         self._stopped = False
         #: A test may hold the thread up in its next call.
         self.held = False
@@ -1004,13 +1119,13 @@ class MemoryThread:
         self._works.wake()
 
     def _work(self) -> None:
-        if self._jobs and not self.held:
+        if self._jobs and not self.held and not self._host.is_gone:
             self._results.append(self._jobs.popleft()())
             self._delivers.wake()
             self._works.wake()
 
     def _deliver(self) -> None:
-        if self._results:
+        if self._results and not self._host.is_gone:
             self._results.popleft()()
             self._delivers.wake()
 
@@ -1078,6 +1193,8 @@ class MemorySink:
         #: Whether what is written stays written.
         self.is_stream = False
         self.identity: str | None = None
+        # Whether what is there already is of this run's image.
+        self._is_resumed = False
         self._room = room
         self._commit_error = commit_error
         self._broken = broken
@@ -1085,6 +1202,7 @@ class MemorySink:
     def write(self, views: Sequence[memoryview]) -> None:
         assert not self.is_committed, "a write after the commit"
         self._refuse_if_abandoned()
+        self._begin()
         if self._broken:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         data = b"".join(views)
@@ -1095,6 +1213,7 @@ class MemorySink:
     def commit(self, digest: str = "") -> None:
         assert not self.is_committed, "a second commit"
         self._refuse_if_abandoned()
+        self._begin()
         if self._commit_error is not None:
             raise self._commit_error
         self.is_committed = True
@@ -1104,6 +1223,7 @@ class MemorySink:
         self._refuse_if_abandoned()
         if identity != self.identity:
             self.data = b""
+        self._is_resumed = True
         self.identity = identity
         self.data = self.data[: len(self.data) // unit * unit]
         return len(self.data)
@@ -1123,11 +1243,15 @@ class MemorySink:
             self.is_kept = keep
 
     def reopen(self) -> MemorySink:
-        """The sink of the next run, which finds what this one has kept."""
+        """The sink of the next run, which finds what this one has kept, or was killed over."""
         sink = MemorySink()
-        if self.is_kept:
+        if self.is_kept or not (self.is_abandoned or self.is_committed):
             sink.data, sink.identity = self.data, self.identity
         return sink
+
+    def _begin(self) -> None:
+        if not self._is_resumed:
+            self.data, self._is_resumed = b"", True
 
     def _refuse_if_abandoned(self) -> None:
         if self.is_abandoned:
@@ -1174,7 +1298,7 @@ class _Run:
         def make(reactor: Any, name: str) -> Any:
             if not threads:
                 return InlineWorker()
-            self.threads[name] = MemoryThread(self.network)
+            self.threads[name] = MemoryThread(self.host)
             return self.threads[name]
 
         return make
@@ -1245,9 +1369,11 @@ class ClientRun(_Run):
         sink: MemorySink | None = None,
         threads: bool = False,
         reads: str = "coalesced",
+        hosts: str = "10.0.1",
         **options: Any,
     ) -> None:
-        super().__init__(network, network.host(f"10.0.1.{number}"))
+        super().__init__(network, network.host(f"{hosts}.{number}"))
+        self.number = number
         self.host.reads = reads
         self.sink = sink or MemorySink()
         config = ClientConfig(

@@ -1,8 +1,4 @@
-"""Whole sessions in memory: our server and our clients, and the one that jasmine's are held to.
-
-The last test case is a storm: sessions of every shape, in which a seed decides what happens when,
-what is lost on the way, and who goes away in the middle.
-"""
+"""Whole sessions in memory: our server and our clients, and the one that jasmine's are held to."""
 
 from __future__ import annotations
 
@@ -11,22 +7,17 @@ import struct
 from random import Random
 from typing import Any
 
-from kollacast.outcome import Outcome, Status
+from kollacast.outcome import Status
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.parser import Packet, Sent
 from kollacast.wire.structures import BufferCtl
 from tests.memory import (
     BUFFER_PACKETS,
     CAPACITY,
-    PORT,
-    SERVER_IP,
     ClientRun,
     MemoryReceivePort,
-    MemorySource,
     MemoryTestCase,
     Network,
-    RawClient,
-    RawFactory,
     ServerRun,
     Weather,
 )
@@ -355,169 +346,3 @@ class JasmineTests(_ConversationTestCase):
             raw.done()
             outcome = server.finish(limit_s=1.0)
             self.assertEqual(outcome.report["clients_verified"], 1)
-
-
-def _say(outcome: Outcome | None) -> str:
-    return "no outcome" if outcome is None else f"{outcome.status.name}: {outcome.line}"
-
-
-class _Storm:
-    """One session of random shape, under random weather, with random accidents."""
-
-    def __init__(self, seed: int) -> None:
-        self.random = random = Random(seed)
-        jasmine = random.random() < 0.25
-        weather = Weather(
-            loss=random.choice((0.0, 0.01, 0.1, 0.5)),
-            duplicate=random.choice((0.0, 0.1)),
-            # Jasmine's sum does not cover a seq; UDP's own, which is not here, does.
-            damage=0.0 if jasmine else random.choice((0.0, 0.1)),
-            overtaking=random.choice((1, 2, 10, 100)),
-            no_room=random.choice((0.0, 0.3)),
-            socket_packets=random.choice((3, 20, 1_000_000)),
-            tick_s=random.choice((0.0, 0.0001, 0.001)),
-        )
-        self.network = network = Network(seed, weather)
-        network.wire_bytes = random.choice((50, 1000, 65536))
-        network.host("10.0.0.1").segments = random.random() < 0.8
-        mtu = random.choice((44, 68, 200))
-        packets = random.choice((1, 2, 5, 16, 40))
-        buffers = random.choice((0, 1, 2, 3, 7))
-        self.image = random.randbytes(
-            min(max((mtu - 40) * packets * buffers + random.choice((0, -1, 1, 5)), 0), 20_000)
-        )
-        self.clients_expected = random.choice((1, 2, 3, 5))
-        source = MemorySource(
-            self.image,
-            read_bytes=random.choice((None, 7, 1000)),
-            fails_at=random.randrange(len(self.image) + 1) if random.random() < 0.05 else None,
-        )
-        self.late_s = random.choice((0.0, 0.0, random.random()))
-        self.clients: list[ClientRun] = []
-        if self.late_s:
-            self._join_clients()
-            network.run_for(self.late_s)
-        self.server = network.serve(
-            source,
-            clients=self.clients_expected,
-            threads=random.random() < 0.5,
-            dialect_name="jasmine" if jasmine else "kollacast",
-            mtu=mtu,
-            buffer_packets=packets,
-            window=random.choice((1, 2, 3, 8)),
-            group_size=random.choice((1, 2, 64)),
-            client_timeout_s=60.0,
-            accept_timeout_s=300.0,
-        )
-        if not self.late_s:
-            self._join_clients()
-        self.accidents = 0
-
-    def _join_clients(self) -> None:
-        for _ in range(self.clients_expected):
-            client = self.network.join(
-                threads=self.random.random() < 0.5,
-                reads=self.random.choice(_READS),
-                connect_timeout_s=100.0,
-            )
-            self.clients.append(client)
-
-    def _accident(self) -> None:
-        """Something goes wrong, for one client or for all."""
-        self.accidents += 1
-        client = self.random.choice(self.clients)
-        kind = self.random.randrange(8)
-        if kind == 6:
-            run = self.random.choice([self.server, client])
-            for thread in run.threads.values():
-                thread.held = True
-                self.network.clock.callLater(100.0 * self.random.random(), thread.release)
-        elif kind == 7:
-            # A stranger; where there are no hellos, a client too many or in place of another.
-            self.network.clients += 1
-            host = self.network.host(f"10.0.7.{self.network.clients}")
-            stranger = RawClient(self.network, JASMINE)
-            host.connectTCP(SERVER_IP, PORT, RawFactory(stranger))
-            noise = self.random.randbytes(self.random.randrange(40))
-            self.network.clock.callLater(self.random.random(), stranger.mumble, noise)
-        elif kind == 0:
-            client.host.vanish()
-        elif kind == 1:
-            self.server.server.interrupt("interrupted")
-        elif kind == 2:
-            client.client.interrupt("interrupted")
-        else:
-            ends = [t for t in self.network.transports if t.host is client.host and t.connected]
-            if ends and kind == 3:
-                ends[-1].reset()
-            elif ends and kind == 4:
-                ends[-1].loseConnection()
-            elif ends:
-                ends[-1].peer.loseConnection()
-
-    def run(self) -> None:
-        turns = int(self.random.expovariate(1 / 300))
-        accidents = self.random.choice((0, 0, 1, 1, 2))
-        for _ in range(accidents):
-            for _ in range(turns):
-                self.network.turn()
-            self._accident()
-        self.server.finish(limit_s=2000.0)
-        for client in self.clients:
-            if not client.host.is_gone:
-                client.finish(limit_s=2000.0)
-        self.network.run_for(200.0)
-
-    def faults(self) -> list[str]:
-        """What is not as it must be, whatever has happened."""
-        faults = []
-        server = self.server.outcome
-        assert server is not None
-        entries = {entry["name"]: entry for entry in server.report["clients"]}
-        for client in self.clients:
-            outcome = client.outcome
-            name = client.config.name
-            if self.server.config.dialect_name == "jasmine":
-                name = client.host.address
-            if client.sink.is_committed and client.sink.data != self.image:
-                faults.append(f"{name} has committed something else")
-            if outcome is None:
-                continue
-            if (outcome.status is Status.OK) != client.sink.is_committed:
-                faults.append(f"{name} says {_say(outcome)}, committed: {client.sink.is_committed}")
-            if outcome.status is not Status.OK and not client.sink.is_abandoned:
-                faults.append(f"{name} has not abandoned its sink")
-            if entries.get(name, {}).get("verified") and outcome.status is not Status.OK:
-                faults.append(f"{name} counts as verified and says {_say(outcome)}")
-            if "program" in outcome.line:
-                faults.append(f"{name}: {outcome.line}")
-        if "program" in server.line:
-            faults.append(server.line)
-        verified = sum(entry["verified"] for entry in entries.values())
-        expected = (
-            Status.OK
-            if verified == self.clients_expected
-            else Status.PARTIAL
-            if verified
-            else Status.FAILED
-        )
-        if server.status is not expected:
-            faults.append(f"{verified} clients are verified, and the server says {_say(server)}")
-        if not self.accidents and self.server.source.fails_at is None and server.status:
-            faults.append(f"nothing went wrong but {_say(server)}")
-            faults += [_say(client.outcome) for client in self.clients]
-        faults += [f"left behind: {leftover}" for leftover in self.network.leftovers()]
-        return faults
-
-
-class StormTests(MemoryTestCase):
-    """Seeded sessions; a failure names its seed, and ``_Storm(seed)`` is that session again."""
-
-    def test_whatever_happens_the_outcomes_tell_the_truth(self) -> None:
-        for seed in range(150):
-            storm = _Storm(seed)
-            try:
-                storm.run()
-            except Exception as error:
-                raise AssertionError(f"seed {seed}: {error}") from error
-            self.assertEqual((seed, storm.faults()), (seed, []))

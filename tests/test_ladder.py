@@ -90,7 +90,7 @@ class SlowTests(_LadderTestCase):
         self.assert_whole(quick)
         outcome = server.finish(limit_s=80.0)
         self.assertEqual(outcome.status, Status.PARTIAL)
-        self.assertEqual(self.entry(server, "host1")["reason"], "the connection was lost")
+        self.assertEqual(self.entry(server, "host1")["reason"], "no FETCH for 60 s")
 
     def test_one_that_cannot_fetch_is_waited_for(self) -> None:
         server = self.serve(clients=2, client_timeout_s=20.0)
@@ -315,7 +315,7 @@ class ReturningTests(_LadderTestCase):
     def test_the_next_server_on_the_same_image(self) -> None:
         """Waiting clients find it, and go on from what they have."""
         server, slow, quick = self.begin()
-        _die(server)
+        server.host.kill()
         again = self.serve(clients=2)
         slow.threads["disk"].release()
         self.assert_whole(slow, quick)
@@ -327,7 +327,7 @@ class ReturningTests(_LadderTestCase):
     def test_the_next_server_on_another_image(self) -> None:
         server, slow, quick = self.begin()
         slow.threads["disk"].release()
-        _die(server)
+        server.host.kill()
         other = Random(5).randbytes(2000)
         again = self.serve(other, "other file", clients=2)
         self.assert_whole(slow, quick, image=other)
@@ -336,28 +336,12 @@ class ReturningTests(_LadderTestCase):
     def test_another_image_where_the_first_is_written_already(self) -> None:
         server, _, quick = self.begin()
         quick.sink.is_stream = True
-        _die(server)
+        server.host.kill()
         self.serve(Random(5).randbytes(2000), "other file", clients=2)
         self.assertEqual(
             quick.finish().line,
             "the server has another image now, and a part of the first one is written already",
         )
-
-
-def _die(server: ServerRun) -> None:
-    """SIGKILL: the connections break, and nobody says why."""
-    host = server.host
-    host.listeners.clear()
-    for transport in list(server.network.transports):
-        if transport.host is host and transport.connected:
-            transport.protocol = None
-            transport.reset()
-    server.server._config = None  # type: ignore[assignment]
-    for call in list(server.network.clock.getDelayedCalls()):
-        if getattr(vars(call)["func"], "__self__", None) is server.server:
-            call.cancel()
-    if server.server._watch.running:
-        server.server._watch.stop()
 
 
 def _deaf(transport: Any) -> Any:
@@ -491,6 +475,18 @@ class HostileTests(_LadderTestCase):
             raw.last(Report).fields["reason"],
             "broke the protocol: a fetch by a client in the barrier",
         )
+
+    def test_fetches_of_those_who_are_gone_cost_nothing(self) -> None:
+        """They may ask before anything is read, and go, again and again."""
+        server = self.serve(clients=2, unicast=True)
+        for _ in range(3):
+            raw = self.raw()
+            raw.send(bytes((Tag.FETCH,)) + bytes(7) + b"\x01")
+            self.assertEqual(len(server.server.history._waiting), 1)
+            raw.close()
+            self.assertEqual(server.server.history._waiting, [])
+        clients = [self.network.join() for _ in range(2)]
+        self.assert_whole(*clients)
 
     def test_one_that_does_not_read_costs_little(self) -> None:
         image = Random(3).randbytes(3_000_000)

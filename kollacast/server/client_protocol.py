@@ -434,10 +434,11 @@ class ClientFactory(ServerFactory):
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self.connections: set[ClientProtocol] = set()
+        #: All that are open, in the order in which they came; a set's would be another each time.
+        self.connections: dict[ClientProtocol, None] = {}
 
     def buildProtocol(self, addr: IAddress | None) -> ClientProtocol:
         client = ClientProtocol(self._host, getattr(addr, "host", "a connection"))
-        self.connections.add(client)
-        client.lost.addCallback(lambda _: self.connections.discard(client))
+        self.connections[client] = None
+        client.lost.addCallback(lambda _: self.connections.pop(client))
         return client

@@ -70,7 +70,7 @@ class History:
     def read(self, offset: int, size: int) -> Deferred[bytes]:
         """The bytes from ``offset`` on, once they have been read: fewer only at the end.
 
-        Fails with :class:`NotHeld`.
+        Fails with :class:`NotHeld`.  May be cancelled, and then nothing waits any more.
         """
         return Deferred.fromCoroutine(self._read(offset, size))
 
@@ -80,9 +80,13 @@ class History:
         if self._spool is not None:
             self._spool.close()
 
+    def _forget(self, waiter: Deferred[None]) -> None:
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
+
     async def _read(self, offset: int, size: int) -> bytes:
         while not self._over and self._bytes < offset + size:
-            waiter: Deferred[None] = Deferred()
+            waiter: Deferred[None] = Deferred(self._forget)
             self._waiting.append(waiter)
             await waiter
         size = min(size, self._bytes - offset)

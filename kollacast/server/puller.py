@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from kollacast.server.history import History, NotHeld
@@ -56,13 +56,13 @@ class Puller:
         self._client = client
         self._failed = failed
         self._waiting: deque[Fetch] = deque()
-        self._reading = False
+        self._reading: Deferred[Any] | None = None
         self._stopped = False
 
     @property
     def waits_for_image(self) -> bool:
         """Whether it is the client that waits, for what is not read yet."""
-        return self._reading
+        return self._reading is not None
 
     @property
     def idle(self) -> bool:
@@ -79,7 +79,7 @@ class Puller:
 
     def refill(self, queue: SendQueue) -> None:
         """Begin to read what is sent next, unless that is under way."""
-        if self._reading or self._stopped or not self._waiting:
+        if self._reading is not None or self._stopped or not self._waiting:
             return
         fetch = self._waiting[0]
         capacity = self._session.capacity
@@ -88,8 +88,8 @@ class Puller:
             self._waiting.popleft()
         else:
             self._waiting[0] = Fetch(fetch.first + count, fetch.count - count)
-        self._reading = True
-        reading = self._history.read(fetch.first * capacity, count * capacity)
+        reading: Deferred[Any] = self._history.read(fetch.first * capacity, count * capacity)
+        self._reading = reading
         reading.addCallback(self._read, fetch.first, count)
         reading.addErrback(self._not_read).addErrback(self._failed)
 
@@ -97,9 +97,13 @@ class Puller:
         """The client is gone, or has it all."""
         self._stopped = True
         self._waiting.clear()
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            # It may wait for what is not read before others have come.
+            reading.cancel()
 
     def _read(self, data: bytes, first: int, count: int) -> None:
-        self._reading = False
+        self._reading = None
         if self._stopped:
             return
         capacity = self._session.capacity
@@ -122,8 +126,8 @@ class Puller:
             self._client.told_end()
 
     def _not_read(self, failure: Failure) -> Deferred[None] | None:
-        failure.trap(NotHeld)
-        self._reading = False
+        failure.trap(NotHeld, CancelledError)
+        self._reading = None
         if not self._stopped:
             self._client.drop(str(failure.value))
         return None

@@ -1,0 +1,267 @@
+"""What goes wrong in a session, and to whom; each accident notes what it may cause."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from kollacast.wire.dialect import JASMINE
+from tests.memory import (
+    GROUP,
+    PORT,
+    SERVER_IP,
+    ClientRun,
+    RawClient,
+    RawFactory,
+    ServerRun,
+)
+from tests.storm.session import ALL, Session
+
+Accident = Callable[[Session, ClientRun], None]
+
+
+def happen(session: Session) -> None:
+    """Run the session, with accidents at any time, until all has ended."""
+    random = session.random
+    for _ in range(random.choice((0, 0, 1, 1, 2, 3, 5))):
+        session.pass_turns(int(random.expovariate(1 / random.choice((30, 300)))))
+        if random.random() < 0.2:
+            session.pass_time(random.expovariate(1 / 5.0))
+        accident = random.choice(_ACCIDENTS)
+        if session.clients:
+            accident(session, random.choice(session.clients))
+    session.finish()
+
+
+def _lose_a_client(session: Session) -> None:
+    """Whoever is still waited for may now not come."""
+    session.causes[ALL].add("missing")
+
+
+def _is_here(run: ServerRun | ClientRun) -> bool:
+    return run.outcome is None and not run.host.is_gone
+
+
+def _later(session: Session, mean_s: float, then: Callable[[], None]) -> None:
+    session.later(session.random.expovariate(1 / mean_s), then)
+
+
+# Somebody goes.
+
+
+def _interrupt_client(session: Session, client: ClientRun) -> None:
+    if _is_here(client):
+        session.note(client, "interrupted")
+        _lose_a_client(session)
+        client.client.interrupt("interrupted")
+
+
+def _interrupt_server(session: Session, _: ClientRun) -> None:
+    server = session.server
+    if server is not None and _is_here(server):
+        session.causes[ALL].add("server interrupted")
+        server.server.interrupt("interrupted")
+
+
+def _kill_client(session: Session, client: ClientRun) -> None:
+    """SIGKILL; it may be started again, and finds what it has written."""
+    if not _is_here(client):
+        return
+    session.note(client, "cut")
+    _lose_a_client(session)
+    client.host.kill()
+    if session.random.random() < 0.7:
+        session.note(client, "late")
+        _later(session, 5.0, lambda: session.join_again(client))
+
+
+def _kill_half(session: Session, _: ClientRun) -> None:
+    for client in session.clients[::2]:
+        _kill_client(session, client)
+
+
+def _power_cut(session: Session, client: ClientRun) -> None:
+    """The host is gone without a word; it may come back, with a part of what it has written."""
+    if not _is_here(client):
+        return
+    session.note(client, "cut")
+    _lose_a_client(session)
+    client.host.vanish()
+    if session.random.random() < 0.5:
+
+        def boot() -> None:
+            sink, random = client.sink, session.random
+            kept = random.randint(0, len(sink.data))
+            zeros = random.choice((0, len(sink.data) - kept))
+            if not sink.is_committed:
+                sink.data = sink.data[:kept] + bytes(zeros)
+                if zeros:
+                    session.note(client, "bad part")
+            client.host.boot()
+            session.join_again(client)
+
+        session.note(client, "late")
+        session.later(15.0 + 30.0 * session.random.random(), boot)
+
+
+def _kill_server(session: Session, _: ClientRun) -> None:
+    """SIGKILL; it may be started again on the same image."""
+    if session.server is None or not _is_here(session.server):
+        return
+    session.causes[ALL] |= {"server killed", "missing"}
+    session.server.host.kill()
+    if session.random.random() < 0.8:
+        _later(session, 10.0, lambda: _serve_again(session))
+
+
+def _serve_again(session: Session) -> None:
+    if session.server is None or session.server.host.is_gone:
+        session.serve()
+
+
+# The network.
+
+
+def _cut_connection(session: Session, client: ClientRun) -> None:
+    ends = [t for t in session.network.transports if t.host is client.host and t.connected]
+    if ends:
+        session.note(client, "cut")
+        _lose_a_client(session)
+        end = session.random.choice((ends[-1], ends[-1].peer))
+        session.random.choice((end.reset, end.loseConnection))()
+
+
+def _damage_stream(session: Session, client: ClientRun) -> None:
+    """A bit of what TCP carries is turned over, and its checksum has not noticed."""
+    if session.is_jasmine:
+        return  # where nothing proves the image
+    ends = [t for t in session.network.transports if t.host is client.host and t.connected]
+    if ends:
+        end = session.random.choice((ends[-1], ends[-1].peer, ends[-1].peer))
+        if end.damage(session.random.getrandbits(40)):
+            session.note(client, "damaged stream")
+            _lose_a_client(session)
+
+
+def _cut_off_client(session: Session, client: ClientRun) -> None:
+    """A link is down for a while."""
+    host = client.host
+    if host.is_gone or host.is_cut_off:
+        return
+    host.cut_off()
+    # A blink costs nobody anything.
+    seconds = session.random.choice((1.0, 5.0, 60.0))
+    session.note(client, "blink" if seconds < 2.0 else "cut")
+    if seconds > 2.0:
+        _lose_a_client(session)
+    session.later(seconds, host.heal)
+
+
+def _cut_off_server(session: Session, _: ClientRun) -> None:
+    host = session.network.host(SERVER_IP)
+    if host.is_gone or host.is_cut_off:
+        return
+    host.cut_off()
+    seconds = session.random.choice((1.0, 5.0, 60.0))
+    session.causes[ALL] |= {"blink"} if seconds < 2.0 else {"cut", "missing"}
+    session.later(seconds, host.heal)
+
+
+def _deafen(session: Session, client: ClientRun) -> None:
+    """The switch forgets who has joined."""
+    client.host.hears_multicast = not client.host.hears_multicast
+
+
+# Somebody is slow.
+
+
+def _hold_up_client(session: Session, client: ClientRun) -> None:
+    """SIGSTOP, as far as the disk goes."""
+    session.note(client, "slow")
+    _lose_a_client(session)
+    _hold_up(session, client)
+
+
+def _hold_up_server(session: Session, _: ClientRun) -> None:
+    if session.server is not None:
+        session.causes[ALL].add("server slow")
+        _hold_up(session, session.server)
+
+
+def _hold_up(session: Session, run: ServerRun | ClientRun) -> None:
+    seconds = session.random.choice((3.0, 8.0, 100.0))
+    for thread in run.threads.values():
+        if session.random.random() < 0.7:
+            thread.held = True
+            session.later(seconds, thread.release)
+
+
+def _stop_reading(session: Session, client: ClientRun) -> None:
+    """It leaves in its socket what the server sends it, for a while."""
+    ends = [t for t in session.network.transports if t.host is client.host and t.connected]
+    if ends:
+        session.note(client, "slow")
+        _lose_a_client(session)
+        ends[-1].pauseProducing()
+        seconds = session.random.choice((3.0, 8.0, 100.0))
+        session.later(seconds, ends[-1].resumeProducing)
+
+
+# Somebody comes.
+
+
+def _come_too_many(session: Session, _: ClientRun) -> None:
+    """A client more than were expected."""
+    session.causes[ALL].add("crowd")
+    session.note(session.join(), "late")
+
+
+def _stranger(session: Session, _: ClientRun) -> None:
+    """Somebody who speaks nonsense; where there are no hellos, a client too many."""
+    if session.is_jasmine:
+        session.causes[ALL] |= {"crowd", "missing"}
+    session.network.clients += 1
+    host = session.network.host(f"10.0.7.{session.network.clients}")
+    stranger = RawClient(session.network, JASMINE)
+    host.connectTCP(SERVER_IP, PORT, RawFactory(stranger))
+    noise = session.random.randbytes(session.random.randrange(40))
+    session.later(session.random.random(), lambda: stranger.mumble(noise))
+
+
+def _foreign_packets(session: Session, _: ClientRun) -> None:
+    """Packets of another session on the same group, or of nobody."""
+    if session.is_jasmine:
+        return  # whose packets do not say which session they are of
+    random: Random = session.random
+    for _packet in range(random.randrange(1, 20)):
+        seq = random.choice((random.randrange(200), random.getrandbits(32)))
+        size = random.choice((session.mtu - 40, random.randrange(session.mtu)))
+        header = seq.to_bytes(4, "big") + random.randbytes(4) + size.to_bytes(4, "big")
+        session.network.multicast((GROUP, PORT), header + random.randbytes(size))
+
+
+_ACCIDENTS: tuple[Accident, ...] = (
+    _interrupt_client,
+    _interrupt_server,
+    _kill_client,
+    _kill_client,
+    _kill_half,
+    _power_cut,
+    _kill_server,
+    _kill_server,
+    _cut_connection,
+    _cut_connection,
+    _cut_connection,
+    _damage_stream,
+    _cut_off_client,
+    _cut_off_client,
+    _cut_off_server,
+    _deafen,
+    _hold_up_client,
+    _hold_up_client,
+    _hold_up_server,
+    _stop_reading,
+    _come_too_many,
+    _stranger,
+    _foreign_packets,
+)

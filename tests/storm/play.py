@@ -1,0 +1,109 @@
+"""Plays seeds: one, watched for whatever the program logs as an error, or many in processes."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+import multiprocessing
+import secrets
+import shutil
+import tempfile
+import traceback
+import weakref
+from collections.abc import Iterable, Iterator
+from random import Random
+from unittest import mock
+
+from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+from zope.interface import provider
+
+from tests.memory import memory_sockets
+from tests.storm import accidents, verdict
+from tests.storm.session import Session
+
+#: Seeds that a process takes at a time.
+_CHUNK = 20
+
+
+def command(seed: int) -> str:
+    """What plays this seed again, and shows what happens."""
+    return f"python -m tests.storm {seed}"
+
+
+def play(seed: int) -> list[str]:
+    """Everything that is wrong with the session of ``seed``."""
+    return _play(seed)[0]
+
+
+def fingerprint(seed: int) -> str:
+    """Names every message and datagram of the session of ``seed``, and how its runs ended."""
+    return _play(seed, trace=True)[1]
+
+
+def play_many(seeds: Iterable[int], processes: int) -> Iterator[tuple[int, list[str]]]:
+    """Each seed and what is wrong with it, in any order."""
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        yield from pool.imap_unordered(_play_one, seeds, _CHUNK)
+
+
+def _play_one(seed: int) -> tuple[int, list[str]]:
+    return seed, play(seed)
+
+
+def _play(seed: int, trace: bool = False) -> tuple[list[str], str]:
+    folder = tempfile.mkdtemp(prefix="storm.")
+    print_ = hashlib.sha256()
+    gone: list[weakref.ref[object]] = []
+    with memory_sockets(), _seeded_secrets(seed), _logged_errors() as wrong:
+        try:
+            session = Session(seed, folder)
+            if trace:
+                session.network.trace = []
+            accidents.happen(session)
+            wrong += verdict.faults(session)
+            for way, data in session.network.trace or ():
+                print_.update(way.encode() + data)
+            for run in session.running():
+                print_.update(repr(run.outcome).encode())
+            gone += [weakref.ref(run) for run in session.running()]
+            del session, run
+        except Exception:
+            wrong.append(traceback.format_exc())
+        # A Deferred whose failure nobody has seen says so when it goes.
+        gc.collect()
+        if not wrong and any(ref() is not None for ref in gone):
+            wrong.append("something holds on to runs that are over")
+    shutil.rmtree(folder)
+    return wrong, print_.hexdigest()
+
+
+@contextlib.contextmanager
+def _seeded_secrets(seed: int) -> Iterator[None]:
+    """Session names, salts and nonces are of a length that what is cut where depends on."""
+    random = Random(~seed)
+    with (
+        mock.patch.object(secrets, "token_hex", lambda size=32: random.randbytes(size).hex()),
+        mock.patch.object(secrets, "randbits", random.getrandbits),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _logged_errors() -> Iterator[list[str]]:
+    """What the program logs as an error meanwhile: it has no right to."""
+    errors: list[str] = []
+
+    @provider(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        failure = event.get("log_failure") or event.get("failure")
+        if failure is not None:
+            errors.append(f"logged: {formatEvent(event)}\n{failure.getTraceback()}")
+        elif event.get("log_level", LogLevel.info) >= LogLevel.error:
+            errors.append(f"logged: {formatEvent(event)}")
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        yield errors
+    finally:
+        globalLogPublisher.removeObserver(observe)
