@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import select
+import shutil
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +15,17 @@ from typing import Any
 import pytest
 import pytest_twisted
 
-from tests.processes import Crew, Program, ends, image_of, make_crew, names_in, on_the_reactor
-from tests.real_registry import layout_digest, make_layout, needs_registry, pull, push, serving
+from tests.processes import (
+    LOOPBACK,
+    Crew,
+    Program,
+    ends,
+    image_of,
+    make_crew,
+    names_in,
+    on_the_reactor,
+)
+from tests.real_registry import layout_digest, make_layout, needs_registry, pull, push, run, serving
 
 crew = pytest_twisted.async_yield_fixture(make_crew)
 pytestmark = needs_registry
@@ -89,6 +101,165 @@ async def test_from_a_registry_to_a_registry_on_another_host(crew: Crew, source:
 
 
 @on_the_reactor
+async def test_pack_references(crew: Crew, source: _Source) -> None:
+    """Pulled from a registry that has no certificate, and called the same without its host."""
+    image = crew.folder / "image.tgz"
+    names = [f"{source.address}/{name}" for name in source.digests]
+    pack = ("pack", "--output", image, "images", "--no-tls-verify")
+    await _done(_images(crew, *pack, *names))
+    assert await _listed(crew, image) == source.digests
+    assert names_in(crew.folder) == ["image.tgz"]
+
+
+@on_the_reactor
+async def test_pack_layouts(crew: Crew, source: _Source) -> None:
+    """All images of a layout, and one of them; without a repository they get the layout's name."""
+    image = crew.folder / "image.tar.zst"
+    pack = ("pack", "--output", image, "--compression", "zstd", "oci")
+    expected = {f"layout:{tag}": layout_digest(source.layout, tag) for tag in _TAGS}
+    await _done(_images(crew, *pack, source.layout))
+    assert await _listed(crew, image) == expected
+    await _done(_images(crew, *pack, f"{source.layout}:agent"))
+    assert await _listed(crew, image) == {"layout:agent": expected["layout:agent"]}
+
+
+@on_the_reactor
+async def test_pack_docker_archives(crew: Crew, source: _Source) -> None:
+    """What `docker save` writes: layers not compressed, so the registry's digest is a new one."""
+    archives = []
+    for tag in _TAGS[:2]:
+        archives.append(crew.folder / f"{tag}.tar")
+        target = f"docker-archive:{archives[-1]}:quay.io/kolla/{tag}:2024.1"
+        run("skopeo", "copy", "--quiet", f"oci:{source.layout}:{tag}", target)
+    image = crew.folder / "image.tgz"
+    await _done(_images(crew, "pack", "--output", image, "docker-archive", *archives))
+    listed = await _listed(crew, image)
+    assert set(listed) == {f"kolla/{tag}:2024.1" for tag in _TAGS[:2]}
+    root = crew.folder / "host"
+    await _done(_images(crew, "unpack", "--root", root, image))
+    with serving(root / "current", crew.folder / "registry.json") as address:
+        for tag in _TAGS[:2]:
+            name = f"kolla/{tag}:2024.1"
+            assert pull(address, name, crew.folder / tag) == listed[name]
+            # the same layers, by the configuration's digest of each without compression
+            there, here = (
+                json.loads(run("skopeo", "inspect", "--config", *words))["rootfs"]["diff_ids"]
+                for words in (
+                    (f"oci:{source.layout}:{tag}",),
+                    ("--tls-verify=false", f"docker://{address}/{name}"),
+                )
+            )
+            assert there == here
+
+
+@on_the_reactor
+async def test_check(crew: Crew, source: _Source) -> None:
+    """Only a registry that serves every image as it was sent is good."""
+    image, root = crew.folder / "image.tgz", crew.folder / "host"
+    await _done(_images(crew, "pack", "--output", image, "storage", source.root))
+    address = f"{LOOPBACK}:{crew.port}"
+    check = ("check", "--root", root, "--timeout", "1", "--registry")
+    assert await _refused(_images(crew, *check, address)) == (
+        f"kollacast-images: {root}: has no image"
+    )
+    await _done(_images(crew, "unpack", "--root", root, image))
+    assert await _refused(_images(crew, *check, address)) == (
+        f"kollacast-images: no registry answers at {address} within 1 s: Connection refused"
+    )
+    with serving(root / "current", crew.folder / "registry.json", crew.port):
+        listed = await _done(_images(crew, *check, address))
+    assert [line.split()[:2] for line in listed.splitlines()] == [
+        [name, digest] for name, digest in sorted(source.digests.items())
+    ]
+    with serving(crew.folder / "empty", crew.folder / "registry.json", crew.port):
+        assert "does not serve kolla/agent:2024.1: status 404" in await _refused(
+            _images(crew, *check, address)
+        )
+    other = crew.folder / "other"
+    with serving(other, crew.folder / "registry.json", crew.port):
+        push(source.layout, "api", address, "kolla/agent:2024.1")
+        assert "serves another kolla/agent:2024.1" in await _refused(_images(crew, *check, address))
+
+
+@on_the_reactor
+async def test_check_waits_for_the_registry(crew: Crew, source: _Source) -> None:
+    image, root = crew.folder / "image.tgz", crew.folder / "host"
+    await _done(_images(crew, "pack", "--output", image, "storage", source.root))
+    await _done(_images(crew, "unpack", "--root", root, image))
+    with socket.create_server((LOOPBACK, crew.port)) as early:
+        address = f"{LOOPBACK}:{crew.port}"
+        check = _images(crew, "check", "--root", root, "--registry", address)
+        await crew.until(lambda: bool(select.select([early], [], [], 0)[0]), "an attempt")
+        early.accept()[0].close()
+    with serving(root / "current", crew.folder / "registry.json", crew.port):
+        await _done(check)
+
+
+@on_the_reactor
+async def test_check_of_a_port_that_something_else_has(crew: Crew, source: _Source) -> None:
+    image, root = crew.folder / "image.tgz", crew.folder / "host"
+    await _done(_images(crew, "pack", "--output", image, "storage", source.root))
+    await _done(_images(crew, "unpack", "--root", root, image))
+    command = [sys.executable, "-u", "-m", "http.server", "--bind", LOOPBACK, str(crew.port)]
+    web = crew.start(command, "web")
+    await web.gave(1)
+    address = f"{LOOPBACK}:{crew.port}"
+    line = await _refused(_images(crew, "check", "--root", root, "--registry", address))
+    assert line == f"kollacast-images: what answers at {address} is no registry"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "reason"),
+    [
+        ("", 2, "the following arguments are required: COMMAND"),
+        ("pack --output out.tgz", 2, "required: SOURCE"),
+        ("pack --output no/such/out.tgz storage .", 2, "--output no/such/out.tgz: cannot be"),
+        ("pack --output out.tgz --compression xz storage .", 2, "invalid choice: 'xz'"),
+        ("pack --output out.tgz storage .", 1, ".: is no registry's root directory"),
+        ("pack --output out.tgz oci nowhere", 1, "nowhere/index.json: No such file"),
+        ("pack --output out.tgz docker-archive nowhere", 1, "nowhere: No such file"),
+        ("pack --output out.tgz images host:1/a/b@sha256:00", 1, "an image needs a tag"),
+        ("pack --output out.tgz images a:1 localhost/a:1", 1, "two images would be called a:1"),
+        ("pack --output out.tgz images 127.0.0.1:1/a:1", 1, "skopeo: "),
+        ("list nowhere", 1, "nowhere: No such file or directory"),
+        ("unpack --root /dev/null/x nowhere", 2, "--root /dev/null/x: cannot be written"),
+        ("check --registry nowhere --root .", 2, "--registry 'nowhere': must be host:port"),
+        ("check --registry h:1 --root . --timeout x", 2, "--timeout 'x': must be seconds"),
+    ],
+)
+@on_the_reactor
+async def test_wrong_command_lines(crew: Crew, words: str, status: int, reason: str) -> None:
+    line = await _refused(_images(crew, *words.split()), status)
+    assert reason in line
+    assert names_in(crew.folder) == []
+
+
+@on_the_reactor
+async def test_damaged_storage_is_not_packed(crew: Crew, source: _Source) -> None:
+    root = crew.folder / "registry"
+    shutil.copytree(source.root, root)
+    blob = max(root.glob("docker/registry/v2/blobs/**/data"), key=lambda path: path.stat().st_size)
+    blob.write_bytes(bytes(blob.stat().st_size))
+    pack = ("pack", "--output", "image.tgz", "storage", root)
+    assert f"{blob}: is damaged" in await _refused(_images(crew, *pack))
+    blob.unlink()
+    assert "lacks the blob sha256:" in await _refused(_images(crew, *pack))
+    assert names_in(crew.folder) == ["registry"]
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+@on_the_reactor
+async def test_same_storage_same_file(crew: Crew, source: _Source, compression: str) -> None:
+    """Also from a copy of the storage, in which every time is another and the order may be."""
+    copy = crew.folder / "copy"
+    shutil.copytree(source.root, copy, copy_function=shutil.copyfile)
+    pack = ("pack", "--compression", compression, "--output")
+    await _done(_images(crew, *pack, "one", "storage", source.root))
+    await _done(_images(crew, *pack, "two", "storage", copy))
+    assert (crew.folder / "one").read_bytes() == (crew.folder / "two").read_bytes()
+
+
+@on_the_reactor
 async def test_bad_images_leave_the_version_before(crew: Crew, source: _Source) -> None:
     good = crew.folder / "good.tar"
     pack = ("pack", "--compression", "none", "--output", good, "storage", source.root)
@@ -104,7 +275,6 @@ async def test_bad_images_leave_the_version_before(crew: Crew, source: _Source) 
         (crew.file("damaged.tar", bytes(archive)), "is damaged: the bytes have another digest"),
     ):
         assert reason in await _refused(_images(crew, "list", path))
-        assert reason in await _refused(_images(crew, "unpack", "--root", root, path))
         server = crew.server("--input", str(path))
         client = crew.client("--registry-root", str(root))
         assert await ends(server, client) == [1, 1], client.errors

@@ -6,6 +6,7 @@ Every mistake ends in one line on standard error: with exit status 2 for a comma
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -14,9 +15,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, BinaryIO, NoReturn
 
+from twisted.python.usage import UsageError
+
+from kollacast import values
+from kollacast.atomic_file import prove_writable
 from kollacast.images.archive import read_storage
 from kollacast.images.catalog import Catalog, Image
+from kollacast.images.check import check_registry
 from kollacast.images.compression import METHODS
+from kollacast.images.gather import (
+    from_docker_archives,
+    from_layouts,
+    from_registries,
+    pack_copies,
+)
 from kollacast.images.layout import BadImage
 from kollacast.images.pack import pack_storage
 from kollacast.images.unpack import unpack_file
@@ -33,8 +45,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong with a command line in one line."""
 
     def error(self, message: str) -> NoReturn:
-        console.write_line(message)
-        raise SystemExit(int(Status.USAGE))
+        raise UsageError(message)
 
 
 class _Interrupted(BaseException):
@@ -49,10 +60,10 @@ def main(words: Sequence[str] | None = None) -> int:
     """Do what the command line says; return the exit status."""
     console.program = _PROGRAM
     shorten_crashes()
-    options = _parser().parse_args(words)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
+        options = _parser().parse_args(words)
         run: Callable[[argparse.Namespace], None] = options.run
         run(options)
         sys.stdout.flush()
@@ -60,6 +71,9 @@ def main(words: Sequence[str] | None = None) -> int:
         console.write_line("interrupted")
         signal.signal(interrupt.number, signal.SIG_DFL)
         os.kill(os.getpid(), interrupt.number)
+    except UsageError as error:
+        console.write_line(str(error))
+        return int(Status.USAGE)
     except BrokenPipeError:
         # Nobody reads on, as behind `| head`; nor at the exit, where Python would try once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -98,6 +112,29 @@ def _parser() -> argparse.ArgumentParser:
     )
     storage.add_argument("root", metavar="DIR", help="the one with docker/registry/v2 in it")
     storage.set_defaults(run=_pack_storage)
+    references = sources.add_parser(
+        "images", help="images out of registries, by skopeo", allow_abbrev=False
+    )
+    references.add_argument(
+        "--tls-verify",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether the registries must have certificates to be trusted",
+    )
+    references.add_argument(
+        "references", metavar="REF", nargs="+", help="as in quay.io/openstack.kolla/nova-api:2024.1"
+    )
+    references.set_defaults(
+        run=_pack_copies, copies=lambda o: from_registries(o.references, o.tls_verify)
+    )
+    archives = sources.add_parser(
+        "docker-archive", help="what `docker save` has written", allow_abbrev=False
+    )
+    archives.add_argument("files", metavar="FILE", nargs="+")
+    archives.set_defaults(run=_pack_copies, copies=lambda o: from_docker_archives(o.files))
+    layouts = sources.add_parser("oci", help="OCI layouts", allow_abbrev=False)
+    layouts.add_argument("layouts", metavar="DIR[:TAG]", nargs="+")
+    layouts.set_defaults(run=_pack_copies, copies=lambda o: from_layouts(o.layouts))
 
     listing = commands.add_parser("list", help="say what an image file holds", allow_abbrev=False)
     listing.add_argument("file", metavar="FILE", help="- for standard input")
@@ -119,11 +156,44 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--root", metavar="DIR", required=True)
     status.add_argument("--json", action="store_true")
     status.set_defaults(run=_status)
+
+    check = commands.add_parser(
+        "check",
+        help="prove that a registry serves what a registry root has",
+        allow_abbrev=False,
+    )
+    check.add_argument(
+        "--registry", metavar="HOST:PORT", required=True, type=values.host_and_port("--registry")
+    )
+    check.add_argument("--root", metavar="DIR", required=True)
+    check.add_argument(
+        "--timeout",
+        metavar="TIME",
+        type=values.duration_s("--timeout", 0),
+        default=30.0,
+        help="for the registry to answer, default 30",
+    )
+    check.set_defaults(run=_check)
     return parser
 
 
 def _pack_storage(options: argparse.Namespace) -> None:
+    _prove_output(options.output)
     _packed(options.output, pack_storage(options.root, options.output, options.compression))
+
+
+def _pack_copies(options: argparse.Namespace) -> None:
+    _prove_output(options.output)
+    copies = options.copies(options)
+    _packed(
+        options.output,
+        pack_copies(
+            copies,
+            options.output,
+            options.compression,
+            lambda name: console.write_line(f"copied {name}"),
+        ),
+    )
 
 
 def _packed(path: str, catalog: Catalog) -> None:
@@ -179,6 +249,14 @@ def _status(options: argparse.Namespace) -> None:
         print(f"{record.digest}, {record.bytes} bytes, since {record.received_at}")
 
 
+def _check(options: argparse.Namespace) -> None:
+    record = read_record(options.root)
+    if record is None:
+        raise OSError(errno.ENOENT, "has no image", options.root)
+    check_registry(options.registry, record.images, options.timeout)
+    _print_images(record.images)
+
+
 def _print_images(images: Sequence[Image]) -> None:
     width = max((len(image.name) for image in images), default=0)
     for image in images:
@@ -198,8 +276,14 @@ def _prove_root(root: str) -> None:
     try:
         prove_root(root)
     except OSError as error:
-        console.write_line(f"--root {root}: cannot be written: {error.strerror}")
-        raise SystemExit(int(Status.USAGE)) from None
+        raise UsageError(f"--root {root}: cannot be written: {error.strerror}") from None
+
+
+def _prove_output(path: str) -> None:
+    try:
+        prove_writable(path)
+    except OSError as error:
+        raise UsageError(f"--output {path}: cannot be written: {error.strerror}") from None
 
 
 def _count(number: int, what: str) -> str:

@@ -18,19 +18,21 @@ STORAGE = "docker/registry/v2"
 PREFIX = "tmp/registry"
 #: Bytes of a link, at the most.
 MAX_LINK = 160
+#: A regular expression for each part of a repository's name, and one for a tag.
+COMPONENT = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
+TAG = r"\w[\w.-]{0,127}"
 
 _DIGEST = r"(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})"
 #: The same as two folders.
 _FOLDERS = r"(?P<algorithm>sha256|sha512)/(?P<hex>[0-9a-f]{64}|[0-9a-f]{128})"
-_COMPONENT = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
 _BLOB = re.compile(
     rf"{STORAGE}/blobs/(?P<algorithm>sha256|sha512)/(?P<start>[0-9a-f]{{2}})"
     r"/(?P<hex>(?P=start)(?:[0-9a-f]{62}|[0-9a-f]{126}))/data"
 )
 _LINK = re.compile(
-    rf"{STORAGE}/repositories/(?P<repository>{_COMPONENT}(?:/{_COMPONENT})*)"
+    rf"{STORAGE}/repositories/(?P<repository>{COMPONENT}(?:/{COMPONENT})*)"
     rf"/(?:_layers/{_FOLDERS}|_manifests/(?:revisions/{_FOLDERS.replace('P<', 'P<revision_')}"
-    r"|tags/(?P<tag>\w[\w.-]{0,127})"
+    rf"|tags/(?P<tag>{TAG})"
     rf"/(?:current|index/{_FOLDERS.replace('P<', 'P<index_')})))/link",
     re.ASCII,
 )
