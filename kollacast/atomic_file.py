@@ -86,8 +86,8 @@ class AtomicFile:
     def resume(self, identity: str, unit: int) -> int:
         """Go on with what an earlier run has kept of the content called `identity`.
 
-        `identity` is up to 64 hexadecimal digits. What is kept of other contents is removed.
-        Returns how many bytes are there, a multiple of `unit`; writing goes on behind them. From
+        `identity` is up to 64 hexadecimal digits. What is kept of other contents is removed, in
+        this file too. May be called again, also with another identity. Returns how many bytes are there, a multiple of `unit`; writing goes on behind them. From
         now on :meth:`abandon` can keep them for a later run. Raises OSError.
         """
         path = f"{self._stem}.{identity}-kept.part"
@@ -95,8 +95,14 @@ class AtomicFile:
         with self._lock:
             if self._is_off:
                 raise called_off()
+            if self._is_kept and path == self._temporary_path:
+                return self._go_on(unit)
+            self._is_kept = False
             fd = _open_kept(path)
             if fd is None:
+                # What this run may have written is of another content.
+                os.ftruncate(self._fd, 0)
+                os.lseek(self._fd, 0, os.SEEK_SET)
                 try:
                     # Under a lock before it has the name that other runs look for.
                     fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -110,10 +116,14 @@ class AtomicFile:
                 self._fd = fd
             self._temporary_path = path
             self._is_kept = True
-            size = os.fstat(self._fd).st_size // unit * unit
-            os.ftruncate(self._fd, size)
-            os.lseek(self._fd, size, os.SEEK_SET)
-            return size
+            return self._go_on(unit)
+
+    def _go_on(self, unit: int) -> int:
+        """Write behind what is there in whole units from now on; returns how much that is."""
+        size = os.fstat(self._fd).st_size // unit * unit
+        os.ftruncate(self._fd, size)
+        os.lseek(self._fd, size, os.SEEK_SET)
+        return size
 
     def restart(self) -> None:
         """Begin again with nothing in the file, whatever it is called. Raises OSError."""

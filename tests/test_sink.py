@@ -205,6 +205,29 @@ class KeptTests(SynchronousTestCase):
         second.abandon()
         self.assertEqual(os.listdir(self.folder), [])
 
+    def test_a_run_that_looks_twice(self) -> None:
+        """Its connection has broken while it looked the first time."""
+        first, _ = self.run_on(self._ONE, b"01234567")
+        first.abandon(keep=True)
+        second = FileSink(str(self.path))
+        self.assertEqual([second.resume(self._ONE, 4) for _ in range(2)], [8, 8])
+        second.write(_views(b"89"))
+        second.commit()
+        self.assertEqual(self.path.read_bytes(), b"0123456789")
+        self.assertEqual(os.listdir(self.folder), ["image.tgz"])
+
+    def test_a_run_that_looks_for_another_image(self) -> None:
+        """The server is another one when it has come back."""
+        first, _ = self.run_on(self._ONE, b"01234567")
+        self.assertEqual(first.resume(self._OTHER, 4), 0)
+        first.write(_views(b"abcd"))
+        first.abandon(keep=True)
+        second, kept = self.run_on(self._OTHER, b"efgh")
+        self.assertEqual(kept, 4)
+        second.commit()
+        self.assertEqual(self.path.read_bytes(), b"abcdefgh")
+        self.assertEqual(os.listdir(self.folder), ["image.tgz"])
+
     def test_two_runs_at_once_do_not_share_it(self) -> None:
         first, _ = self.run_on(self._ONE, b"0123")
         second, kept = self.run_on(self._ONE, b"abcd")
