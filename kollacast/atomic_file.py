@@ -87,8 +87,9 @@ class AtomicFile:
         """Go on with what an earlier run has kept of the content called `identity`.
 
         `identity` is up to 64 hexadecimal digits. What is kept of other contents is removed, in
-        this file too. May be called again, also with another identity. Returns how many bytes are there, a multiple of `unit`; writing goes on behind them. From
-        now on :meth:`abandon` can keep them for a later run. Raises OSError.
+        this file too. Returns how many bytes are there, a multiple of `unit`; writing goes on
+        behind them. From now on :meth:`abandon` can keep them for a later run. May be called
+        again. Raises OSError.
         """
         path = f"{self._stem}.{identity}-kept.part"
         self._remove_others(path)
