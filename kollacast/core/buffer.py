@@ -12,6 +12,7 @@ begins its next life.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Sequence
 from itertools import compress
 
@@ -19,6 +20,11 @@ from kollacast.wire.structures import PACKET_HEADER_SIZE, BufferCtl
 
 #: Swaps 0 and 1.
 _INVERT = bytes((1, 0)) + bytes(254)
+
+
+def _memory(size: int) -> memoryview:
+    """Zeros, of which only those cost memory and time that are touched: a bytearray's all are."""
+    return memoryview(mmap.mmap(-1, size))
 
 
 class InconsistentBuffer(ValueError):
@@ -35,8 +41,8 @@ class PacketBuffer:
     def __init__(self, capacity: int, max_packets: int) -> None:
         self.capacity = capacity
         self.max_packets = max_packets
-        self.headers = memoryview(bytearray(PACKET_HEADER_SIZE * max_packets))
-        self.payload = memoryview(bytearray(capacity * max_packets))
+        self.headers = _memory(PACKET_HEADER_SIZE * max_packets)
+        self.payload = _memory(capacity * max_packets)
         #: The payload of each slot, as far as slots have been used: a view costs
         #: as much as 100 bytes of payload.
         self.payloads: list[memoryview] = []
