@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -289,6 +291,49 @@ async def test_bad_images_leave_the_version_before(crew: Crew, source: _Source) 
             assert pull(address, name, crew.folder / name.replace("/", "-")) == digest
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")
+@on_the_reactor
+async def test_image_larger_than_the_disk(crew: Crew, source: _Source) -> None:
+    """Which has room for the version before, and for half of the next."""
+    image, older = crew.folder / "image.tgz", crew.folder / "older"
+    await _done(_images(crew, "pack", "--output", image, "storage", source.root))
+    await _done(_images(crew, "unpack", "--root", older, image))
+    small = crew.folder / "small"
+    small.mkdir()
+    script = (
+        f"mount -t tmpfs -o size={image.stat().st_size * 3 // 2} none small"
+        ' && cp -a older/. small && "$@"; status=$?; ls -A small/versions >listing'
+        " && diff -r older small && exit $status"
+    )
+    server = crew.server("--input", str(image))
+    client = crew.client(
+        "--registry-root", "small", prefix=("unshare", "-m", "sh", "-c", script, "sh")
+    )
+    assert await ends(server, client) == [1, 1], client.errors
+    assert client.lines[-1] == ("kollacast-client: cannot write the image: No space left on device")
+    assert "cannot write the image: No space left on device" in server.lines[-1]
+    assert (crew.folder / "listing").read_text() == "1\n"
+
+
+@on_the_reactor
+async def test_client_that_was_killed_begins_anew(crew: Crew, source: _Source) -> None:
+    """What it had is of no use to the next one, and goes."""
+    image, root = crew.folder / "image.tgz", crew.folder / "host"
+    await _done(_images(crew, "pack", "--output", image, "storage", source.root))
+    server = crew.server(stdin="pipe")
+    server.write(image.read_bytes()[: image.stat().st_size // 2])
+    client = crew.client("--registry-root", str(root))
+    await crew.until(lambda: any(root.glob("versions/.*.part/**/data")), "a blob")
+    client.send_signal(signal.SIGKILL)
+    await client.end()
+    server.send_signal(signal.SIGTERM)
+    await server.end()
+    server = crew.server("--input", str(image))
+    client = crew.client("--registry-root", str(root))
+    assert await ends(server, client) == [0, 0], client.errors
+    assert names_in(root / "versions") == ["1"]
+
+
 @on_the_reactor
 async def test_a_second_unpacking_does_nothing(crew: Crew, source: _Source) -> None:
     image, root = crew.folder / "image.tgz", crew.folder / "host"
@@ -308,7 +353,7 @@ async def test_interrupted_client_leaves_nothing(crew: Crew, source: _Source) ->
     server.write(image.read_bytes()[: image.stat().st_size // 2])
     client = crew.client("--registry-root", str(root))
     await crew.until(lambda: any(root.glob("versions/.*.part/**/data")), "a blob")
-    client.send_signal(15)
-    assert await client.end() == -15
+    client.send_signal(signal.SIGTERM)
+    assert await client.end() == -signal.SIGTERM
     assert names_in(root) == ["versions"]
     assert names_in(root / "versions") == []
