@@ -9,11 +9,13 @@ IMAGE ?=
 BENCH ?=
 # More options for the soak.
 SOAK ?=
+# For each target of the fuzzer.
+SECONDS ?= 60
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-large soak check bench bench-quick clean
+.PHONY: demo test test-large soak check fuzz bench bench-quick clean
 
 # A real server and three real clients, as processes of their own, over loopback multicast.
 demo: $(VENV)/installed
@@ -42,6 +44,10 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# A search for bytes that break what reads from the network; fuzz/__init__.py says more.
+fuzz: $(VENV)/installed-fuzz
+	$(BIN)/python -m fuzz --seconds $(SECONDS)
+
 # The comparison with udpcast, uftp and unicast, as root; bench/README.md says what it needs. The
 # quick one proves that every copy arrives whole, and nothing about speed.
 bench: $(VENV)/installed-bench
@@ -51,7 +57,7 @@ bench-quick: $(VENV)/installed-bench
 	$(BIN)/python -m bench --quick $(BENCH)
 
 clean:
-	rm -rf $(VENV) .demo build *.egg-info
+	rm -rf $(VENV) .demo .fuzz build *.egg-info
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or later is needed; name one as in: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'

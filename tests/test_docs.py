@@ -10,6 +10,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from fuzz import recorded
 from kollacast.core import coding
 from kollacast.core.buffer import PacketBuffer
 from kollacast.options import ClientOptions, ServerOptions
@@ -23,9 +24,6 @@ from tests import vectors
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _PAGES = ("README.md", "docs/protocol.md", "docs/architecture.md", "docs/failures.md")
 _SALT = 1802464364
-
-#: Who sends, what, and whether it goes on behind what is shown.
-_Line = tuple[str, bytes, bool]
 
 
 def _page(name: str) -> str:
@@ -46,22 +44,6 @@ def _section(text: str, heading: str) -> str:
     return re.split(rf"^#{{1,{level}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
 
 
-def _example(name: str) -> list[_Line]:
-    """The lines of an example: a side, hexadecimal in groups, maybe JSON below, a remark."""
-    [block] = re.findall(
-        rf"<!-- example: {name} -->\n```\n(.*?)```", _page("docs/protocol.md"), re.S
-    )
-    lines: list[_Line] = []
-    for line in block.splitlines():
-        match = re.match(r"(S>C|C>S|udp)  ((?:[0-9a-f]{2})+(?: (?:[0-9a-f]{2})+)*)(…?)", line)
-        if match:
-            lines.append((match[1], bytes.fromhex(match[2]), bool(match[3])))
-        else:
-            who, data, goes_on = lines.pop()
-            lines.append((who, data + line.strip().encode(), goes_on))
-    return lines
-
-
 class ExampleTests(SynchronousTestCase):
     """The examples of docs/protocol.md, byte by byte."""
 
@@ -76,7 +58,7 @@ class ExampleTests(SynchronousTestCase):
 
     def assertShown(self, name: str, expected: Sequence[tuple[str, bytes]]) -> None:
         """The example shows these messages, each in full unless it says otherwise."""
-        shown = _example(name)
+        shown = recorded.example(name)
         cut = [
             (who, data[: len(part)] if goes_on else data)
             for (who, data), (_, part, goes_on) in zip(expected, shown, strict=True)

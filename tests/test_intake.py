@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
+from fuzz import deliveries
 from kollacast.core.buffer import PacketBuffer
-from kollacast.core.intake import BATCH, RUN, Intake
+from kollacast.core.intake import Intake
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.packets import PacketCodec
@@ -77,79 +78,24 @@ class _Receiver:
             self.buffers.append(buffer)
             self.intake.arm(buffer)
 
+    def receive(self, datagrams: Sequence[bytes], deliver: deliveries.Delivery) -> None:
+        deliver(self.intake, datagrams)
+        self.check()
+
     def coalesced(self, datagrams: Sequence[bytes]) -> None:
-        """One read of a run that the kernel has kept together: all but the last of one length."""
-        segment = len(datagrams[0])
-        assert all(len(datagram) == segment for datagram in datagrams[:-1])
-        assert len(datagrams[-1]) <= segment
-        landing = self.intake.landing()
-        data = b"".join(datagrams)
-        rest = memoryview(data)
-        for view in self.intake.vector(landing, min(65536 // self.intake.stride + 1, BATCH)):
-            count = min(len(view), len(rest))
-            view[:count] = rest[:count]
-            rest = rest[count:]
-        assert not rest
-        self.intake.coalesced(landing, len(data), segment)
-        self.check()
-
-    def frames(self, datagrams: Sequence[bytes]) -> None:
-        """Reads of single datagrams, each into a slot of its own, cut off where it is longer."""
-        left = list(datagrams)
-        while left:
-            landing = self.intake.landing()
-            batch = left[: landing.room or BATCH]
-            del left[: len(batch)]
-            for number, datagram in enumerate(batch):
-                header, payload = landing.buffer.vector(landing.slot + number, 1)
-                header[: len(datagram[:12])] = datagram[:12]
-                body = datagram[12 : 12 + len(payload)]
-                payload[: len(body)] = body
-            lengths = [min(len(datagram), self.intake.stride) for datagram in batch]
-            self.intake.frames(landing, lengths)
-            self.check()
-
-    def single(self, datagrams: Iterable[bytes]) -> None:
-        for datagram in datagrams:
-            self.intake.datagram(datagram)
-        self.check()
+        self.receive(datagrams, deliveries.coalesced)
 
     def coalesced_runs(self, datagrams: Sequence[bytes]) -> None:
-        """The same through :meth:`coalesced`, cut into runs that a kernel could have kept."""
-        run: list[bytes] = []
-        length = 0
-        for datagram in datagrams:
-            segment = len(run[0]) if run else len(datagram)
-            ended = bool(run) and len(run[-1]) < segment
-            full = len(run) == BATCH or length + len(datagram) > _STRIDE * BATCH
-            if run and (ended or full or len(datagram) > segment or not datagram):
-                self.coalesced(run)
-                run, length = [], 0
-            if datagram:
-                run.append(datagram)
-                length += len(datagram)
-        if run:
-            self.coalesced(run)
+        self.receive(datagrams, deliveries.coalesced_runs)
 
     def several_runs(self, datagrams: Sequence[bytes]) -> None:
-        """The same in runs of 7, which land behind each other as long as they belong there."""
-        left = [datagram for datagram in datagrams if datagram]
-        while left:
-            landing = self.intake.landing(RUN)
-            count = 0
-            while left and count < landing.room and len(left[0]) == self.intake.stride:
-                slot = landing.slot + count
-                header, payload = landing.buffer.vector(slot, 1)
-                header[:], payload[:] = left[0][:12], left[0][12:]
-                if count % 7 == 0 and not self.intake.is_expected(landing, slot):
-                    break
-                del left[0]
-                count += 1
-            if count:
-                self.intake.landed(landing, count)
-                self.check()
-            else:
-                self.coalesced([left.pop(0)])
+        self.receive(datagrams, deliveries.several_runs)
+
+    def frames(self, datagrams: Sequence[bytes]) -> None:
+        self.receive(datagrams, deliveries.frames)
+
+    def single(self, datagrams: Sequence[bytes]) -> None:
+        self.receive(datagrams, deliveries.single)
 
     def check(self) -> None:
         for buffer in self.buffers:

@@ -1,0 +1,72 @@
+"""Every input that a search has found to matter, once more through what reads from the network."""
+
+from __future__ import annotations
+
+import struct
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from fuzz import CORPUS, seeds, targets
+from kollacast.core.intake import Intake
+from kollacast.wire.parser import ClientStream, ServerStream
+from kollacast.wire.structures import WireError
+
+
+class CorpusTests(SynchronousTestCase):
+    """Nothing in the corpus, and nothing recorded, breaks its target."""
+
+    def test_every_input(self) -> None:
+        for name, target in targets.TARGETS.items():
+            inputs = {str(path): path.read_bytes() for path in (CORPUS / name).iterdir()}
+            self.assertGreater(len(inputs), 10, name)
+            inputs.update(
+                (f"recorded session {number}", seed) for number, seed in enumerate(seeds.of(name))
+            )
+            for source, data in inputs.items():
+                try:
+                    target(data)
+                except Exception as error:
+                    self.fail(f"{name}: {source}: {error!r}")
+
+    def test_every_corpus_has_its_target(self) -> None:
+        self.assertEqual({path.name for path in CORPUS.iterdir()}, set(targets.TARGETS))
+
+
+class TargetTests(SynchronousTestCase):
+    """A target sees that something is wrong, when something is."""
+
+    def sees(self, name: str, data: bytes, pattern: str) -> None:
+        with self.assertRaisesRegex(Exception, pattern):
+            targets.TARGETS[name](data)
+
+    def test_messages_that_depend_on_the_pieces(self) -> None:
+        class Stream(ClientStream):
+            def feed(self, data):
+                return super().feed(data[:20])
+
+        self.patch(targets, "ClientStream", Stream)
+        self.sees("client_of_jasmine", b"\x01" * 21, "byte by byte")
+
+    def test_another_error_than_the_parsers_own(self) -> None:
+        class Stream(ServerStream):
+            def feed(self, data):
+                raise struct.error("unpack requires a buffer of 4 bytes")
+
+        self.patch(targets, "ServerStream", Stream)
+        self.sees("server", b"KCST", "unpack requires")
+
+    def test_an_error_that_is_no_line(self) -> None:
+        class Stream(ServerStream):
+            def feed(self, data):
+                raise WireError("two\nlines")
+
+        self.patch(targets, "ServerStream", Stream)
+        self.sees("server", b"KCST", "no line for a log")
+
+    def test_a_queue_without_a_bound(self) -> None:
+        self.patch(targets, "_MAX_QUEUE", 10)
+        self.sees("server", b"KCST\0\0\0\xff" + bytes(12), "12 bytes wait")
+
+    def test_a_way_of_delivery_that_places_something_else(self) -> None:
+        self.patch(Intake, "datagram", lambda intake, data: None)
+        self.sees("datagrams_of_kollacast", seeds.of("datagrams_of_kollacast")[0], "single")
