@@ -1,8 +1,9 @@
-"""What this host's network interfaces allow, asked of the kernel."""
+"""What this host allows, asked of the kernel: its network interfaces, its descriptors."""
 
 from __future__ import annotations
 
 import errno
+import resource
 import socket
 import sys
 
@@ -38,6 +39,17 @@ def interface_mtu(local_ip: str, group: str) -> int | None:
             return probe.getsockopt(socket.IPPROTO_IP, _IP_MTU)
         except OSError:
             return None
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process open as many descriptors as it may, and return how many these are."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        pass  # then it stays at what it is
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def _leave_by(probe: socket.socket, local_ip: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kollacast import streams
 from kollacast.exit_status import end_process_with
+from kollacast.local_host import raise_descriptor_limit
 from kollacast.logs import announce
 from kollacast.options import DEFAULT_SPOOL_BYTES, ServerOptions
 from kollacast.progress import choose_display
@@ -12,6 +13,9 @@ from kollacast.source import open_source
 from kollacast.spool import Spool
 
 Options = ServerOptions
+
+#: Descriptors for all but connections: files, pipes, ports, and what Python opens.
+_OTHER_DESCRIPTORS = 64
 
 
 def makeService(options: ServerOptions) -> KollacastService:
@@ -30,7 +34,11 @@ def makeService(options: ServerOptions) -> KollacastService:
         spool = None
         if options["spool"] is not None and source.identity is None:
             spool = Spool(options["spool"], options["spool-size"] or DEFAULT_SPOOL_BYTES)
-        return Run(Server(reactor, options.config, source, spool=spool), source.close)
+        connections = raise_descriptor_limit() - _OTHER_DESCRIPTORS
+        server = Server(
+            reactor, options.config, source, spool=spool, max_connections=max(connections, 1)
+        )
+        return Run(server, source.close)
 
     return KollacastService(
         reactor,

@@ -18,6 +18,7 @@ import itertools
 import os
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -1315,6 +1316,7 @@ class ServerRun(_Run):
         clients: int = 1,
         threads: bool = False,
         spool: Spool | None = None,
+        max_connections: int = sys.maxsize,
         **options: Any,
     ) -> None:
         super().__init__(network, network.host(SERVER_IP))
@@ -1335,6 +1337,7 @@ class ServerRun(_Run):
             self.config,
             source,
             spool=spool,
+            max_connections=max_connections,
             make_worker=self._workers(threads),
             open_port=self._open_port,
         )

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from kollacast.server.client_record import ClientRecord
 from kollacast.server.groups import Phase
 from kollacast.server.history import History
+from kollacast.server.lobby import Lobby
 from kollacast.server.member import Member
 from kollacast.server.puller import Puller
 from kollacast.server.repairs import Repairs
@@ -55,6 +56,7 @@ class Host(Interface):
     session: Session
     repairs: Repairs
     history: History
+    lobby: Lobby[ClientProtocol]
 
     def refusal(self, hello: Hello | None) -> str | None:
         """Why no client, or not the one of ``hello``, may come in now; or None."""
@@ -116,6 +118,11 @@ class ClientProtocol(Protocol):
         self._heard_at = 0.0
         self._joined_at = 0.0
 
+    @property
+    def address(self) -> str:
+        """The client's IP address."""
+        return self.record.address
+
     # The connection.
 
     def connectionMade(self) -> None:
@@ -133,6 +140,9 @@ class ClientProtocol(Protocol):
         self._outgoing.send(self._host.greeting(self._nonce))
         if self._dialect.greets:
             self._hello_timer = self._host.clock.callLater(HELLO_TIMEOUT_S, self._no_hello)
+            crowded_out = self._host.lobby.enter(self)
+            if crowded_out is not None:
+                crowded_out.crowd_out()
         else:
             self._join()
 
@@ -230,6 +240,15 @@ class ClientProtocol(Protocol):
         self._tell_and_close(reason)
         self._leave()
 
+    def crowd_out(self) -> None:
+        """Close a connection that has said nothing yet; who means well may come again."""
+        _log.info(
+            "{address} is no client: it has not said who it is, and {count} others wait to",
+            address=self.record.address,
+            count=self._host.lobby.limit,
+        )
+        self._close()
+
     def end(self, reason: str | None) -> Deferred[None]:
         """The session is over, for ``reason`` unless it has ended well.
 
@@ -291,6 +310,7 @@ class ClientProtocol(Protocol):
 
     def _introduced(self, hello: Hello) -> None:
         self._cancel_timers()
+        self._host.lobby.leave(self)
         self.hello = hello
         self.record.name = hello.name or self.record.address
         answer = self._session.authenticate(self._nonce, hello)
@@ -403,6 +423,7 @@ class ClientProtocol(Protocol):
         if not self._closed:
             self._closed = True
             self._cancel_timers()
+            self._host.lobby.leave(self)
             self._linger_timer = self._host.clock.callLater(_LINGER_S, self._abort)
             self._outgoing.close()
 
@@ -428,17 +449,23 @@ def _count(fields: dict[str, Any], key: str) -> int | None:
 
 
 class ClientFactory(ServerFactory):
-    """Makes a :class:`ClientProtocol` of every connection."""
+    """Makes a :class:`ClientProtocol` of every connection, as long as there are not too many."""
 
     noisy = False
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, max_connections: int) -> None:
         self._host = host
+        self._max_connections = max_connections
         #: All that are open, in the order in which they came; a set's would be another each time.
         self.connections: dict[ClientProtocol, None] = {}
 
-    def buildProtocol(self, addr: IAddress | None) -> ClientProtocol:
-        client = ClientProtocol(self._host, getattr(addr, "host", "a connection"))
+    def buildProtocol(self, addr: IAddress | None) -> ClientProtocol | None:
+        address = getattr(addr, "host", "a connection")
+        if len(self.connections) >= self._max_connections:
+            # Who is shown the door holds its descriptor until the reactor's next turn.
+            _log.info("{address} is no client: too many come at once", address=address)
+            return None
+        client = ClientProtocol(self._host, address)
         self.connections[client] = None
         client.lost.addCallback(lambda _: self.connections.pop(client))
         return client

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from ipaddress import IPv4Address
@@ -31,6 +32,7 @@ from kollacast.server.client_record import ClientRecord
 from kollacast.server.cycle import cycle
 from kollacast.server.groups import GroupChain, Phase
 from kollacast.server.history import History
+from kollacast.server.lobby import Lobby
 from kollacast.server.member import Member
 from kollacast.server.read_ahead import ReadAhead
 from kollacast.server.repairs import Repairs
@@ -48,6 +50,8 @@ _log = Logger()
 
 #: Connections that may wait to be accepted: a whole cluster comes at once.
 _BACKLOG = 4096
+#: Connections without a hello at a time: clients of a cluster need a moment each, and no more.
+_MAX_STRANGERS = 1024
 #: A client syncs several GB to its disk before its last answer: so much longer it may take.
 _SYNC_FACTOR = 10.0
 #: Buffers that are filled while a full window is in flight.
@@ -67,7 +71,8 @@ class _Failure(Exception):
 class Server:
     """Brings ``source`` to the clients that ``config`` expects.
 
-    What a pipe brings goes to ``spool`` as well, for those who need it later.
+    What a pipe brings goes to ``spool`` as well, for those who need it later.  No more
+    than ``max_connections`` are open at a time, which leaves room for ``config.clients``.
     ``reactor`` is also the clock.  ``make_worker`` and ``open_port`` take the
     place of threads and of the multicast port in tests.
     """
@@ -79,6 +84,7 @@ class Server:
         source: Source,
         *,
         spool: Spool | None = None,
+        max_connections: int = sys.maxsize,
         make_worker: WorkerFactory = ThreadWorker,
         open_port: SenderFactory = open_sender,
     ) -> None:
@@ -103,7 +109,10 @@ class Server:
         )
         self._control = RateControl() if config.rate_bps is None else None
         self.repairs = Repairs(reactor, self.session, self._sender, self._control, self.fail)
-        self._factory = ClientFactory(self)
+        # Half of what the clients leave: as many may just have been shown the door.
+        strangers = min((max_connections - config.clients) // 2, _MAX_STRANGERS)
+        self.lobby: Lobby[ClientProtocol] = Lobby(max(strangers, 1))
+        self._factory = ClientFactory(self, max_connections)
         self._chain = GroupChain(config.group_size)
         self._clients: list[ClientProtocol] = []
         self._records: list[ClientRecord] = []
