@@ -275,6 +275,19 @@ class ClientTests(_OptionsTestCase):
         line = self.refused_client("127.0.0.1", "h", "--output", "/no/such/folder/image")
         self.assertIn("cannot be written: No such file or directory", line)
 
+    def test_registry_root(self) -> None:
+        root = self.folder / "new" / "root"
+        parsed = self.client("127.0.0.1", "h", "--registry-root", str(root))
+        self.assertEqual(parsed["registry-root"], str(root))
+        self.assertFalse(root.parent.exists())
+
+    def test_registry_root_that_cannot_be(self) -> None:
+        for path in (self.image, self.image / "root"):
+            line = self.refused_client("127.0.0.1", "h", "--registry-root", str(path))
+            self.assertIn(f"--registry-root {path}: cannot be written: Not a directory", line)
+        both = ("--registry-root", str(self.folder), "--output", str(self.image))
+        self.assertIn("not to both", self.refused_client("127.0.0.1", "h", *both))
+
     def test_output_that_is_a_folder(self) -> None:
         for word in (f"{self.folder}", f"{self.folder}/", f"{self.folder}/new/"):
             line = self.refused_client("127.0.0.1", "h", "--output", word)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import os
 import random
 import tarfile
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast.images import versions
+from kollacast.images.archive import read_storage
+from kollacast.images.layout import BadImage
 from kollacast.images.registry_sink import RegistrySink
 from kollacast.images.versions import read_record
 from tests import registry_storage
@@ -287,6 +290,23 @@ class BadArchiveTests(_TestCase):
         data = bytearray(gzip.compress(archive_of(members_of(_FILES))))
         data[len(data) // 2] ^= 0xFF
         self.assertRegex(self.refused(bytes(data)), "damaged")
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.data())
+    def test_any_damage(self, draw: st.DataObject) -> None:
+        """Of headers too, with checksums that fit: it is refused in one way, or does no harm."""
+        data = bytearray(archive_of(members_of(_OTHER)))
+        for _ in range(draw.draw(st.integers(1, 3))):
+            start = draw.draw(st.integers(0, len(data) // 512 - 1)) * 512
+            data[start + draw.draw(st.integers(0, 511))] = draw.draw(st.integers(0, 255))
+            header = data[start : start + 512]
+            total = sum(header[:148]) + 8 * ord(" ") + sum(header[156:])
+            data[start + 148 : start + 156] = b"%06o\0 " % total
+        method = draw.draw(st.sampled_from(["gzip", "zstd", "none"]))
+        try:
+            read_storage(io.BytesIO(registry_storage.compressed(bytes(data), method)))
+        except BadImage as error:
+            self.assertTrue(str(error.strerror).isprintable(), error.strerror)
 
     def test_blob_with_another_digest(self) -> None:
         files = {path: b"0" + data[1:] for path, data in _FILES.items() if data == _SHARED}
