@@ -46,6 +46,7 @@ _log = Logger()
 GREETING_TIMEOUT_S = 10.0
 #: Seconds that the server gets to read the last words.
 _LINGER_S = 3.0
+_WAITING = "waiting for the others"
 
 WorkerFactory = Callable[[Any, str], Worker]
 ReceiverFactory = Callable[[Any, MulticastReceiver, tuple[str, int], str, int], Any]
@@ -196,10 +197,15 @@ class Client:
         if self._output is None:
             # A server that is about to end still takes connections for a moment.
             self._connect_again("what answers there closes the connection")
-        elif self._terms is not None and self._terms.fetch:
+        elif self._terms is not None and (self._terms.fetch or self._waits_for_others):
             self._come_back(self._output)
         else:
             self._end("the server closed the connection before the image was complete")
+
+    @property
+    def _waits_for_others(self) -> bool:
+        """Whether this client has said who it is, and nothing has begun: it misses nothing."""
+        return self._phase == _WAITING and self._terms is not None and self._terms.dialect.greets
 
     def _connect_again(self, why: str) -> None:
         if self._reactor.seconds() + RETRY_S[0] > self._deadline:
@@ -423,7 +429,7 @@ class Client:
         reception.ended.addCallbacks(lambda _: self._received_all(), self._cannot_keep)
         self._receptions.append(reception)
         self._way = reception
-        self._phase = "waiting for the others"
+        self._phase = _WAITING
 
     def _nothing_heard(self, packets: int) -> None:
         """Multicast passes this host by."""

@@ -432,8 +432,14 @@ class ClientProtocol(Protocol):
         self.transport.abortConnection()
 
     def _no_hello(self) -> None:
+        """Without a word, so that a client which the network or its disk has held up comes back."""
         self._hello_timer = None
-        self.drop(f"no valid hello within {HELLO_TIMEOUT_S:g} s")
+        _log.info(
+            "{address} is no client: no valid hello within {seconds:g} s",
+            address=self.record.address,
+            seconds=HELLO_TIMEOUT_S,
+        )
+        self._close()
 
     def _cancel_timers(self) -> None:
         for timer in (self._hello_timer, self._linger_timer):

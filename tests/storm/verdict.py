@@ -19,7 +19,6 @@ _REASONS: tuple[tuple[str, set[str]], ...] = (
     (r"the server gave up: cannot read the image: .+", {"bad input"}),
     (r"the server gave up: \d of \d clients came within \d+ s: .+", {"missing", "late"}),
     (r"the server gave up: no (READY|DONE|REPORT|FETCH|room for more) for \d+ s", {"slow", "cut"}),
-    (r"the server gave up: no valid hello within 5 s", {"slow", "cut", "blink"}),
     (r"the server gave up: broke the protocol: .+", {"damaged stream"}),
     (
         r"the server gave up: (no client is left|the session has ended)",
