@@ -30,8 +30,10 @@ _REASONS: tuple[tuple[str, set[str]], ...] = (
     ),
     (
         r"the server refuses this client: all (\d clients are here already|is fetched.*)",
-        {"crowd"},
+        # The server has not noticed yet that the one that was killed is gone.
+        {"crowd", "cut"},
     ),
+    (r"the image is proved by .*", {"damaged stream"}),
     (
         r"the server refuses this client: the session has (ended|begun without this client, .+)",
         {"late", "cut", "server killed", "crowd"},
