@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 
 from soak_transfer import Condition, Process, Transfer
@@ -115,12 +114,7 @@ def _late_joiner(transfer: Transfer) -> Iterator[Condition]:
 
 def _multicast_blocked(transfer: Transfer) -> Iterator[Condition]:
     """A firewall on one host, from before the start."""
-    host = transfer.lab.clients[transfer.victim]
-    rule = "ip daddr 224.0.0.0/4 drop"
-    hook = "type filter hook input priority 0;"
-    subprocess.run(
-        host.command(["nft", f"table ip wall {{ chain wall {{ {hook} {rule}; }}; }}"]), check=True
-    )
+    transfer.lab.block_multicast(transfer.lab.clients[transfer.victim])
     transfer.happened = True
     yield from ()
 

@@ -88,3 +88,62 @@ async def test_a_client_that_is_stopped_and_goes_on(crew: Crew) -> None:
         os.kill(stopped.pid, signal.SIGCONT)
     assert await ends(server, stopped) == [Status.OK] * 2
     assert (crew.folder / "copy1").read_bytes() == image.read_bytes()
+
+
+@on_the_reactor
+async def test_a_late_client(crew: Crew) -> None:
+    """It comes in the place of one that has left; the past comes from the spool."""
+    image = image_of(_SIZE)
+    (crew.folder / "spool").mkdir()
+    words = ("--spool", "spool", "--buffer-packets", "100")
+    server = crew.server(*words, clients=2, stdin="pipe")
+    steady = crew.client("--output", "copy0", "--name", "steady")
+    leaver = crew.client("--output", "copy1", "--name", "leaver")
+    server.write(image[: _SIZE // 2])
+    await crew.until(lambda: _kept(crew.folder, "copy1") > 0, "a part of the copy")
+    leaver.send_signal(signal.SIGTERM)
+    assert await leaver.end() == -signal.SIGTERM
+    late = crew.client("--output", "copy2", "--name", "late", "--report", "report.json")
+    await server.said("client late", "is in")
+    server.write(image[_SIZE // 2 :])
+    server.close_input()
+    assert await ends(server, steady, late) == [Status.OK] * 3
+    for copy in ("copy0", "copy2"):
+        assert (crew.folder / copy).read_bytes() == image
+    report = json.loads((crew.folder / "report.json").read_text())
+    assert (report["packets_multicast"], report["packets_fetched"]) == (0, -(-_SIZE // 1460))
+    assert names_in(crew.folder / "spool") == []
+
+
+@on_the_reactor
+async def test_the_failsafe(crew: Crew) -> None:
+    image = crew.file("image", image_of(_SIZE))
+    server = crew.server(*_SLOW, "--failsafe", "registry.example:4000", stdin=image)
+    words = ("--connect-timeout", "1", "--output", "copy", "--report", "report.json")
+    client = crew.client(*words)
+    await crew.until(lambda: _kept(crew.folder, "copy") > 0, "a part of the copy")
+    server.send_signal(signal.SIGKILL)
+    assert await client.end() == Status.FAILSAFE
+    assert client.lines[-1].endswith("; the failsafe registry registry.example:4000 has the image")
+    report = json.loads((crew.folder / "report.json").read_text())
+    assert (report["exit_status"], report["failsafe"]) == (75, "registry.example:4000")
+    assert not (crew.folder / "copy").exists()
+
+
+@on_the_reactor
+async def test_strangers_without_the_secret(crew: Crew) -> None:
+    image = crew.file("image", image_of(100_000))
+    for name, secret in (("token", b"a secret of this room"), ("wrong", b"a secret of another")):
+        crew.file(name, secret).chmod(0o600)
+    server = crew.server("--token-file", "token", stdin=image)
+    await server.said("waiting for clients")
+    stranger = crew.client("--token-file", "wrong", "--output", "stolen")
+    assert await stranger.end() == Status.FAILED
+    assert "does not know the shared secret" in stranger.lines[-1]
+    stranger = crew.client("--output", "stolen")
+    assert await stranger.end() == Status.FAILED
+    assert "give --token-file" in stranger.lines[-1]
+    client = crew.client("--token-file", "token", "--output", "copy")
+    assert await ends(server, client) == [Status.OK] * 2
+    assert (crew.folder / "copy").read_bytes() == image.read_bytes()
+    assert names_in(crew.folder) == ["copy", "image", "token", "wrong"]
