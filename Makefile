@@ -38,11 +38,15 @@ test-large: $(VENV)/installed-test
 soak: $(VENV)/installed-test
 	PYTHONPATH=. $(BIN)/python scripts/soak.py $(SOAK)
 
-# What the linter, the formatter and the type checker say.
-check: $(VENV)/installed-dev
+# What the linters, the formatter and the type checker say. ansible-lint looks for the collection's
+# roles where collections are installed.
+check: $(VENV)/installed-dev $(VENV)/installed-ansible
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/ansible-galaxy collection install --force -p $(abspath $(VENV))/collections ./ansible
+	cd ansible && PATH=$(abspath $(BIN)):$$PATH \
+		ANSIBLE_COLLECTIONS_PATH=$(abspath $(VENV))/collections ansible-lint
 
 # A search for bytes that break what reads from the network; fuzz/__init__.py says more.
 fuzz: $(VENV)/installed-fuzz

@@ -22,7 +22,13 @@ from kollacast.wire.structures import BufferCtl, Tag
 from tests import vectors
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
-_PAGES = ("README.md", "docs/protocol.md", "docs/architecture.md", "docs/failures.md")
+_PAGES = (
+    "README.md",
+    "docs/protocol.md",
+    "docs/architecture.md",
+    "docs/failures.md",
+    "docs/kolla.md",
+)
 _SALT = 1802464364
 
 

@@ -1,0 +1,189 @@
+"""A cluster as an operator sees it: an installer, and hosts that are reached by SSH.
+
+Every host of a lab gets a file system of its own, for what it changes: `/etc`, `/opt`, `/root`,
+`/run` and `/var` are those of this machine with a layer in memory above them. So paths on a host
+are those of a real one. Each host but the installer runs an sshd; what runs on the installer runs
+in its namespaces.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import Host, Lab
+
+_LOOK_S = 0.05
+#: Where programs are, those of an administrator too.
+SYSTEM_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+_PRIVATE = ("etc", "opt", "root", "run", "var")
+
+#: Makes a host's file system, says so by a file, and becomes the command that follows.
+_BOOT = f"""
+set -e
+folder=$1 name=$2; shift 2
+mount --make-rprivate /
+mount -t tmpfs -o mode=0755 tmpfs "$folder"
+for tree in {" ".join(_PRIVATE)}; do
+    mkdir -p "$folder/$tree/upper" "$folder/$tree/work"
+    mount -t overlay -o "lowerdir=/$tree,upperdir=$folder/$tree/upper,workdir=$folder/$tree/work" \\
+        overlay "/$tree"
+done
+hostname "$name"
+mkdir -p /run/sshd
+rm -rf /root/.ssh /root/.ansible /root/.ansible_async
+touch "$folder.up"
+exec "$@"
+"""
+
+_SSHD = """
+ListenAddress {address}
+HostKey {folder}/host_key
+AuthorizedKeysFile {folder}/key.pub
+PermitRootLogin yes
+StrictModes no
+UsePAM no
+PidFile none
+Subsystem sftp internal-sftp
+MaxStartups 100
+"""
+
+
+def missing_tools(*names: str) -> str | None:
+    """None when labs can be built here and all these programs are there, else the reason."""
+    absent = [name for name in names if shutil.which(name, path=SYSTEM_PATH) is None]
+    return Lab.available() or (f"not installed: {', '.join(absent)}" if absent else None)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One host of the cluster."""
+
+    name: str  #: its host name, and what it is called in the inventory
+    address: str
+    namespace: str
+    pid: int  #: of a process in its namespaces
+
+    def command(self, argv: Sequence[str], *, online: bool = False) -> list[str]:
+        """`argv` as a command to run on this host; `online` with this machine's network."""
+        spaces = ["--mount", "--uts", *([] if online else ["--net"])]
+        # nsenter would look for a working directory outside
+        home = ["sh", "-c", 'cd /root && exec "$@"', "sh"]
+        return ["nsenter", "--target", str(self.pid), *spaces, "--", *home, *argv]
+
+    def run(self, *argv: str) -> str:
+        """Standard output of a command that has to succeed on this host."""
+        done = subprocess.run(
+            self.command(argv), capture_output=True, text=True, env=clean_environment()
+        )
+        assert done.returncode == 0, f"{self.name}: {' '.join(argv)}: {done.stderr}{done.stdout}"
+        return done.stdout
+
+    def path(self, path: str) -> Path:
+        """A path on this host, as seen from outside."""
+        return Path(f"/proc/{self.pid}/root{path}")
+
+    def pids(self, word: str) -> list[int]:
+        """The processes on this host that have `word` in their command line."""
+        found = subprocess.run(
+            ["pgrep", "--full", "--ns", str(self.pid), "--nslist", "net", "--", word],
+            capture_output=True,
+            text=True,
+        )
+        return [int(line) for line in found.stdout.split()]
+
+
+def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment without what belongs to this test run and not to a host."""
+    names = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "KOLLACAST_DEBUG", "KOLLACAST_CI")
+    kept = {key: value for key, value in os.environ.items() if key not in names}
+    return {**kept, "PATH": SYSTEM_PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **(more or {})}
+
+
+def until(condition: Callable[[], object], what: str, patience_s: float = 60.0) -> None:
+    """Wait for what gives no sign when it changes; `what` is for a failure."""
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {patience_s:g} s for {what}"
+        time.sleep(_LOOK_S)
+
+
+class Cluster:
+    """The installer and the hosts of a lab. `folder` is for keys, logs and mount points."""
+
+    def __init__(self, lab: Lab, folder: Path) -> None:
+        self.folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        folder.chmod(0o755)
+        for name in ("key", "host_key"):
+            _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name))
+        self.installer = self._boot(lab.server, "installer", ["sleep", "infinity"])
+        self.hosts = [
+            self._boot(host, f"host-{number}", self._sshd(host))
+            for number, host in enumerate(lab.clients, 1)
+        ]
+        until(lambda: all(host.pids("sshd") for host in self.hosts), "sshd on every host")
+
+    def close(self) -> None:
+        """Kill what still runs; the file systems go with the last process that sees them."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
+
+    def inventory_line(self, host: Member) -> str:
+        """How the installer's Ansible reaches a host."""
+        return f"{host.name} ansible_host={host.address} ansible_user=root"
+
+    def _sshd(self, host: Host) -> list[str]:
+        config = self.folder / f"{host.namespace}.sshd"
+        config.write_text(_SSHD.format(address=host.address, folder=self.folder))
+        return [shutil.which("sshd", path=SYSTEM_PATH) or "sshd", "-D", "-e", "-f", str(config)]
+
+    def _boot(self, host: Host, name: str, argv: Sequence[str]) -> Member:
+        folder = self.folder / name
+        folder.mkdir()
+        with (self.folder / f"{name}.log").open("wb") as log:
+            process = subprocess.Popen(
+                host.command(
+                    ["unshare", "--mount", "--uts", "sh", "-c", _BOOT, "sh", str(folder), name]
+                )
+                + list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=clean_environment(),
+            )
+        self._processes.append(process)
+        up = Path(f"{folder}.up")
+        until(lambda: up.exists() or process.poll() is not None, f"{name} to boot")
+        assert up.exists(), (self.folder / f"{name}.log").read_text()
+        return Member(name, host.address, host.namespace, process.pid)
+
+
+@contextlib.contextmanager
+def cluster(hosts: int, folder: Path, prefix: str) -> Iterator[Cluster]:
+    """A cluster for a ``with`` block."""
+    with Lab(hosts, prefix=prefix) as lab:
+        made = Cluster(lab, folder)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+def kill(pids: Sequence[int]) -> None:
+    """SIGKILL; no matter who is gone already."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _run(*argv: str) -> None:
+    subprocess.run(argv, check=True, capture_output=True)
