@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import struct
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fuzz import CORPUS, seeds, targets
 from kollacast.core.intake import Intake
 from kollacast.wire.parser import ClientStream, ServerStream
 from kollacast.wire.structures import WireError
+from tests.vectors import PROPERTY
 
 
 class CorpusTests(SynchronousTestCase):
@@ -30,6 +33,25 @@ class CorpusTests(SynchronousTestCase):
 
     def test_every_corpus_has_its_target(self) -> None:
         self.assertEqual({path.name for path in CORPUS.iterdir()}, set(targets.TARGETS))
+
+
+@st.composite
+def _spliced(draw: st.DrawFn, name: str) -> bytes:
+    """Pieces of recorded sessions and of the corpus behind each other, and anything between."""
+    known = [*seeds.of(name), *(path.read_bytes() for path in sorted((CORPUS / name).iterdir()))]
+    pieces = st.sampled_from(known) | st.binary(max_size=40)
+    parts = draw(st.lists(st.tuples(pieces, st.integers(0, 200), st.integers(0, 200)), max_size=5))
+    return b"".join(data[start : start + count] for data, start, count in parts)
+
+
+class SplicedTests(SynchronousTestCase):
+    """What recorded sessions become when they are cut and put together anew."""
+
+    @PROPERTY
+    @given(st.data())
+    def test_any_splice(self, data: st.DataObject) -> None:
+        for name, target in targets.TARGETS.items():
+            target(data.draw(_spliced(name), name))
 
 
 class TargetTests(SynchronousTestCase):
