@@ -15,7 +15,7 @@ import pytest_twisted
 
 from kollacast.outcome import Status
 from tests.processes import Crew, Program, ends, make_crew, on_the_reactor
-from tests.transfer import PACKET, SIZE, Transfer, transfer
+from tests.transfer import PACKET, SIZE, Transfer, part_of, transfer
 
 crew = pytest_twisted.async_yield_fixture(make_crew)
 
@@ -122,3 +122,23 @@ async def test_the_server_that_is_started_again(crew: Crew, state: str) -> None:
         run.start_server(*_WORDS[state], clients=3)
     for index in range(3):
         assert run.report(f"client-{index}")["bytes"] == SIZE
+
+
+@on_the_reactor
+async def test_the_server_for_good(crew: Crew) -> None:
+    """Its clients look for it, and then name the registry; what they have stays for another run."""
+    words = ("--failsafe", "registry.example:4000")
+    async with transfer(crew, 0, *words, expected=2, hosts=2, parts_of=(0, 1)) as run:
+        await run.server.said("waiting for clients")
+        for index in range(2):
+            run.start_client(index, "--connect-timeout", "2")
+        await run.reached(0.2)
+        await _kill(run.server)
+        assert await ends(*run.clients) == [Status.FAILSAFE] * 2
+    for index, client in enumerate(run.clients):
+        assert client.lines[-1].endswith(
+            "the failsafe registry registry.example:4000 has the image"
+        )
+        report = run.report(f"client-{index}")
+        assert report["failsafe"] == "registry.example:4000"
+        assert len(part_of(crew.folder, index)) == 1

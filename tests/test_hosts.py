@@ -17,6 +17,7 @@ import pytest_twisted
 
 from lab import Host, Lab
 from tests.processes import PATIENCE_S, Crew, Program, ends, image_of, make_crew, on_the_reactor
+from tests.transfer import assert_hosts_are_idle
 
 crew = pytest_twisted.async_yield_fixture(make_crew)
 
@@ -81,6 +82,7 @@ async def test_loss(crew: Crew, loss: float, own_frames: bool) -> None:
             for host, name, words in zip(lab.clients, names, _report_words(names), strict=True)
         ]
         assert await ends(server, *clients) == [0] * 5, server.errors
+        assert_hosts_are_idle(lab)
     sent = _report(crew, "server")
     entries = {entry["name"]: entry for entry in sent["clients"]}
     assert sorted(entries) == names
@@ -200,6 +202,7 @@ async def test_two_sessions_on_one_group_and_port(crew: Crew) -> None:
         servers[0].write(one[part:])
         servers[0].close_input()
         assert await ends(servers[0], *clients[:2]) == [0] * 3
+        assert_hosts_are_idle(lab)
     for client, image in zip(clients, (one, one, two, two), strict=True):
         assert client.output == image
     for name in names[:2]:

@@ -139,9 +139,7 @@ class Transfer:
 
     def assert_nothing_is_left(self, parts_of: Sequence[int] = ()) -> None:
         """No process, no group, and no file but the copies, reports, and kept parts of these."""
-        assert self.lab.processes() == []
-        for host in (self.lab.server, *self.lab.clients):
-            assert self.lab.groups(host) == set(), f"groups are left on {host.namespace}"
+        assert_hosts_are_idle(self.lab)
         assert names_in(self.temporary) == []
         parts = tuple(f".copy-{index}." for index in parts_of)
         left = [n for n in names_in(self.crew.folder) if not (parts and n.startswith(parts))]
@@ -176,6 +174,13 @@ async def transfer(
             run.start_client(index)
         yield run
         run.assert_nothing_is_left(parts_of)
+
+
+def assert_hosts_are_idle(lab: Lab) -> None:
+    """No process runs on a host, and none has joined a group."""
+    assert lab.processes() == []
+    for host in (lab.server, *lab.clients):
+        assert lab.groups(host) == set(), f"groups are left on {host.namespace}"
 
 
 def part_of(folder: Path, index: int) -> list[str]:
