@@ -34,6 +34,7 @@ _REASONS: tuple[tuple[str, set[str]], ...] = (
         {"crowd", "cut"},
     ),
     (r"the image is proved by .*", {"damaged stream"}),
+    (r"the server does not know the shared secret", {"damaged stream"}),
     (
         r"the server refuses this client: the session has (ended|begun without this client, .+)",
         {"late", "cut", "server killed", "crowd"},
