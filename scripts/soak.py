@@ -148,8 +148,8 @@ def run_one(plan: Plan, prefix: str, pool: bytes, figures: Figures) -> None:
     if transfer.happened:
         figures.faults[plan.fault] += 1
     for who, peaks in figures.peaks.items():
-        is_server = who == "server"
-        peaks.append(max(p.peak_bytes for p in transfer.processes if (p.name == who) == is_server))
+        ours = (p for p in transfer.processes if (p.name == "server") == (who == "server"))
+        peaks.append(max(process.peak_bytes for process in ours))
     where = f"transfer {plan.number}"
     figures.unexpected += [f"{where}: {text}" for text in wrong]
     figures.left += [f"{where}: {text}" for text in left]
