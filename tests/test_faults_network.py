@@ -61,3 +61,18 @@ async def test_a_partition_that_heals(crew: Crew) -> None:
             await run.have_it([0, 2])
         await run.all_have_it()
         assert run.report("client-1")["packets_fetched"] > 0
+
+
+@on_the_reactor
+async def test_a_host_that_no_multicast_reaches(crew: Crew) -> None:
+    """It says what to check, and goes on by TCP while the others go on by multicast."""
+    async with transfer(crew, 2, expected=3, hosts=3) as run:
+        run.lab.block_multicast(run.lab.clients[2])
+        run.start_client(2)
+        await run.clients[2].said("no multicast reaches this host", "querier")
+        await run.all_have_it()
+        report = run.report("client-2")
+        assert (report["packets_multicast"], report["packets_fetched"] > 0) == (0, True)
+        for index in (0, 1):
+            report = run.report(f"client-{index}")
+            assert (report["packets_multicast"] > 0, report["packets_fetched"]) == (True, 0)
