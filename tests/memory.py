@@ -1234,7 +1234,7 @@ class MemorySink:
 
     def restart(self) -> None:
         self._refuse_if_abandoned()
-        if self.is_stream:
+        if self.is_stream and self.data:
             raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
         self.data = b""
 
