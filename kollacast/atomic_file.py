@@ -20,6 +20,9 @@ from kollacast.fdio import called_off
 
 _DESCRIPTORS = "/proc/self/fd"
 
+#: The extended attribute that says how much of a file with gaps counts.
+_MARK = "user.kollacast.head"
+
 
 class AtomicFile:
     """A file in the folder of its final name.
@@ -63,6 +66,8 @@ class AtomicFile:
         self._in_use = False
         self._is_off = False
         self._is_committed = False
+        #: Whether :meth:`mark` works here; known after :meth:`resume`.
+        self.can_mark = False
 
     def is_off(self) -> bool:
         """Whether the file has been abandoned."""
@@ -98,7 +103,7 @@ class AtomicFile:
                 raise called_off()
             if self._is_kept and path == self._temporary_path:
                 return self._go_on(unit)
-            self._is_kept = False
+            self._is_kept = self.can_mark = False
             fd = _open_kept(path)
             if fd is None:
                 # What this run may have written is of another content.
@@ -121,16 +126,28 @@ class AtomicFile:
 
     def _go_on(self, unit: int) -> int:
         """Write behind what is there in whole units from now on; returns how much that is."""
-        size = os.fstat(self._fd).st_size // unit * unit
+        size = self._head() // unit * unit
         os.ftruncate(self._fd, size)
         os.lseek(self._fd, size, os.SEEK_SET)
+        self.can_mark = self._set_mark(size) and self._set_mark(None)
         return size
+
+    def mark(self, size: int | None) -> None:
+        """Only the first `size` bytes count for a later run, or all for None.
+
+        It holds from now on, however this process ends. Only where :attr:`can_mark`. Raises
+        OSError.
+        """
+        with self.descriptor():
+            if not self._set_mark(size):
+                raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
     def restart(self) -> None:
         """Begin again with nothing in the file, whatever it is called. Raises OSError."""
         with self.descriptor() as fd:
             os.ftruncate(fd, 0)
             os.lseek(fd, 0, os.SEEK_SET)
+            self._set_mark(None)
 
     def commit(self) -> None:
         """Bring the content to disk, give the file its name, bring the name to disk.
@@ -157,7 +174,7 @@ class AtomicFile:
                 return
             self._is_off = True
             try:
-                if not (keep and self._is_kept and os.fstat(self._fd).st_size):
+                if not (keep and self._is_kept and self._head()):
                     self._forget_path()
             except OSError:
                 pass  # its folder went away, or became read-only: nothing is left to be done
@@ -185,6 +202,27 @@ class AtomicFile:
         path, self._temporary_path = self._temporary_path, None
         if path is not None:
             os.unlink(path)
+
+    def _head(self) -> int:
+        """How many bytes from the start on count."""
+        size = os.fstat(self._fd).st_size
+        try:
+            return min(size, int(os.getxattr(self._fd, _MARK)))
+        except (OSError, AttributeError):
+            return size
+        except ValueError:
+            return 0
+
+    def _set_mark(self, size: int | None) -> bool:
+        """False on a file system without extended attributes."""
+        try:
+            if size is not None:
+                os.setxattr(self._fd, _MARK, b"%d" % size)
+            elif _MARK in os.listxattr(self._fd):
+                os.removexattr(self._fd, _MARK)
+        except (OSError, AttributeError):
+            return False
+        return True
 
     def _remove_others(self, path: str) -> None:
         """Remove what earlier runs have kept of other contents, unless it is in use."""

@@ -16,10 +16,22 @@ from kollacast.atomic_file import AtomicFile
 class Sink(Protocol):
     """Takes an image from its start to its end."""
 
-    def write(self, views: Sequence[memoryview]) -> None:
-        """Write every byte of `views` in order.
+    @property
+    def can_skip(self) -> bool:
+        """Whether a `write` may leave a gap before it. Asked after `resume`."""
 
-        Blocks, so a worker thread calls it. Raises OSError, BrokenPipeError among them.
+    def write(self, views: Sequence[memoryview], offset: int) -> None:
+        """Write every byte of `views` in order, the first one at `offset` of the image.
+
+        Where the sink cannot skip, `offset` is where the last write has ended. Blocks, so a
+        worker thread calls it. Raises OSError, BrokenPipeError among them.
+        """
+
+    def mark(self, size: int | None) -> None:
+        """Only the first `size` bytes count for a later run, or all for None.
+
+        Where the sink can skip: to be called before the first gap, and when it is closed. Blocks.
+        Raises OSError.
         """
 
     def commit(self, digest: str = "") -> None:
@@ -56,13 +68,26 @@ class FileSink:
     def __init__(self, path: str) -> None:
         """Create the temporary file beside `path`. Raises OSError."""
         self._file = AtomicFile(path)
+        self._end = 0
 
-    def write(self, views: Sequence[memoryview]) -> None:
+    @property
+    def can_skip(self) -> bool:
+        return self._file.can_mark
+
+    def write(self, views: Sequence[memoryview], offset: int) -> None:
         with self._file.descriptor() as fd:
+            if offset != self._end:
+                os.lseek(fd, offset, os.SEEK_SET)
+            self._end = -1  # for as long as it is not known how much of this is written
             fdio.write_all(fd, views, False, self._file.is_off)
+        self._end = offset + sum(map(len, views))
+
+    def mark(self, size: int | None) -> None:
+        self._file.mark(size)
 
     def resume(self, identity: str, unit: int) -> int:
-        return self._file.resume(identity, unit)
+        self._end = self._file.resume(identity, unit)
+        return self._end
 
     def read_back(self, offset: int, size: int) -> bytes:
         with self._file.descriptor() as fd:
@@ -70,6 +95,7 @@ class FileSink:
 
     def restart(self) -> None:
         self._file.restart()
+        self._end = 0
 
     def commit(self, digest: str = "") -> None:
         self._file.commit()
@@ -80,6 +106,8 @@ class FileSink:
 
 class StreamSink:
     """A `Sink` on a descriptor, which it owns from here on; what is written stays written."""
+
+    can_skip = False
 
     def __init__(self, fd: int) -> None:
         """Raises OSError when `fd` is not open."""
@@ -92,7 +120,7 @@ class StreamSink:
         self._closed = False
         self._is_empty = True
 
-    def write(self, views: Sequence[memoryview]) -> None:
+    def write(self, views: Sequence[memoryview], offset: int) -> None:
         with self._lock:
             if self._closed:
                 raise fdio.called_off()
@@ -119,6 +147,9 @@ class StreamSink:
 
     def resume(self, identity: str, unit: int) -> int:
         return 0
+
+    def mark(self, size: int | None) -> None:
+        raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
 
     def read_back(self, offset: int, size: int) -> bytes:
         raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))

@@ -66,12 +66,12 @@ class FakeClient:
         return fail(ZeroDivisionError("division by zero"))
 
     def _image(self) -> Deferred[Outcome]:
-        self._sink.write([memoryview(b"the "), memoryview(b"image")])
+        self._sink.write([memoryview(b"the "), memoryview(b"image")], 0)
         self._sink.commit()
         return self._soon(Status.OK)
 
     def _half(self) -> Deferred[Outcome]:
-        self._sink.write([memoryview(b"the ")])
+        self._sink.write([memoryview(b"the ")], 0)
         self._sink.abandon()
         return self._soon(Status.FAILED)
 
@@ -102,7 +102,7 @@ class FakeClient:
 
         def write() -> None:
             try:
-                self._sink.write([memoryview(bytes(8 << 20))])
+                self._sink.write([memoryview(bytes(8 << 20))], 0)
             except OSError:
                 pass
 

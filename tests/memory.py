@@ -1193,6 +1193,8 @@ class MemorySink:
         self.is_kept = False
         #: Whether what is written stays written.
         self.is_stream = False
+        #: How many of the first bytes count for the next run, all for None.
+        self.marked: int | None = None
         self.identity: str | None = None
         # Whether what is there already is of this run's image.
         self._is_resumed = False
@@ -1200,19 +1202,32 @@ class MemorySink:
         self._commit_error = commit_error
         self._broken = broken
 
-    def write(self, views: Sequence[memoryview]) -> None:
+    @property
+    def can_skip(self) -> bool:
+        return not self.is_stream
+
+    def write(self, views: Sequence[memoryview], offset: int) -> None:
         assert not self.is_committed, "a write after the commit"
         self._refuse_if_abandoned()
         self._begin()
         if self._broken:
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
         data = b"".join(views)
-        if self._room is not None and len(self.data) + len(data) > self._room:
+        if self._room is not None and offset + len(data) > self._room:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self.data += data
+        gap = offset - len(self.data)
+        assert gap <= 0 or self.marked is not None, "a gap that is not marked"
+        self.data = self.data.ljust(offset, b"?")
+        self.data = self.data[:offset] + data + self.data[offset + len(data) :]
+
+    def mark(self, size: int | None) -> None:
+        assert self.can_skip, "a mark on a stream"
+        self._refuse_if_abandoned()
+        self.marked = size
 
     def commit(self, digest: str = "") -> None:
         assert not self.is_committed, "a second commit"
+        assert self.marked is None, "a commit with a gap"
         self._refuse_if_abandoned()
         self._begin()
         if self._commit_error is not None:
@@ -1237,6 +1252,7 @@ class MemorySink:
         if self.is_stream and self.data:
             raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
         self.data = b""
+        self.marked = None
 
     def abandon(self, keep: bool = False) -> None:
         if not self.is_committed:
@@ -1247,7 +1263,7 @@ class MemorySink:
         """The sink of the next run, which finds what this one has kept, or was killed over."""
         sink = MemorySink()
         if self.is_kept or not (self.is_abandoned or self.is_committed):
-            sink.data, sink.identity = self.data, self.identity
+            sink.data, sink.identity = self.data[: self.marked], self.identity
         return sink
 
     def _begin(self) -> None:

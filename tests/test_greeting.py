@@ -37,6 +37,7 @@ GREETING = Greeting(
     size=5_000_000_000,
     fetch=True,
     pull=True,
+    late_join=True,
     image="0123456789abcdef",
     failsafe="registry.example:4000",
     auth="hmac-sha256",
@@ -58,6 +59,7 @@ _FIELDS: dict[str, Any] = {
     "size": 5_000_000_000,
     "fetch": True,
     "pull": True,
+    "late_join": True,
     "image": "0123456789abcdef",
     "failsafe": "registry.example:4000",
     "auth": "hmac-sha256",
@@ -222,7 +224,7 @@ class Greetings(_Refused):
 
 class Hellos(_Refused):
     def test_there_and_back(self) -> None:
-        hello = Hello("node-17", 8192, coding=True, fetch=True, pull=True, run="ab12")
+        hello = Hello("node-17", 8192, coding=True, fetch=True, pull=True, kept=7, run="ab12")
         message = hello.encode()
         self.assertEqual(int.from_bytes(message[:4], "big"), len(message) - 4)
         self.assertEqual(
@@ -234,6 +236,8 @@ class Hellos(_Refused):
                 "coding": True,
                 "fetch": True,
                 "pull": True,
+                "late_join": False,
+                "kept": 7,
                 "run": "ab12",
                 "nonce": "",
                 "proof": "",
@@ -260,6 +264,8 @@ class Hellos(_Refused):
             {"version": 1, "packets": 1 << 40},
             {"version": 1, "packets": 1e9},
             {"version": 1, "packets": True},
+            {"version": 1, "packets": 1, "kept": -1},
+            {"version": 1, "packets": 1, "kept": 1 << 40},
             {"version": 1, "packets": 1, "name": ["x"]},
             {"version": 1, "packets": 1, "name": None},
         ):

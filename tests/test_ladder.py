@@ -12,7 +12,7 @@ from kollacast.outcome import Status
 from kollacast.spool import Spool
 from kollacast.wire.greeting import Hello, encode_json
 from kollacast.wire.parser import Detach, Report
-from kollacast.wire.structures import Tag
+from kollacast.wire.structures import BufferCtl, Tag
 from tests.memory import (
     BUFFER_PACKETS,
     CAPACITY,
@@ -187,7 +187,7 @@ class LateTests(_LadderTestCase):
         outcome = server.finish()
         entry = self.entry(server, late.config.name)
         self.assertEqual(entry["fetching"], "it came after the start")
-        self.assertEqual(entry["packets_fetched"], 41)
+        self.assertEqual(entry["packets_fetched"] + entry["packets_multicast"], 41)
         self.assertEqual(outcome.status, Status.PARTIAL)
         self.assertNotIn(late.host, [port.host for port in self.network.ports])
 
@@ -236,6 +236,134 @@ class LateTests(_LadderTestCase):
         return folder
 
 
+class LateJoinTests(_LadderTestCase):
+    """A late client fetches what was before, and receives the rest with the others."""
+
+    def two(self, server_threads: bool = False) -> tuple[ServerRun, ClientRun, ClientRun]:
+        """Two of three clients, and a window of announced buffers; the session stands still."""
+        server = self.serve(clients=3, min_clients=2, accept_timeout_s=1.0, threads=server_threads)
+        slow, quick = self.network.join(threads=True), self.network.join()
+        self.network.settle()
+        slow.threads["disk"].held = True
+        self.network.run_for(1.5)
+        return server, slow, quick
+
+    def late(
+        self, server_threads: bool = False, **options: Any
+    ) -> tuple[ServerRun, ClientRun, ClientRun, ClientRun]:
+        """These two, and the third client."""
+        return *self.two(server_threads), self.network.join(**options)
+
+    def test_nothing_is_sent_twice(self) -> None:
+        server, slow, quick, late = self.late()
+        self.network.run_for(0.5)
+        slow.threads["disk"].release()
+        self.assert_whole(slow, quick, late)
+        outcome = server.finish()
+        self.assertEqual(outcome.status, Status.OK)
+        self.assertEqual(outcome.report["packets_multicast"], 41)
+        entry = self.entry(server, "host3")
+        self.assertEqual(entry["fetching"], "it came after the start")
+        self.assertEqual(entry["packets_fetched"], 4 * BUFFER_PACKETS)
+        self.assertEqual(entry["packets_multicast"], 41 - 4 * BUFFER_PACKETS)
+        self.assert_all_gone(self.network)
+
+    def test_a_stream_gets_all_in_order(self) -> None:
+        sink = MemorySink()
+        sink.is_stream = True
+        server, slow, quick, late = self.late(sink=sink)
+        slow.threads["disk"].release()
+        self.assert_whole(slow, quick, late)
+        server.finish()
+        self.assertEqual(self.entry(server, "host3")["packets_fetched"], 41)
+
+    def raw(self, packets: int) -> tuple[list[ClientRun], RawClient]:
+        """The others, and a third client that says what a test wants."""
+        _, *others = self.two()
+        raw = self.network.raw_client()
+        raw.send(Hello("raw", packets, fetch=True, pull=True, late_join=True).encode())
+        return others, raw
+
+    def finish(self, slow: ClientRun, quick: ClientRun) -> None:
+        slow.threads["disk"].release()
+        self.assert_whole(slow, quick)
+
+    def test_one_that_holds_too_little(self) -> None:
+        """It is told to fetch all of it, and nobody waits for it."""
+        others, raw = self.raw(packets=1)
+        self.assertEqual(raw.count(Detach), 1)
+        self.assertEqual(raw.count(BufferCtl), 0)
+        self.finish(*others)
+
+    def test_multicast_passes_it_by(self) -> None:
+        self.image = Random(2).randbytes(2000 * CAPACITY)
+        server = self.serve(
+            self.image, clients=3, min_clients=2, accept_timeout_s=1.0, buffer_packets=64
+        )
+        slow, quick = self.network.join(threads=True), self.network.join()
+        self.network.settle()
+        slow.threads["disk"].held = True
+        self.network.run_for(1.5)
+        late = self.network.join()
+        self.network.fate = lambda port, data: () if port.host is late.host else (data,)
+        self.network.run_for(0.5)
+        slow.threads["disk"].release()
+        self.assert_whole(slow, quick, late, image=self.image)
+        server.finish()
+        entry = self.entry(server, "host3")
+        self.assertEqual(entry["fetching"], "no multicast reaches it")
+        self.assertEqual(entry["packets_multicast"], 0)
+
+    def test_it_is_slow_itself(self) -> None:
+        """The others go on without it, and it with what it has from the image's start on."""
+        server, slow, quick, late = self.late(threads=True)
+        self.network.run_until(lambda: late.phase == "waiting for the others")
+        late.threads["disk"].held = True
+        slow.threads["disk"].release()
+        self.network.run_for(7.0)
+        self.assert_whole(slow, quick)
+        late.threads["disk"].release()
+        self.assert_whole(late)
+        self.assertEqual(server.finish().status, Status.OK)
+        self.assertEqual(self.entry(server, "host3")["fetching"], "no DONE for 5 s")
+        self.assert_all_gone(self.network)
+
+    def gap(self) -> tuple[ServerRun, ClientRun, ClientRun, ClientRun]:
+        """What was before does not come, and the rest does."""
+        server, slow, quick, late = self.late(threads=True, server_threads=True)
+        server.threads["history"].held = True
+        slow.threads["disk"].release()
+        self.network.run_until(lambda: len(late.sink.data) == len(_IMAGE))
+        self.assertEqual(late.sink.marked, 0)
+        return server, slow, quick, late
+
+    def test_it_loses_its_connection_before_the_gap_is_closed(self) -> None:
+        server, slow, quick, late = self.gap()
+        server.threads["history"].release()
+        late.transport.reset()
+        self.assert_whole(slow, quick, late)
+        self.assertEqual(server.finish().status, Status.OK)
+        self.assertGreater(self.entry(server, "host3")["packets_fetched"], 4 * BUFFER_PACKETS)
+
+    def test_it_is_interrupted_before_the_gap_is_closed(self) -> None:
+        """A later run takes up nothing from behind the gap."""
+        _, slow, quick, late = self.gap()
+        late.client.interrupt("interrupted")
+        late.finish()
+        self.assertTrue(late.sink.is_kept)
+        self.assertEqual(late.sink.reopen().data, b"")
+        self.assert_whole(slow, quick)
+
+    def test_a_fetch_of_what_comes_by_multicast(self) -> None:
+        others, raw = self.raw(packets=1 << 20)
+        raw.send(bytes((Tag.FETCH,)) + bytes(7) + b"\x29")
+        self.assertEqual(
+            raw.last(Report).fields["reason"],
+            "broke the protocol: a fetch of what comes by multicast",
+        )
+        self.finish(*others)
+
+
 class ReturningTests(_LadderTestCase):
     """A client that loses its connection goes on from what it has."""
 
@@ -249,7 +377,9 @@ class ReturningTests(_LadderTestCase):
         self.assertEqual(server.finish().status, Status.OK)
         entry = self.entry(server, "host2")
         self.assertEqual(entry["connections"], 2)
-        self.assertEqual(entry["packets_fetched"], 41 - 4 * BUFFER_PACKETS)
+        # It had all that had been announced.
+        self.assertEqual(entry["packets_fetched"], 0)
+        self.assertEqual(entry["packets_multicast"], 41)
         self.assertIsNone(entry["reason"])
         self.assert_all_gone(self.network)
 
@@ -295,7 +425,8 @@ class ReturningTests(_LadderTestCase):
         self.assert_whole(again)
         assert again.outcome is not None
         self.assertEqual(again.outcome.report["bytes_resumed"], 4 * BUFFER_PACKETS * CAPACITY)
-        self.assertEqual(again.outcome.report["packets_fetched"], 41 - 4 * BUFFER_PACKETS)
+        self.assertEqual(again.outcome.report["packets_fetched"], 0)
+        self.assertEqual(again.outcome.report["packets_multicast"], 41 - 4 * BUFFER_PACKETS)
         slow.threads["disk"].release()
         self.assert_whole(slow)
         self.assertEqual(server.finish().status, Status.OK)
@@ -313,16 +444,32 @@ class ReturningTests(_LadderTestCase):
         self.assertFalse(sink.is_kept)
 
     def test_the_next_server_on_the_same_image(self) -> None:
-        """Waiting clients find it, and go on from what they have."""
+        """Waiting clients find it, and go on where the slowest of them has been."""
         server, slow, quick = self.begin()
         server.host.kill()
         again = self.serve(clients=2)
         slow.threads["disk"].release()
         self.assert_whole(slow, quick)
-        self.assertEqual(again.finish().status, Status.OK)
+        outcome = again.finish()
+        self.assertEqual(outcome.status, Status.OK)
+        self.assertEqual(outcome.report["packets_multicast"], 41 - 4 * BUFFER_PACKETS)
+        self.assertEqual(outcome.report["bytes"], len(_IMAGE))
         entry = self.entry(again, "host2")
         self.assertEqual(entry["fetching"], "it has a part of the image already")
-        self.assertEqual(entry["packets_fetched"], 41 - 4 * BUFFER_PACKETS)
+        self.assertEqual(entry["packets_fetched"], 0)
+
+    def test_the_next_server_and_a_client_that_has_nothing(self) -> None:
+        """Everything is multicast for it, and those who have a part take it once more."""
+        server, slow, quick = self.begin()
+        slow.host.vanish()
+        _die(server)
+        again = self.serve(clients=2)
+        fresh = self.network.join()
+        self.assert_whole(fresh, quick)
+        outcome = again.finish()
+        self.assertEqual(outcome.status, Status.OK)
+        self.assertEqual(outcome.report["packets_multicast"], 41)
+        self.assertEqual(self.entry(again, "host2")["packets_fetched"], 0)
 
     def test_the_next_server_on_another_image(self) -> None:
         server, slow, quick = self.begin()

@@ -46,12 +46,15 @@ async def test_a_server_that_is_killed_and_started_again(crew: Crew) -> None:
     await crew.until(lambda: _kept(crew.folder, "copy1") > 0, "a part of the other copy")
     first.send_signal(signal.SIGKILL)
     await first.end()
-    again = crew.server(*_SLOW, clients=2, stdin=image)
+    again = crew.server(*_SLOW, "--report", "report.json", clients=2, stdin=image)
     assert await ends(again, *clients) == [Status.OK] * 3
     for n in range(2):
         assert (crew.folder / f"copy{n}").read_bytes() == image.read_bytes()
-        assert "fetched" in clients[n].errors
-    assert names_in(crew.folder) == ["copy0", "copy1", "image"]
+    assert names_in(crew.folder) == ["copy0", "copy1", "image", "report.json"]
+    # What both had is not sent again, and what is sent is sent to both at once.
+    report = json.loads((crew.folder / "report.json").read_text())
+    assert 0 < report["packets_multicast"] < -(-_SIZE // 1460)
+    assert [client["packets_fetched"] for client in report["clients"]] == [0, 0]
 
 
 @on_the_reactor

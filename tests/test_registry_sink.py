@@ -59,9 +59,9 @@ class _TestCase(SynchronousTestCase):
         try:
             start = 0
             for size in pieces:
-                sink.write([memoryview(data)[start : start + size]])
+                sink.write([memoryview(data)[start : start + size]], 0)
                 start += size
-            sink.write([memoryview(data)[start:]])
+            sink.write([memoryview(data)[start:]], 0)
             sink.commit(digest)
         finally:
             sink.abandon()
@@ -159,7 +159,7 @@ class VersionTests(_TestCase):
     def test_hidden_until_commit(self) -> None:
         self.feed(archive_of(members_of(_OTHER)))
         sink = RegistrySink(str(self.root))
-        sink.write([memoryview(archive_of(members_of(_FILES)))])
+        sink.write([memoryview(archive_of(members_of(_FILES)))], 0)
         self.assertEqual(self.storage(), _OTHER)
         sink.commit(_DIGEST)
         self.assertEqual(self.storage(), _FILES)
@@ -167,7 +167,7 @@ class VersionTests(_TestCase):
 
     def test_on_disk_before_it_is_current(self) -> None:
         sink = RegistrySink(str(self.root))
-        sink.write([memoryview(archive_of(members_of(_FILES)))])
+        sink.write([memoryview(archive_of(members_of(_FILES)))], 0)
         calls = mock.Mock()
         self.patch(versions, "_sync_all", calls.sync_all)
         self.patch(os, "fsync", calls.fsync)
@@ -194,10 +194,10 @@ class VersionTests(_TestCase):
 
     def test_restart(self) -> None:
         sink = RegistrySink(str(self.root))
-        sink.write([memoryview(archive_of(members_of(_OTHER)))[:2000]])
+        sink.write([memoryview(archive_of(members_of(_OTHER)))[:2000]], 0)
         sink.restart()
         data = archive_of(members_of(_FILES))
-        sink.write([memoryview(data)])
+        sink.write([memoryview(data)], 0)
         sink.commit(_DIGEST)
         self.assertEqual(self.storage(), _FILES)
         record = read_record(str(self.root))
@@ -214,11 +214,11 @@ class AbandonTests(_TestCase):
 
     def test_half_way(self) -> None:
         sink = RegistrySink(str(self.root))
-        sink.write([memoryview(archive_of(members_of(_FILES)))[:50_000]])
+        sink.write([memoryview(archive_of(members_of(_FILES)))[:50_000]], 0)
         sink.abandon()
         sink.abandon()
         sink.clear()
-        error = self.assertRaises(OSError, sink.write, [memoryview(b"more")])
+        error = self.assertRaises(OSError, sink.write, [memoryview(b"more")], 0)
         self.assertEqual(error.errno, errno.ECANCELED)
         self.assertRaises(OSError, sink.commit)
         self.assertNothingLeft()
@@ -226,7 +226,7 @@ class AbandonTests(_TestCase):
     def test_whole_and_not_to_be_kept(self) -> None:
         """All has come, and the client finds that it is another image."""
         sink = RegistrySink(str(self.root))
-        sink.write([memoryview(archive_of(members_of(_FILES)))])
+        sink.write([memoryview(archive_of(members_of(_FILES)))], 0)
         sink.abandon()
         sink.clear()
         self.assertNothingLeft()
@@ -246,7 +246,7 @@ class AbandonTests(_TestCase):
 
         def write() -> None:
             try:
-                sink.write([memoryview(bytes(8_000_000))])
+                sink.write([memoryview(bytes(8_000_000))], 0)
             except OSError as error:
                 errors.append(error)
 

@@ -34,8 +34,8 @@ class FileSinkTests(SynchronousTestCase):
 
     def test_commit(self) -> None:
         sink = self.sink()
-        sink.write(_views(b"one", b"", b"two"))
-        sink.write(_views(b"three"))
+        sink.write(_views(b"one", b"", b"two"), 0)
+        sink.write(_views(b"three"), 6)
         self.assertFalse(self.path.exists())
         sink.commit()
         self.assertEqual(self.path.read_bytes(), b"onetwothree")
@@ -49,17 +49,17 @@ class FileSinkTests(SynchronousTestCase):
     def test_more_views_than_one_call_takes(self) -> None:
         parts = [bytes([n % 251]) * (n % 7) for n in range(3000)]
         sink = self.sink()
-        sink.write(_views(*parts))
+        sink.write(_views(*parts), 0)
         sink.commit()
         self.assertEqual(self.path.read_bytes(), b"".join(parts))
 
     def test_abandon(self) -> None:
         sink = self.sink()
-        sink.write(_views(b"half"))
+        sink.write(_views(b"half"), 0)
         sink.abandon()
         self.assertEqual(os.listdir(self.folder), [])
         sink.abandon()
-        error = self.assertRaises(OSError, sink.write, _views(b"more"))
+        error = self.assertRaises(OSError, sink.write, _views(b"more"), 0)
         self.assertEqual(error.errno, errno.ECANCELED)
         self.assertRaises(OSError, sink.commit)
         self.assertEqual(os.listdir(self.folder), [])
@@ -67,12 +67,12 @@ class FileSinkTests(SynchronousTestCase):
     def test_older_file_until_commit(self) -> None:
         self.path.write_bytes(b"older")
         sink = self.sink()
-        sink.write(_views(b"new"))
+        sink.write(_views(b"new"), 0)
         self.assertEqual(self.path.read_bytes(), b"older")
         sink.abandon()
         self.assertEqual(self.path.read_bytes(), b"older")
         sink = self.sink()
-        sink.write(_views(b"new"))
+        sink.write(_views(b"new"), 0)
         sink.commit()
         self.assertEqual(self.path.read_bytes(), b"new")
 
@@ -92,7 +92,7 @@ class FileSinkTests(SynchronousTestCase):
     def test_commit_that_fails(self) -> None:
         self.path.write_bytes(b"older")
         sink = self.sink()
-        sink.write(_views(b"new"))
+        sink.write(_views(b"new"), 0)
         self.patch(os, "fsync", mock.Mock(side_effect=OSError(errno.EIO, "broken")))
         self.assertRaises(OSError, sink.commit)
         sink.abandon()
@@ -112,7 +112,7 @@ class FileSinkTests(SynchronousTestCase):
         target.write_bytes(b"older")
         self.path.symlink_to("real.tgz")
         sink = self.sink()
-        sink.write(_views(b"new"))
+        sink.write(_views(b"new"), 0)
         sink.commit()
         self.assertTrue(self.path.is_symlink())
         self.assertEqual(target.read_bytes(), b"new")
@@ -123,8 +123,63 @@ class FileSinkTests(SynchronousTestCase):
             raise SkipTest("the file system has no files without a name")
         self.path.write_bytes(b"older")
         sink = self.sink()
-        sink.write(_views(b"new"))
+        sink.write(_views(b"new"), 0)
         self.assertEqual(os.listdir(self.folder), ["image.tgz"])
+        sink.abandon()
+
+    def test_a_gap_does_not_count(self) -> None:
+        """However the run ends that has left it: here without a word, as by SIGKILL."""
+        child = os.fork()
+        if child == 0:
+            try:
+                sink = self.sink()
+                sink.resume("ab", 4)
+                sink.write(_views(b"headhead"), 0)
+                sink.mark(8)
+                sink.write(_views(b"tail"), 16)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        sink = self.sink()
+        self.assertEqual(sink.resume("ab", 4), 8)
+        sink.write(_views(b"-more-"), 8)
+        sink.mark(None)
+        sink.commit()
+        self.assertEqual(self.path.read_bytes(), b"headhead-more-")
+        self.assertEqual(os.listxattr(self.path), [])
+        self.assertEqual(os.listdir(self.folder), ["image.tgz"])
+
+    def test_a_gap_and_an_interrupt(self) -> None:
+        sink = self.sink()
+        sink.resume("ab", 4)
+        sink.write(_views(b"head"), 0)
+        sink.mark(4)
+        sink.write(_views(b"tail"), 16)
+        sink.abandon(keep=True)
+        sink = self.sink()
+        self.assertEqual(sink.resume("ab", 4), 4)
+        sink.write(_views(b"rest", b"ends"), 4)
+        sink.commit()
+        self.assertEqual(self.path.read_bytes(), b"headrestends")
+
+    def test_writes_out_of_order(self) -> None:
+        sink = self.sink()
+        sink.resume("ab", 4)
+        self.assertTrue(sink.can_skip)
+        sink.mark(0)
+        sink.write(_views(b"last"), 8)
+        sink.write(_views(b"firs"), 0)
+        sink.write(_views(b"next"), 4)
+        sink.mark(None)
+        self.assertEqual(sink.read_back(0, 12), b"firsnextlast")
+        sink.abandon()
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def test_a_file_system_without_attributes(self) -> None:
+        self.patch(os, "setxattr", mock.Mock(side_effect=OSError(errno.ENOTSUP, "none here")))
+        sink = self.sink()
+        self.assertEqual(sink.resume("ab", 4), 0)
+        self.assertFalse(sink.can_skip)
         sink.abandon()
 
     def test_longest_name(self) -> None:
@@ -136,7 +191,7 @@ class FileSinkTests(SynchronousTestCase):
         sink = self.sink()
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.patch(os, "writev", mock.Mock(side_effect=full))
-        error = self.assertRaises(OSError, sink.write, _views(b"x"))
+        error = self.assertRaises(OSError, sink.write, _views(b"x"), 0)
         self.assertEqual(error.errno, errno.ENOSPC)
         sink.abandon()
         self.assertEqual(os.listdir(self.folder), [])
@@ -182,7 +237,7 @@ class KeptTests(SynchronousTestCase):
         """A run that takes up what is kept of this image, and adds data."""
         sink = FileSink(str(self.path))
         kept = sink.resume(identity, unit)
-        sink.write(_views(data))
+        sink.write(_views(data), kept)
         return sink, kept
 
     def test_the_next_run_goes_on(self) -> None:
@@ -311,7 +366,7 @@ class StreamSinkTests(SynchronousTestCase):
         image = os.urandom(3 << 20)
         sink = StreamSink(self.write_end)
         reader = _Reader(self.read_end)
-        sink.write(_views(image[:5], b"", image[5 : 2 << 20], image[2 << 20 :]))
+        sink.write(_views(image[:5], b"", image[5 : 2 << 20], image[2 << 20 :]), 0)
         sink.commit()
         os.close(keeper)
         reader.join(_PATIENCE_S)
@@ -334,7 +389,7 @@ class StreamSinkTests(SynchronousTestCase):
         read_end, write_end = os.pipe()
         os.close(read_end)
         sink = StreamSink(write_end)
-        self.assertRaises(BrokenPipeError, sink.write, _views(b"x"))
+        self.assertRaises(BrokenPipeError, sink.write, _views(b"x"), 0)
         sink.abandon()
 
     def test_reader_that_leaves_while_a_write_waits(self) -> None:
@@ -364,7 +419,7 @@ class StreamSinkTests(SynchronousTestCase):
         self.patch(os, "fsync", synced.append)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT)
         sink = StreamSink(fd)
-        sink.write(_views(b"image"))
+        sink.write(_views(b"image"), 0)
         sink.commit()
         self.assertEqual(synced, [fd])
         self.assertEqual(Path(path).read_bytes(), b"image")
@@ -388,7 +443,7 @@ class _Attempt(threading.Thread):
 
     def run(self) -> None:
         try:
-            self._sink.write(_views(bytes(8 << 20)))
+            self._sink.write(_views(bytes(8 << 20)), 0)
         except Exception as error:
             self._error = error
 

@@ -1,8 +1,7 @@
 """One run of the client, from the first attempt to connect to its outcome.
 
-The image comes by a :class:`Reception`, in step with all other clients, or by a
-:class:`Pull`; the :class:`Output` behind them stays the same, and so a run may
-go from the one to the other, and from one connection to the next.
+A connection brings the image by a :class:`Route`; the :class:`Output` behind it
+stays the same from one connection to the next.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ from collections.abc import Callable
 from hmac import compare_digest
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, maybeDeferred
-from twisted.internet.error import CannotListenError
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -23,22 +21,22 @@ from kollacast.client import terms as terms_of
 from kollacast.client.attempts import RETRY_S, NotConnected, connect
 from kollacast.client.connection import ServerConnection
 from kollacast.client.output import Output
-from kollacast.client.pull import Pull
 from kollacast.client.reception import Reception
+from kollacast.client.route import CannotReceive, ReceiverFactory, Route
 from kollacast.client.terms import Terms
 from kollacast.config import ClientConfig
 from kollacast.core.buffer import InconsistentBuffer
 from kollacast.core.digest import Digester, available_digests
 from kollacast.outcome import Outcome, Progress, Status
 from kollacast.sink import Sink
-from kollacast.transport.receiver import MulticastReceiver, open_receiver
+from kollacast.transport.receiver import open_receiver
 from kollacast.transport.worker import ThreadWorker, Worker
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.greeting import Greeting, GroupInfo, Hello, Refusal, clean_text, encode_json
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.parser import Detach, Digest, Message, Packet, Proof, Repaired, Report, Sent
+from kollacast.wire.parser import Digest, Message, Proof, Report
 from kollacast.wire.proof import METHOD, Challenge
-from kollacast.wire.structures import BufferCtl, Tag, WireError
+from kollacast.wire.structures import Tag, WireError
 
 _log = Logger()
 
@@ -46,10 +44,8 @@ _log = Logger()
 GREETING_TIMEOUT_S = 10.0
 #: Seconds that the server gets to read the last words.
 _LINGER_S = 3.0
-_WAITING = "waiting for the others"
 
 WorkerFactory = Callable[[Any, str], Worker]
-ReceiverFactory = Callable[[Any, MulticastReceiver, tuple[str, int], str, int], Any]
 
 
 class Client:
@@ -76,13 +72,11 @@ class Client:
         self._run_id = secrets.token_hex(8)
         self._finished: Deferred[Outcome] = Deferred()
         self._ended = False
-        self._phase = "connecting"
         self._began_at = 0.0
         # The connection.
         self._attempts: Deferred[None] | None = None
         self._deadline = 0.0
         self._bytes_at_loss = -1
-        self._connections = 0
         self._connection: ServerConnection | None = None
         self._closed: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
@@ -90,12 +84,9 @@ class Client:
         # What is agreed on, and how the image comes.
         self._terms: Terms | None = None
         self._output: Output | None = None
-        self._digest_begun = False
-        self._port: Any = None
-        self._ports_closing: list[Deferred[Any]] = []
-        self._receptions: list[Reception] = []
-        self._pulls: list[Pull] = []
-        self._way: Reception | Pull | None = None
+        self._route: Route | None = None
+        self._routes: list[Route] = []
+        self._routes_closing: list[Deferred[Any]] = []
         # Its end.
         self._complete = False
         self._expected_digest: bytes | None = None
@@ -137,6 +128,12 @@ class Client:
             clients_expected=0,
             packets_repaired=self._packets_repaired,
         )
+
+    @property
+    def _phase(self) -> str:
+        if self._ended:
+            return "ending"
+        return "connecting" if self._route is None else self._route.phase
 
     # Connecting.
 
@@ -205,7 +202,12 @@ class Client:
     @property
     def _waits_for_others(self) -> bool:
         """Whether this client has said who it is, and nothing has begun: it misses nothing."""
-        return self._phase == _WAITING and self._terms is not None and self._terms.dialect.greets
+        route = self._route
+        return route is not None and not route.has_begun and self._greets
+
+    @property
+    def _greets(self) -> bool:
+        return self._terms is not None and self._terms.dialect.greets
 
     def _connect_again(self, why: str) -> None:
         if self._reactor.seconds() + RETRY_S[0] > self._deadline:
@@ -216,12 +218,11 @@ class Client:
 
     def _come_back(self, output: Output) -> None:
         """Look for the server again, to go on from what is kept."""
-        if self._phase != "connecting":
+        if self._route is not None:
             _log.warn("the connection to the server is lost: trying to come back")
-        self._phase = "connecting"
         self._complete = False
         self._expected_digest = None
-        self._leave_way()
+        self._leave_route()
 
         def settled(_: None) -> None:
             if self._ended:
@@ -237,7 +238,6 @@ class Client:
     # What the server says.
 
     def received(self, message: Message) -> None:
-        way = self._way
         if isinstance(message, Refusal):
             self._end(f"the server refuses this client: {message.reason}", keep=True)
         elif isinstance(message, Greeting):
@@ -250,7 +250,7 @@ class Client:
                 return
             self._terms = terms_of.of_group_info(message)
             self._take_output(self._new_output(self._terms, 0))
-            self._receive(self._terms)
+            self._begin_route(self._terms, Route.receive)
         elif isinstance(message, Report):
             reason = message.fields.get("reason")
             text = clean_text(reason) if isinstance(reason, str) else "it gave no reason"
@@ -263,30 +263,8 @@ class Client:
             self._proof_due = None
         elif isinstance(message, Digest):
             self._prove(message.value)
-        elif isinstance(way, Reception):
-            self._of_reception(way, message)
-        elif isinstance(way, Pull) and isinstance(message, BufferCtl):
-            way.end(message)
-        elif isinstance(way, Pull) and isinstance(message, Packet):
-            way.packet(message)
-        elif not (isinstance(message, Detach) and self._output is not None):
-            raise WireError("the server speaks out of turn")
-
-    def _of_reception(self, reception: Reception, message: Message) -> None:
-        if isinstance(message, BufferCtl):
-            self._phase = "receiving"
-            reception.buffer(message)
-        elif isinstance(message, Sent):
-            reception.sent()
-        elif isinstance(message, Repaired):
-            reception.repaired(message.buffer_id)
-        elif isinstance(message, Packet):
-            reception.packet(message)
-        elif isinstance(message, Detach) and self._terms is not None and self._terms.fetch:
-            _log.info("going on by TCP, at this host's own pace")
-            self._leave_way()
-            assert self._output is not None
-            self._when_settled(self._output, lambda _: self._fetch())
+        elif self._route is not None:
+            self._route.received(message)
         else:
             raise WireError("the server speaks out of turn")
 
@@ -322,6 +300,7 @@ class Client:
         self._terms = terms
         kept = output.bytes_kept if output is not None else kept
         pull = terms.pull or kept > 0
+        late_join = pull and terms.late_join and self._sink.can_skip and not self._is_unreached
         # First of all, so that the server hears by name of what goes wrong from here on.
         client_nonce, proof = self._prove_secret(terms)
         hello = Hello(
@@ -330,6 +309,8 @@ class Client:
             coding=terms.coding,
             fetch=terms.fetch,
             pull=pull,
+            late_join=late_join,
+            kept=-(-kept // terms.capacity) if pull else 0,
             run=self._run_id if terms.fetch else "",
             nonce=client_nonce,
             proof=proof,
@@ -344,14 +325,15 @@ class Client:
             self._take_output(output)
             if kept:
                 _log.info("{kept} bytes are here already: going on behind them", kept=kept)
-        if pull:
-            self._fetch()
+        if late_join:
+            self._begin_route(terms, Route.receive_late)
         else:
-            self._receive(terms)
-        if output.bytes_resumed and not self._digest_begun:
-            self._digest_begun = True
-            proving = Deferred.fromCoroutine(output.prove_kept(self._alive))
-            proving.addErrback(self._cannot_keep)
+            self._begin_route(terms, Route.fetch if pull else Route.receive)
+
+    @property
+    def _is_unreached(self) -> bool:
+        """Whether multicast has passed this host by."""
+        return any(route.is_unreached for route in self._routes)
 
     def _prove_secret(self, terms: Terms) -> tuple[str, str]:
         """This side's nonce and proof; the server's proof is due from now on."""
@@ -386,100 +368,44 @@ class Client:
     def _take_output(self, output: Output) -> None:
         output.failed = self._cannot_keep
         self._output = output
-        self._digest_begun = False
         self._bytes_at_loss = -1
+        output.begin()
 
-    # By multicast, or by TCP alone.
+    # How it comes.
 
     def _codec(self, terms: Terms) -> PacketCodec:
         engine, warning = best_crc32c()
-        if warning and terms.dialect.greets and not self._connections:
+        if warning and terms.dialect.greets and not self._routes:
             _log.warn("{warning}", warning=warning)
-        self._connections += 1
         return terms.dialect.codec(terms.salt, engine)
 
-    def _receive(self, terms: Terms) -> None:
-        """Join the group and begin to receive."""
-        assert self._connection is not None
-        assert self._output is not None
-        self._connection.stream.capacity = terms.capacity
-        reception = Reception(
-            self._connection,
-            terms.dialect,
+    def _begin_route(self, terms: Terms, begin: Callable[[Route], None]) -> None:
+        connection, output = self._connection, self._output
+        assert connection is not None
+        assert output is not None
+        connection.stream.capacity = terms.capacity
+        route = Route(
+            self._reactor,
+            connection,
+            terms,
             self._codec(terms),
-            capacity=terms.capacity,
-            buffer_packets=terms.buffer_packets,
-            window=terms.window,
-            output=self._output,
+            output,
+            self._config.local_ip,
+            self._open_port,
         )
-        receiver = MulticastReceiver(self._reactor, reception.intake, reception.arrived)
-        local_ip = self._config.local_ip
-        group, port = terms.group
+        route.ended.addCallbacks(lambda _: self._received_all(), self._cannot_keep)
+        self._routes.append(route)
+        self._route = route
         try:
-            self._port = self._open_port(
-                self._reactor, receiver, terms.group, local_ip, terms.window_bytes
-            )
-        except (CannotListenError, OSError) as error:
-            reason = error.socketError if isinstance(error, CannotListenError) else error
-            text = getattr(reason, "strerror", None) or reason
-            self._end(f"cannot receive group {group} port {port} at {local_ip}: {text}")
-            return
-        reception.drain = receiver.drain
-        reception.silent = self._nothing_heard
-        reception.ended.addCallbacks(lambda _: self._received_all(), self._cannot_keep)
-        self._receptions.append(reception)
-        self._way = reception
-        self._phase = _WAITING
+            begin(route)
+        except CannotReceive as error:
+            self._end(str(error))
 
-    def _nothing_heard(self, packets: int) -> None:
-        """Multicast passes this host by."""
-        assert self._terms is not None
-        assert self._connection is not None
-        group, port = self._terms.group
-        _log.warn(
-            "no multicast reaches this host: {packets} packets were sent to group {group} port"
-            " {port} and none came in by {local_ip}; check that this is the right interface and"
-            " VLAN, that no firewall drops UDP to the group, and that a switch which snoops on"
-            " IGMP has a querier{then}",
-            packets=packets,
-            group=group,
-            port=port,
-            local_ip=self._config.local_ip,
-            then=". Going on by TCP" if self._terms.fetch else "",
-        )
-        if self._terms.fetch:
-            self._connection.send(bytes((Tag.DETACH,)))
-
-    def _fetch(self) -> None:
-        """Fetch from where the output stands."""
-        assert self._terms is not None
-        assert self._connection is not None
-        assert self._output is not None
-        pull = Pull(
-            self._connection,
-            self._terms.dialect,
-            self._codec(self._terms),
-            self._terms.capacity,
-            self._output,
-        )
-        pull.ended.addCallbacks(lambda _: self._received_all(), self._cannot_keep)
-        self._pulls.append(pull)
-        self._way = pull
-        self._phase = "fetching"
-        pull.start()
-
-    def _alive(self) -> None:
-        if isinstance(self._way, Pull):
-            self._way.alive()
-
-    def _leave_way(self) -> None:
+    def _leave_route(self) -> None:
         """Nothing more comes the way it has come so far."""
-        if self._way is not None:
-            self._way.stop()
-            self._way = None
-        if self._port is not None:
-            self._ports_closing.append(maybeDeferred(self._port.stopListening))
-            self._port = None
+        if self._route is not None:
+            self._routes_closing.append(self._route.stop())
+            self._route = None
 
     def _when_settled(self, output: Output, then: Callable[[None], None]) -> None:
         output.settled().addCallback(
@@ -490,18 +416,13 @@ class Client:
 
     def _received_all(self) -> None:
         assert self._terms is not None
-        assert self._connection is not None
         self._complete = True
-        self._phase = "verifying"
         if not self._terms.dialect.proves or self._expected_digest is not None:
             self._begin_commit()
-        elif isinstance(self._way, Reception):
-            self._connection.send(bytes((Tag.CLIENT_DONE,)))
 
     def _prove(self, expected: bytes) -> None:
-        if self._expected_digest is not None or not (
-            self._complete or (isinstance(self._way, Pull) and self._way.over)
-        ):
+        is_over = self._complete or (self._route is not None and self._route.over)
+        if self._expected_digest is not None or not is_over:
             raise WireError("the digest comes before the end of the image, or twice")
         self._expected_digest = expected
         if self._complete:
@@ -560,12 +481,11 @@ class Client:
         if self._ended:
             return
         self._ended = True
-        self._phase = "ending"
         self._cancel_timer()
-        self._leave_way()
+        self._leave_route()
         if self._attempts is not None:
             self._attempts.cancel()
-        closing: list[Deferred[Any]] = list(self._ports_closing)
+        closing: list[Deferred[Any]] = list(self._routes_closing)
         connection = self._connection
         if connection is not None and self._closed is not None:
             if reason is not None and self._terms is not None and self._terms.dialect.proves:
@@ -597,6 +517,10 @@ class Client:
         return self._config.failsafe or (self._terms.failsafe if self._terms else None)
 
     @property
+    def _receptions(self) -> list[Reception]:
+        return [reception for route in self._routes for reception in route.receptions]
+
+    @property
     def _packets_repaired(self) -> int:
         return sum(reception.packets_repaired for reception in self._receptions)
 
@@ -618,7 +542,7 @@ class Client:
             terms.digest if terms else "sha256": self._digest.hex() if self._digest else None,
             "packets_multicast": sum(count.placed for count in counts),
             "packets_repaired": self._packets_repaired,
-            "packets_fetched": sum(pull.packets for pull in self._pulls),
+            "packets_fetched": sum(pull.packets for route in self._routes for pull in route.pulls),
             "packets_decoded": sum(count.decoded for count in counts),
             "packets_repeated": sum(count.repeated for count in counts),
             "packets_damaged": sum(count.damaged for count in counts),

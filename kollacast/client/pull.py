@@ -30,7 +30,7 @@ class Connection(Protocol):
 
 
 class Pull:
-    """Goes on where ``output`` stands.
+    """Goes on where ``output`` stands, up to the packet ``limit`` or to the image's end.
 
     :attr:`ended` fires when all is kept.  It fails with OSError when the sink does.
     """
@@ -42,6 +42,7 @@ class Pull:
         codec: PacketCodec,
         capacity: int,
         output: Output,
+        limit: int | None = None,
     ) -> None:
         self.ended: Deferred[None] = Deferred()
         self.packets = 0
@@ -53,7 +54,8 @@ class Pull:
         self._piece_packets = min(max(_PIECE // capacity, 1), MAX_FETCH)
         # The last packet of an image is short: once that is kept, nothing is left.
         self._expected = self._asked = -(-output.bytes_kept // capacity)
-        self._room = _PIECES
+        self._kept_up_to = self._asked
+        self._limit = limit
         self._payloads: list[bytes] = []
         self._keeping = 0
         self._over = False
@@ -66,15 +68,20 @@ class Pull:
 
     def start(self) -> None:
         """Ask for as much as there is room for."""
-        while self._room and not self._over and not self._stopped:
-            self._room -= 1
-            self._connection.send(self._dialect.fetch(self._asked, self._piece_packets))
-            self._asked += self._piece_packets
+        piece = self._piece_packets
+        while not self._over and not self._stopped:
+            count = piece if self._limit is None else min(piece, self._limit - self._asked)
+            if count <= 0 or self._asked + count - self._kept_up_to > _PIECES * piece:
+                break
+            self._connection.send(self._dialect.fetch(self._asked, count))
+            self._asked += count
+        self._consider_limit()
 
-    def alive(self) -> None:
-        """Tell the server that this client is busy with something else."""
-        if not self._stopped:
-            self._connection.send(self._dialect.fetch(self._asked, 0))
+    def lift_limit(self) -> None:
+        """Go on to the end of the image; only before :attr:`ended` fires."""
+        self._limit = None
+        self._over = False
+        self.start()
 
     def stop(self) -> None:
         """The connection or the session is over: nothing more is asked for."""
@@ -97,6 +104,7 @@ class Pull:
         self._payloads.append(packet.payload)
         if len(self._payloads) == self._piece_packets:
             self._keep()
+        self._consider_limit()
 
     def end(self, ctl: BufferCtl) -> None:
         """The image has no more packets."""
@@ -106,22 +114,32 @@ class Pull:
             raise WireError(
                 f"the image ends with packet {ctl.packet_id_base}, and {self._expected} are here"
             )
+        self._finish()
+
+    # How it goes on.
+
+    def _consider_limit(self) -> None:
+        if self._limit is not None and self._expected >= self._limit and not self._over:
+            self._finish()
+
+    def _finish(self) -> None:
+        """All has come."""
         self._over = True
         if self._payloads:
             self._keep()
         self._consider_end()
 
-    # How it goes on.
-
     def _keep(self) -> None:
         data = b"".join(self._payloads)
+        count = len(self._payloads)
         self._payloads.clear()
         self._keeping += 1
-        self._output.keep([memoryview(data)]).addCallbacks(lambda _: self._kept(), self._failed)
+        kept = self._output.keep([memoryview(data)])
+        kept.addCallbacks(lambda _: self._kept(count), self._failed)
 
-    def _kept(self) -> None:
+    def _kept(self, count: int) -> None:
         self._keeping -= 1
-        self._room += 1
+        self._kept_up_to += count
         self.start()
         self._consider_end()
 

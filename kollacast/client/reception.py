@@ -8,14 +8,13 @@ after its messages, and answers leave through ``send``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from kollacast.client.output import Output
 from kollacast.core.buffer import InconsistentBuffer, PacketBuffer
 from kollacast.core.intake import Intake
 from kollacast.wire.dialect import Dialect
@@ -53,10 +52,12 @@ class Connection(Protocol):
 
 
 class Reception:
-    """Receives one image into ``output``, ``window`` buffers at a time.
+    """Receives an image, or the rest of one, ``window`` buffers at a time.
 
-    ``drain`` empties the multicast socket.  :attr:`ended` fires when the
-    empty buffer is sent and all before it is flushed: DONE for it is then due.
+    The first packet is ``first``, or what the first announcement says for None.
+    Each buffer is handed on to ``keep(views)``.  ``drain`` empties the multicast
+    socket.  :attr:`ended` fires when the empty buffer is sent and all before it is
+    flushed: DONE for it is then due.
     It fails with OSError when the sink does, and with InconsistentBuffer.
     """
 
@@ -69,7 +70,8 @@ class Reception:
         capacity: int,
         buffer_packets: int,
         window: int,
-        output: Output,
+        keep: Callable[[Sequence[memoryview]], Deferred[None]],
+        first: int | None = 0,
     ) -> None:
         self.intake = Intake(codec, capacity, coded=dialect.greets)
         self.drain: Callable[[], None] = lambda: None
@@ -84,11 +86,11 @@ class Reception:
         self._codec = codec
         self._buffer_packets = buffer_packets
         self._window = window
-        self._output = output
+        self._keep = keep
         self._flights: deque[_Flight] = deque()
         self._free: list[PacketBuffer] = []
         self._unallocated = window
-        self._next_seq = 0
+        self._next_seq = first
         self._end_announced = False
         self._damaged = 0
         self._stopped = False
@@ -113,6 +115,8 @@ class Reception:
         ctl.check(self.intake.capacity, self._buffer_packets)
         if len(self._flights) >= self._window:
             raise WireError(f"a buffer beyond the window of {self._window} is announced")
+        if self._next_seq is None:
+            self._next_seq = ctl.packet_id_base
         if self._end_announced or ctl.packet_id_base != self._next_seq:
             raise WireError(f"a buffer is announced that begins with seq {ctl.packet_id_base}")
         self._next_seq += ctl.pkt_count
@@ -224,7 +228,7 @@ class Reception:
         except InconsistentBuffer:
             self._failed(Failure())
             return
-        kept = self._output.keep(views)
+        kept = self._keep(views)
         kept.addCallback(lambda _: self._flushed(flight)).addErrback(self._failed)
 
     def _flushed(self, flight: _Flight) -> None:

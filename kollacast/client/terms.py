@@ -19,7 +19,8 @@ class Terms:
     ``packets`` is what this client can hold, ``group`` address and port of the
     multicast, ``digest`` the name of what proves the image.  ``image``, where it
     is not empty, is the same for the same image cut in the same way; ``fetch``
-    says that it can be fetched, and ``pull`` that it has to be.
+    says that it can be fetched, ``pull`` that it has to be, and ``late_join`` that only
+    up to where multicast takes it up.
     """
 
     dialect: Dialect
@@ -33,6 +34,7 @@ class Terms:
     coding: bool = False
     fetch: bool = False
     pull: bool = False
+    late_join: bool = False
     image: str = ""
     name: str | None = None
     size: int | None = None
@@ -64,6 +66,7 @@ def of_greeting(greeting: Greeting) -> Terms:
         coding=greeting.coding,
         fetch=fetch,
         pull=fetch and greeting.pull,
+        late_join=fetch and greeting.late_join,
         image=greeting.image,
         name=greeting.name,
         size=greeting.size,

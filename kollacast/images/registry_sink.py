@@ -25,6 +25,8 @@ _LOOK_S = 0.1
 class RegistrySink:
     """A `Sink` that makes a new current version in `root` once the image is verified."""
 
+    can_skip = False
+
     def __init__(self, root: str) -> None:
         """Raises OSError when `root` cannot be used, or another process uses it."""
         self._versions = Versions(root)
@@ -34,7 +36,7 @@ class RegistrySink:
         self._is_committed = False
         self._unpacking = _Unpacking(self._versions)
 
-    def write(self, views: Sequence[memoryview]) -> None:
+    def write(self, views: Sequence[memoryview], offset: int) -> None:
         with self._lock:
             if self._is_off or self._is_committed:
                 raise fdio.called_off()
@@ -63,6 +65,9 @@ class RegistrySink:
 
     def resume(self, identity: str, unit: int) -> int:
         return 0
+
+    def mark(self, size: int | None) -> None:
+        raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
 
     def read_back(self, offset: int, size: int) -> bytes:
         raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))

@@ -34,8 +34,10 @@ def unpack_file(file: BinaryIO, root: str) -> bool:
 def _read(file: BinaryIO, sink: RegistrySink | None) -> str:
     """Read the rest of `file`, and return its digest as a record has it."""
     digester = hashlib.sha256()
+    offset = 0
     while data := file.read(PIECE):
         digester.update(data)
         if sink is not None:
-            sink.write([memoryview(data)])
+            sink.write([memoryview(data)], offset)
+        offset += len(data)
     return f"sha256:{digester.hexdigest()}"

@@ -2,7 +2,7 @@
 
 The protocol knows who the client is and how it ends.  What is said in between
 is for its :class:`Member` as long as it is in the barrier, and for its
-:class:`Puller` once it is out of it.
+:class:`Puller` where it fetches by itself.  A client that came late has both.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ class Host(Interface):
         """What a connection is told first."""
 
     def joined(self, client: ClientProtocol) -> str | None:
-        """A client is in: with the others, or by itself for the reason that is returned."""
+        """A client is in; returns why it does not get all in step with the others, or None.
+
+        Who is in step from here on, with or without such a reason, has a member now.
+        """
 
     def repairing(self, size: int) -> None:
         """So many bytes of retransmissions are about to leave by TCP."""
@@ -97,7 +100,7 @@ class ClientProtocol(Protocol):
         self.hello: Hello | None = None
         #: The client's place in the barrier, if it has one.
         self.member: Member | None = None
-        #: What serves a client outside the barrier.
+        #: What serves a client that fetches.
         self.puller: Puller | None = None
         #: Whether the connection broke, and the client may come back on another.
         self.may_return = False
@@ -113,8 +116,8 @@ class ClientProtocol(Protocol):
         self._hello_timer: IDelayedCall | None = None
         self._linger_timer: IDelayedCall | None = None
         self._report_due = False
-        # Whether answers to what was said before DETACH may still come.
-        self._detaching = False
+        # Whether answers to what was said before DETACH may come.
+        self._is_detached = False
         self._heard_at = 0.0
         self._joined_at = 0.0
 
@@ -186,6 +189,7 @@ class ClientProtocol(Protocol):
     def owes(self) -> str | None:
         """What is due from the client, if anything is."""
         if self.member is not None:
+            # What it fetches beside holds nobody up, until the end, when its report is due.
             return self.member.owes
         if self.puller is None or self.puller.waits_for_image or self.record.verified:
             return None
@@ -215,7 +219,7 @@ class ClientProtocol(Protocol):
             address=self.record.address,
             reason=reason,
         )
-        self._detaching = True
+        self._is_detached = True
         self._serve(reason)
         self._outgoing.send(bytes((Tag.DETACH,)))
         member.leave()
@@ -280,18 +284,23 @@ class ClientProtocol(Protocol):
     # Messages.
 
     def _receive(self, message: Message) -> None:
+        member = self.member
+        if self._is_detached and isinstance(message, (Ready, Request, Done, Detach)):
+            # Said before it has read DETACH; or whenever, for it shows nothing of how it goes on.
+            return
         self._moved()
         if isinstance(message, Hello):
             self._introduced(message)
         elif isinstance(message, Report):
             self._reported(message.fields)
-        elif self.member is not None:
-            self._of_member(self.member, message)
         elif isinstance(message, Fetch) and self.puller is not None:
-            self._detaching = False
+            if member is not None and not member.is_before(message):
+                raise WireError("a fetch of what comes by multicast")
             self.puller.fetch(message)
             self._outgoing.pump()
-        elif not self._detaching:
+        elif member is not None:
+            self._of_member(member, message)
+        else:
             raise WireError("a message that only a client in the barrier may send")
 
     def _of_member(self, member: Member, message: Message) -> None:
@@ -329,13 +338,14 @@ class ClientProtocol(Protocol):
         self._joined_at = self._host.clock.seconds()
         self._moved()
         self._is_in = True
-        alone = self._host.joined(self)
-        if alone is None:
+        apart = self._host.joined(self)
+        if apart is None:
             return
-        self._serve(alone)
-        if self.hello is not None and not self.hello.pull:
-            # Its hello has crossed the start.
-            self._detaching = True
+        self._serve(apart)
+        hello = self.hello
+        if self.member is None and hello is not None and (hello.late_join or not hello.pull):
+            # Its hello has crossed the start, or the last announcement.
+            self._is_detached = True
             self._outgoing.send(bytes((Tag.DETACH,)))
 
     def new_member(self, host: Host) -> Member:
@@ -352,7 +362,8 @@ class ClientProtocol(Protocol):
 
     def _serve(self, reason: str) -> None:
         self.record.fetching = reason
-        self.puller = Puller(self._session, self._host.history, self, self._host.fail)
+        if self.puller is None:
+            self.puller = Puller(self._session, self._host.history, self, self._host.fail)
 
     def _reported(self, fields: dict[str, Any]) -> None:
         if fields.get("ok") is not True:
@@ -387,7 +398,7 @@ class ClientProtocol(Protocol):
     def _refill(self, queue: SendQueue) -> None:
         if self.member is not None:
             self.member.refill(queue)
-        elif self.puller is not None:
+        if self.puller is not None:
             self.puller.refill(queue)
 
     def _resent(self, packets: int) -> None:

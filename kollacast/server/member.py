@@ -16,6 +16,7 @@ from kollacast.server.repairs import Repairs
 from kollacast.server.session import Session
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
+from kollacast.wire.parser import Fetch
 from kollacast.wire.structures import BufferCtl, Tag, WireError
 
 #: Payload bytes of retransmissions made at a time.
@@ -69,6 +70,8 @@ class Member:
         self._resent = resent
         self._ended = ended
         self._proving_since: float | None = None
+        # The first buffer that it was told of.
+        self._first: BufferCtl | None = None
         # Phases that the client has been told of and owes an answer to.
         self._announced: deque[_Due] = deque()
         self._ready: deque[BufferCtl] = deque()
@@ -85,14 +88,28 @@ class Member:
         """Tell the client of a phase; what it owes from now on is checked."""
         now = self._host.clock.seconds()
         if phase is Phase.ANNOUNCE:
+            if self._first is None:
+                self._first = value
             self._announced.append(_Due(value, now))
             self._outgoing.send(self._dialect.buffer(value))
         elif phase is Phase.SENT:
+            if not self.takes(value):
+                self._answered(phase)
+                return
             self._sent.append(_Due(value, now))
             self._outgoing.send(bytes((Tag.SERVER_SENT,)))
         else:
             self._proving_since = now
             self._prove(value)
+
+    def takes(self, ctl: BufferCtl) -> bool:
+        """Whether the client was told of this buffer: who came late was not told of the first."""
+        return self._first is not None and self._first.buffer_id <= ctl.buffer_id
+
+    def is_before(self, fetch: Fetch) -> bool:
+        """Whether these packets had been announced before the client was in."""
+        first = self._first
+        return first is not None and fetch.first + fetch.count <= first.packet_id_base
 
     # From the repairs.
 

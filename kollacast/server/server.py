@@ -135,6 +135,7 @@ class Server:
         self._ready: Deferred[None]
         self._sizing: BufferSizing
         self._window = DeferredSemaphore(1)
+        self._all_announced = False
         self._through: Deferred[None] = succeed(None)
         self._bytes_done = 0
         self._digest: bytes | None = None
@@ -225,12 +226,22 @@ class Server:
 
     def greeting(self, nonce: str) -> bytes:
         can_fetch = self._lack is None
-        return self.session.greet(nonce, fetch=can_fetch, pull=can_fetch and self._pulls)
+        return self.session.greet(
+            nonce,
+            fetch=can_fetch,
+            pull=can_fetch and self._pulls,
+            late_join=can_fetch and self._is_joinable,
+        )
 
     @property
     def _pulls(self) -> bool:
         """Whether whoever comes now fetches by itself."""
         return self._config.unicast or self._phase != _ACCEPTING
+
+    @property
+    def _is_joinable(self) -> bool:
+        """Whether who comes now may receive the rest by multicast."""
+        return not (self._config.unicast or self._all_announced)
 
     def joined(self, client: ClientProtocol) -> str | None:
         for other in list(self._clients):
@@ -249,15 +260,25 @@ class Server:
         if len(self._clients) == self._config.clients and self._accepted is not None:
             # The client must be in its group before anything begins.
             self._reactor.callLater(0, self._all_here)
+        why = self._why_apart(client)
+        if why is None or (self._is_joinable and self._can_join_late(client)):
+            member = client.new_member(self)
+            member.group = self._chain.join(member)
+        return why
+
+    def _why_apart(self, client: ClientProtocol) -> str | None:
+        """Why the client does not receive all of the image in step with the others, or None."""
         if self._config.unicast:
             return "the server was told to use no multicast"
         if self._pulls:
             return "it came after the start"
         if client.hello is not None and client.hello.pull:
             return "it has a part of the image already"
-        member = client.new_member(self)
-        member.group = self._chain.join(member)
         return None
+
+    def _can_join_late(self, client: ClientProtocol) -> bool:
+        hello = client.hello
+        return hello is not None and hello.late_join and hello.packets >= self.session.max_request
 
     @staticmethod
     def _is_same(client: ClientProtocol, hello: Hello | None) -> bool:
@@ -331,13 +352,14 @@ class Server:
     def send(self) -> Deferred[bool]:
         flight = self._current
         buffer = flight.buffer
+        members = [member for member in self._members if member.takes(buffer.ctl)]
 
         def sent(sent_bps: float) -> bool:
             flight.sent = True
             flight.sent_bps = sent_bps
             if sent_bps:
                 self._sizing.sent(sent_bps)
-            self.repairs.begin(flight, self._members)
+            self.repairs.begin(flight, members)
             self._bytes_done += buffer.ctl.buffer_size
             self._through = self._chain.begin(Phase.SENT, buffer.ctl)
             self._through.addCallback(lambda _: self._retire(flight))
@@ -347,7 +369,7 @@ class Server:
             self._pacer.rate_bps = self._control.rate_bps
             flight.epoch = self._control.epoch
         # With nobody in step, the image is only read.
-        leaving = self._sender.multicast(buffer) if self._members else succeed(0.0)
+        leaving = self._sender.multicast(buffer) if members else succeed(0.0)
         return leaving.addCallback(sent)
 
     def finish(self) -> None:
@@ -424,9 +446,13 @@ class Server:
         announcing.addErrback(self.fail)
 
     async def _announce_ahead(self, reader: ReadAhead) -> None:
-        """Announce buffers as long as the window has room for one more."""
+        """Announce buffers as long as the window has room for one more.
+
+        Not those that all clients of a server that was started again have already.
+        """
         self._window = DeferredSemaphore(self.session.window)
         seq = 0
+        kept = min((c.hello.kept if c.hello else 0 for c in self._clients), default=0)
         for buffer_id in itertools.count(1):
             await self._window.acquire()
             buffer, size = await reader.next()
@@ -434,6 +460,12 @@ class Server:
             seq += ctl.pkt_count
             if seq > SEQ_LIMIT:
                 raise _Failure("the image has more packets than there are sequence numbers")
+            if seq <= kept and not ctl.is_end:
+                self._bytes_done += size
+                self._window.release()
+                reader.release(buffer)
+                continue
+            self._all_announced = ctl.is_end
             flight = Flight(buffer)
             self.session.flights.append(flight)
             self._announced.put((flight, self._chain.begin(Phase.ANNOUNCE, ctl)))

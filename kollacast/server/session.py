@@ -84,14 +84,17 @@ class Session:
         self.coding = self.dialect.greets and max_terms(self.capacity) >= 2
         self.flights: deque[Flight] = deque()
 
-    def greet(self, nonce: str, *, fetch: bool, pull: bool) -> bytes:
-        """The first message to a client that may ``fetch``, and even has to (``pull``)."""
-        if isinstance(self.greeting, GroupInfo):
-            return self.greeting.encode()
-        if self._secret is None:
-            return replace(self.greeting, fetch=fetch, pull=pull).encode()
-        proving = replace(self.greeting, auth=proof.METHOD, nonce=nonce)
-        return replace(proving, fetch=fetch, pull=pull).encode()
+    def greet(self, nonce: str, *, fetch: bool, pull: bool, late_join: bool) -> bytes:
+        """The first message to a client that may ``fetch``, and even has to (``pull``).
+
+        With ``late_join`` it fetches only what is announced before it is in.
+        """
+        greeting = self.greeting
+        if isinstance(greeting, GroupInfo):
+            return greeting.encode()
+        if self._secret is not None:
+            greeting = replace(greeting, auth=proof.METHOD, nonce=nonce)
+        return replace(greeting, fetch=fetch, pull=pull, late_join=late_join).encode()
 
     def authenticate(self, nonce: str, hello: Hello) -> bytes | None:
         """The answer to a client that shares the secret; None to one that does not."""

@@ -18,6 +18,7 @@ from kollacast.wire.structures import (
     GROUP_INFO_SIZE,
     MAX_JSON_SIZE,
     MAX_MTU,
+    SEQ_LIMIT,
     WireError,
     payload_capacity,
 )
@@ -63,8 +64,10 @@ class Greeting:
 
     ``fetch`` says that the server can read the image again for a client that
     is not in step with the others, and ``pull`` that this client has to be one
-    and joins no group.  Two greetings with the same ``image`` are of one image
-    cut in one way, whichever server sends them; empty where that is not known.
+    and is not in step; unless there is ``late_join``, and it says so, too: then it
+    is in step from the next announcement on.  Two greetings with the same ``image``
+    are of one image cut in one way, whichever server sends them; empty where that is
+    not known.
     ``failsafe`` is a registry (host:port) that has the image should all else fail.
     ``auth`` names how both sides prove that they share a secret, with ``nonce``.
     """
@@ -82,6 +85,7 @@ class Greeting:
     size: int | None = None
     fetch: bool = False
     pull: bool = False
+    late_join: bool = False
     image: str = ""
     failsafe: str | None = None
     auth: str | None = None
@@ -122,6 +126,7 @@ class Greeting:
             size=None if size is None else _number(size, "size", 0, 1 << 63),
             fetch=fields.get("fetch") is True,
             pull=fields.get("pull") is True,
+            late_join=fields.get("late_join") is True,
             image=_identity(fields.get("image", "")),
             auth=None if auth is None else clean_text(auth),
             nonce=_identity(fields.get("nonce", "")),
@@ -145,8 +150,10 @@ class Hello:
     """What a client answers: its name, how many packets it can hold, whether it decodes.
 
     ``fetch`` says that it can be told to fetch the image by itself, and
-    ``pull`` that it is going to.  ``run`` is the same on every connection of
-    one run of a client.  ``proof``, in hexadecimal digits, is of the secret, with ``nonce``.
+    ``pull`` that it is going to; with ``late_join`` only up to where multicast
+    takes it up.  It has the first ``kept`` packets already.  ``run`` is the same on
+    every connection of one run of a client.  ``proof``, in hexadecimal digits, is of
+    the secret, with ``nonce``.
     """
 
     name: str
@@ -154,6 +161,8 @@ class Hello:
     coding: bool = False
     fetch: bool = False
     pull: bool = False
+    late_join: bool = False
+    kept: int = 0
     run: str = ""
     nonce: str = ""
     proof: str = ""
@@ -173,6 +182,8 @@ class Hello:
             coding=fields.get("coding") is True,
             fetch=fields.get("fetch") is True,
             pull=fields.get("pull") is True,
+            late_join=fields.get("late_join") is True,
+            kept=_number(fields.get("kept", 0), "kept", 0, SEQ_LIMIT),
             run=_identity(fields.get("run", "")),
             nonce=_identity(fields.get("nonce", "")),
             proof=_identity(fields.get("proof", "")),

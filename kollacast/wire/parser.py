@@ -59,10 +59,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """The client asks for ``count`` packets from seq ``first`` on, whatever the others do.
-
-    With a ``count`` of 0 it says that it is alive.
-    """
+    """The client asks for ``count`` packets from seq ``first`` on, whatever the others do."""
 
     first: int
     count: int
