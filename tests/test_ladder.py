@@ -462,7 +462,7 @@ class ReturningTests(_LadderTestCase):
         """Everything is multicast for it, and those who have a part take it once more."""
         server, slow, quick = self.begin()
         slow.host.vanish()
-        _die(server)
+        server.host.kill()
         again = self.serve(clients=2)
         fresh = self.network.join()
         self.assert_whole(fresh, quick)

@@ -52,7 +52,8 @@ class OutputTests(SynchronousTestCase):
         self.failures: list[Failure] = []
 
     def output(self, kept: int = 0) -> Output:
-        self.sink.data = _IMAGE[:kept]
+        self.sink.data, self.sink.identity = _IMAGE[:kept], "ab"
+        self.assertEqual(self.sink.resume("ab", 1), kept)
         output = Output(self.sink, Digester("sha256"), self.disk, self.digests, kept)
         output.failed = self.failures.append
         output.begin()

@@ -277,7 +277,9 @@ class Route:
 
     def _end(self) -> None:
         self.phase = "verifying"
-        self.ended.callback(None)
+        # A DETACH that has crossed the last DONE leads to the end a second time.
+        if not self.ended.called:
+            self.ended.callback(None)
 
     def _failed(self, failure: Failure) -> None:
         if not self.ended.called:

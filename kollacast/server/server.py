@@ -278,7 +278,7 @@ class Server:
 
     def _can_join_late(self, client: ClientProtocol) -> bool:
         hello = client.hello
-        return hello is not None and hello.late_join and hello.packets >= self.session.max_request
+        return hello is not None and hello.late_join and self.session.fits(hello.packets)
 
     @staticmethod
     def _is_same(client: ClientProtocol, hello: Hello | None) -> bool:

@@ -122,6 +122,18 @@ class Session:
             self.buffer_packets = min(self.buffer_packets, least)
             self.window = min(self.window, least // self.buffer_packets)
 
+    def fits(self, packets: int) -> bool:
+        """Whether a late client that can hold so many packets keeps up with this session.
+
+        It knows the greeting alone, and reserves memory for buffers as large as that says.
+        """
+        greeting = self.greeting
+        if isinstance(greeting, GroupInfo):
+            return False
+        buffer_packets = min(greeting.buffer_packets, packets)
+        window = min(greeting.window, packets // buffer_packets)
+        return buffer_packets >= self.buffer_packets and window >= self.window
+
     @property
     def max_request(self) -> int:
         """The most packets that a client may have asked for and not got yet."""
