@@ -268,6 +268,19 @@ class LateJoinTests(_LadderTestCase):
         self.assertEqual(entry["packets_multicast"], 41 - 4 * BUFFER_PACKETS)
         self.assert_all_gone(self.network)
 
+    def test_all_is_announced_but_the_end(self) -> None:
+        """What it fetches then reaches the image's last packet, which is short."""
+        server = self.serve(_IMAGE[:20], clients=3, min_clients=2, accept_timeout_s=1.0, window=1)
+        slow, quick = self.network.join(threads=True), self.network.join()
+        self.network.settle()
+        slow.threads["disk"].held = True
+        self.network.run_for(1.5)
+        late = self.network.join()
+        self.network.settle()
+        slow.threads["disk"].release()
+        self.assert_whole(slow, quick, late, image=_IMAGE[:20])
+        self.assertEqual(server.finish().status, Status.OK)
+
     def test_a_stream_gets_all_in_order(self) -> None:
         sink = MemorySink()
         sink.is_stream = True

@@ -266,7 +266,7 @@ class KeptTests(SynchronousTestCase):
         first.abandon(keep=True)
         second = FileSink(str(self.path))
         self.assertEqual([second.resume(self._ONE, 4) for _ in range(2)], [8, 8])
-        second.write(_views(b"89"))
+        second.write(_views(b"89"), 8)
         second.commit()
         self.assertEqual(self.path.read_bytes(), b"0123456789")
         self.assertEqual(os.listdir(self.folder), ["image.tgz"])
@@ -275,7 +275,7 @@ class KeptTests(SynchronousTestCase):
         """The server is another one when it has come back."""
         first, _ = self.run_on(self._ONE, b"01234567")
         self.assertEqual(first.resume(self._OTHER, 4), 0)
-        first.write(_views(b"abcd"))
+        first.write(_views(b"abcd"), 0)
         first.abandon(keep=True)
         second, kept = self.run_on(self._OTHER, b"efgh")
         self.assertEqual(kept, 4)

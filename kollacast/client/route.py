@@ -149,7 +149,7 @@ class Route:
     def _of_reception(self, reception: Reception, message: Message) -> None:
         if isinstance(message, BufferCtl):
             if self._first is None:
-                self._join_late(message.packet_id_base)
+                self._join_late(message)
             elif self._pull is None:
                 self.phase = "receiving"
             reception.buffer(message)
@@ -203,11 +203,12 @@ class Route:
             self._port_closed = maybeDeferred(self._port.stopListening)
             self._port = None
 
-    def _join_late(self, first: int) -> None:
+    def _join_late(self, ctl: BufferCtl) -> None:
         """The first announcement says where multicast goes on."""
-        self._first = first
-        self._output.begin_tail(first * self._terms.capacity)
-        self._fetch(first)
+        self._first = ctl.packet_id_base
+        if not ctl.is_end:
+            self._output.begin_tail(self._first * self._terms.capacity)
+        self._fetch(self._first)
 
     def _nothing_heard(self, packets: int) -> None:
         """Multicast passes this host by."""

@@ -268,6 +268,11 @@ class ClientProtocol(Protocol):
 
     # From the puller.
 
+    @property
+    def is_in_step(self) -> bool:
+        """Whether the client is in the barrier, and hears of the image's end there."""
+        return self.member is not None
+
     def send(self, message: bytes) -> None:
         """Send the client a message."""
         self._moved()

@@ -28,6 +28,10 @@ _MAX_WAITING = 16
 class Client(Protocol):
     """The client that is served."""
 
+    @property
+    def is_in_step(self) -> bool:
+        """Whether it hears of the image's end together with the others."""
+
     def send(self, message: bytes) -> None:
         """Send it a message."""
 
@@ -107,7 +111,7 @@ class Puller:
         if self._stopped:
             return
         capacity = self._session.capacity
-        ended = len(data) < count * capacity
+        ended = len(data) < count * capacity and not self._client.is_in_step
         if ended:
             self.stop()
         view = memoryview(data)
