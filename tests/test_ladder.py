@@ -416,6 +416,33 @@ class ReturningTests(_LadderTestCase):
         self.assert_whole(slow)
         self.assertEqual(server.finish().status, Status.OK)
 
+    def test_a_host_that_comes_back_from_a_power_cut(self) -> None:
+        """The server takes its old connection for a good one, until something is sent there."""
+        server, slow, quick = self.begin(patience_s=60.0)
+        quick.host.vanish()
+        again = self.network.join(name=quick.config.name)
+        again.host.address = quick.host.address
+        self.network.run_for(5.0)
+        self.assertIsNone(again.outcome)
+        quick.host.boot()
+        self.network.run_for(2.0)
+        slow.threads["disk"].release()
+        self.assert_whole(slow, again)
+        self.assertEqual(server.finish().status, Status.OK)
+
+    def test_one_more_of_the_same_name(self) -> None:
+        """It may be one that is here already, and so it is refused only in the end."""
+        server, slow, quick = self.begin(patience_s=60.0)
+        again = self.network.join(name=quick.config.name, connect_timeout_s=3.0)
+        again.host.address = quick.host.address
+        self.assertEqual(
+            again.finish(limit_s=10.0).line,
+            "the server refuses this client: all 2 clients are here already",
+        )
+        slow.threads["disk"].release()
+        self.assert_whole(slow, quick)
+        self.assertEqual(server.finish().status, Status.OK)
+
     def test_nobody_is_there_any_more(self) -> None:
         server, _, quick = self.begin()
         server.host.listeners.clear()

@@ -44,6 +44,8 @@ _log = Logger()
 GREETING_TIMEOUT_S = 10.0
 #: Seconds that the server gets to read the last words.
 _LINGER_S = 3.0
+#: Seconds until the next attempt after a refusal that is only for now.
+_REFUSED_RETRY_S = 1.0
 
 WorkerFactory = Callable[[Any, str], Worker]
 
@@ -77,6 +79,7 @@ class Client:
         self._attempts: Deferred[None] | None = None
         self._deadline = 0.0
         self._bytes_at_loss = -1
+        self._refused_for_now: str | None = None
         self._connection: ServerConnection | None = None
         self._closed: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
@@ -209,16 +212,28 @@ class Client:
     def _greets(self) -> bool:
         return self._terms is not None and self._terms.dialect.greets
 
+    def _try_later(self, reason: str) -> None:
+        """The server takes an earlier connection of this host for one that still works."""
+        if self._refused_for_now is None:
+            _log.warn("the server refuses this client for now: {reason}", reason=reason)
+        self._refused_for_now = reason
+        assert self._connection is not None
+        self._connection.close()
+
     def _connect_again(self, why: str) -> None:
-        if self._reactor.seconds() + RETRY_S[0] > self._deadline:
+        refused = self._refused_for_now
+        delay = RETRY_S[0] if refused is None else _REFUSED_RETRY_S
+        if self._reactor.seconds() + delay <= self._deadline:
+            self._attempts = deferLater(self._reactor, delay)
+            self._attempts.addCallbacks(lambda _: self._connect(), self._not_connected)
+        elif refused is not None:
+            self._end(f"the server refuses this client: {refused}", keep=True)
+        else:
             self._end_unconnected(why)
-            return
-        self._attempts = deferLater(self._reactor, RETRY_S[0])
-        self._attempts.addCallbacks(lambda _: self._connect(), self._not_connected)
 
     def _come_back(self, output: Output) -> None:
         """Look for the server again, to go on from what is kept."""
-        if self._route is not None:
+        if self._route is not None and self._refused_for_now is None:
             _log.warn("the connection to the server is lost: trying to come back")
         self._complete = False
         self._expected_digest = None
@@ -255,6 +270,9 @@ class Client:
             reason = message.fields.get("reason")
             text = clean_text(reason) if isinstance(reason, str) else "it gave no reason"
             refused = message.fields.get("refused") is True
+            if refused and message.fields.get("later") is True and self._waits_for_others:
+                self._try_later(text)
+                return
             what = "refuses this client" if refused else "gave up"
             self._end(f"the server {what}: {text}", keep=True)
         elif self._proof_due is not None:
@@ -264,6 +282,7 @@ class Client:
         elif isinstance(message, Digest):
             self._prove(message.value)
         elif self._route is not None:
+            self._refused_for_now = None
             self._route.received(message)
         else:
             raise WireError("the server speaks out of turn")

@@ -61,6 +61,9 @@ class Host(Interface):
     def refusal(self, hello: Hello | None) -> str | None:
         """Why no client, or not the one of ``hello``, may come in now; or None."""
 
+    def may_be_back(self, client: ClientProtocol) -> bool:
+        """Whether a client that is in may be the same one, with a connection that is broken."""
+
     def allows(self, address: str) -> bool:
         """Whether a host with this address may join."""
 
@@ -335,7 +338,7 @@ class ClientProtocol(Protocol):
         self._outgoing.send(answer)
         reason = self._host.refusal(hello)
         if reason is not None:
-            self._tell_and_close(reason, refused=True)
+            self._tell_and_close(reason, refused=True, later=self._host.may_be_back(self))
             return
         self._join()
 
@@ -427,11 +430,13 @@ class ClientProtocol(Protocol):
         if member is not None:
             member.leave()
 
-    def _tell_and_close(self, reason: str, *, refused: bool = False) -> None:
+    def _tell_and_close(self, reason: str, *, refused: bool = False, later: bool = False) -> None:
         if self._dialect.proves:
             report: dict[str, Any] = {"ok": False, "reason": reason}
             if refused:
                 report["refused"] = True
+            if later:
+                report["later"] = True
             self._outgoing.send(bytes((Tag.REPORT,)) + encode_json(report))
         self._close()
 

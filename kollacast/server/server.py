@@ -213,6 +213,9 @@ class Server:
             return f"all {self._config.clients} clients are here already"
         return None
 
+    def may_be_back(self, client: ClientProtocol) -> bool:
+        return any(_are_alike(other.record, client.record) for other in self._clients)
+
     @property
     def _lack(self) -> str | None:
         """Why nobody can go on outside the barrier, or None."""
@@ -293,8 +296,7 @@ class Server:
         new = client.record
         here = [id(other.record) for other in self._clients]
         for record in self._records:
-            known = (record.name, record.address) == (new.name, new.address)
-            if known and id(record) not in here:
+            if _are_alike(record, new) and id(record) not in here:
                 record.verified = False
                 record.reason = None
                 record.connections += 1
@@ -631,3 +633,8 @@ class Server:
             "failsafe": self._config.failsafe,
             "clients": [asdict(record) for record in self._records],
         }
+
+
+def _are_alike(one: ClientRecord, other: ClientRecord) -> bool:
+    """Whether these may be of one client; two on one host may have the same name."""
+    return (one.name, one.address) == (other.name, other.address)
