@@ -24,7 +24,7 @@ _INVERT = bytes((1, 0)) + bytes(254)
 
 def _memory(size: int) -> memoryview:
     """Zeros, of which only those cost memory and time that are touched: a bytearray's all are."""
-    return memoryview(mmap.mmap(-1, size))
+    return memoryview(mmap.mmap(-1, max(size, 1)))[:size]
 
 
 class InconsistentBuffer(ValueError):
