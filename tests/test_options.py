@@ -278,7 +278,7 @@ class ClientTests(_OptionsTestCase):
     def test_registry_root(self) -> None:
         root = self.folder / "new" / "root"
         parsed = self.client("127.0.0.1", "h", "--registry-root", str(root))
-        self.assertEqual(parsed["registry-root"], str(root))
+        self.assertEqual(parsed["registry-root"], str(root.absolute()))
         self.assertFalse(root.parent.exists())
 
     def test_registry_root_that_cannot_be(self) -> None:
