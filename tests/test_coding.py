@@ -199,6 +199,19 @@ class Decoding(unittest.SynchronousTestCase):
         self.repair([[109, 100]])
         self.whole()
 
+    def test_a_term_that_came_shorter_than_it_should(self) -> None:
+        """What lay in its place before is no part of it."""
+        self.receive(102, 107)
+        slot = self.target.payloads[7]
+        slot[:] = b"x" * len(slot)
+        short = memoryview(b"short")
+        self.datagram(107, bytes(short))
+        self.datagram(coding.recipe_seq(0), coding.recipes([[102, 107]], 0, _CAPACITY)[0])
+        first = self.source.get(102)
+        assert first is not None
+        self.datagram(coding.combination_seq(0), coding.combine([first, short], _CAPACITY))
+        self.assertEqual(self.target.get(102), first)
+
     def test_a_combination_of_one_packet(self) -> None:
         self.receive(100)
         self.repair([[100]])

@@ -153,6 +153,13 @@ class PacketBuffer:
         self._missing -= new
         return new
 
+    def received(self, seq: int) -> memoryview | None:
+        """The payload that was put as packet ``seq``, as long as it came; None without one."""
+        slot = self.slot_of(seq)
+        if slot is None or not self._have[slot]:
+            return None
+        return self.payloads[slot][: self._sizes[slot]]
+
     def lacks(self, seq: int) -> bool:
         """Whether the packet ``seq`` of this buffer is still missing."""
         return not self._have[seq - self.ctl.packet_id_base]

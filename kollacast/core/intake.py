@@ -262,7 +262,8 @@ class Intake:
         buffer = self._buffer_of(missing)
         if not terms or buffer is None or not self._lacks(missing):
             return
-        held = [buffer.get(term) for term in terms if term != missing]
+        # Behind a short payload its slot has what has landed there before.
+        held = [buffer.received(term) for term in terms if term != missing]
         known = [view for view in held if view is not None]
         size = len(buffer.slots(missing - buffer.ctl.packet_id_base, 1)[0])
         if len(known) == len(terms) - 1:
