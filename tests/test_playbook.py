@@ -47,6 +47,8 @@ _IMAGES = {
     "mariadb-server": ["mariadb"],
 }
 _LAYER_BYTES = 2_000_000
+#: What takes the place of the first image file.
+_NEWER = "/root/newer.tgz"
 #: Slow enough that a client can be killed in the middle.
 _SLOW = "50M"
 _RUN_PATIENCE_S = 300
@@ -138,7 +140,16 @@ class Site:
         for name in ("pyproject.toml", "README.md"):
             shutil.copy(CHECKOUT / name, self._home / "kollacast")
         self.set()
-        self.digests = _fill_registry(made.installer, folder)
+        self.digests: dict[str, str] = {}
+        self._folder = folder
+        _start_source(made.installer, folder)
+        for name, own in _IMAGES.items():
+            self.add_image(name, own)
+
+    def add_image(self, name: str, layers: list[str]) -> None:
+        """Push one more image to the registry that the images come from."""
+        image, digest = _push(self.installer, self._folder, name, layers)
+        self.digests[image] = digest
 
     def set(self, **variables: object) -> None:
         """Variables of all hosts, in the inventory, until they are set anew."""
@@ -162,11 +173,15 @@ class Site:
             env=clean_environment({"PATH": f"{_BIN}:{SYSTEM_PATH}", "ANSIBLE_NOCOLOR": "1"}),
         )
 
-    def run(self, **variables: object) -> Run:
-        """Run the playbook as the page does, with other variables."""
+    def begin(self, **variables: object) -> subprocess.Popen[str]:
+        """Begin the playbook as the page does, with other variables."""
         command = next(line for line in _commands() if "distribute -e" in line)
         words = [f"-e {key}={value}" for key, value in variables.items()]
-        return finish(self.start(" ".join([self.with_address(command), *words])))
+        return self.start(" ".join([self.with_address(command), *words]))
+
+    def run(self, **variables: object) -> Run:
+        """Run the playbook so."""
+        return finish(self.begin(**variables))
 
     def with_address(self, command: str) -> str:
         """A command of the page with the installer's real address."""
@@ -240,11 +255,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield Site(made, tmp_path_factory.mktemp("site"))
 
 
-def _fill_registry(host: Member, folder: Path) -> dict[str, str]:
-    """Make images that share layers, and push them to a registry on `host`.
-
-    Returns each image's name in a registry and its digest.
-    """
+def _start_source(host: Member, folder: Path) -> None:
+    """Start the registry that the images come from."""
     config = folder / "source.yml"
     config.write_text(_SOURCE_REGISTRY)
     subprocess.Popen(
@@ -254,28 +266,30 @@ def _fill_registry(host: Member, folder: Path) -> dict[str, str]:
         stderr=subprocess.DEVNULL,
         env=clean_environment(),
     )
-    oci = folder / "oci"
-    layers = folder / "layers"
-    layers.mkdir()
-    host.run("umoci", "init", "--layout", str(oci))
-    for name, own in _IMAGES.items():
-        reference = f"{oci}:{name}"
-        host.run("umoci", "new", "--image", reference)
-        for layer in ["base", *own]:
-            archive = layers / f"{layer}.tar"
-            if not archive.exists():
-                content = layers / layer
-                content.write_bytes(os.urandom(_LAYER_BYTES))
-                host.run("tar", "-C", str(layers), "-cf", str(archive), layer)
-            host.run("umoci", "raw", "add-layer", "--image", reference, str(archive))
+    (folder / "layers").mkdir()
+    host.run("umoci", "init", "--layout", str(folder / "oci"))
     host.run("curl", "-sf", *_RETRY, f"http://{_SOURCE}/v2/")
-    digests = {}
-    for name in _IMAGES:
-        image = f"{_NAMESPACE}/{name}:{_TAG}"
-        copy = ["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false"]
-        host.run(*copy, f"oci:{oci}:{name}", f"docker://{_SOURCE}/{image}")
-        digests[image] = _digest(host, f"docker://{_SOURCE}/{image}")
-    return digests
+
+
+def _push(host: Member, folder: Path, name: str, own: list[str]) -> tuple[str, str]:
+    """Make an image of the base and its `own` layers, and push it.
+
+    Returns its name in a registry and its digest.
+    """
+    layers = folder / "layers"
+    reference = f"{folder / 'oci'}:{name}"
+    host.run("umoci", "new", "--image", reference)
+    for layer in ["base", *own]:
+        archive = layers / f"{layer}.tar"
+        if not archive.exists():
+            content = layers / layer
+            content.write_bytes(os.urandom(_LAYER_BYTES))
+            host.run("tar", "-C", str(layers), "-cf", str(archive), layer)
+        host.run("umoci", "raw", "add-layer", "--image", reference, str(archive))
+    image = f"{_NAMESPACE}/{name}:{_TAG}"
+    copy = ["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false"]
+    host.run(*copy, f"oci:{reference}", f"docker://{_SOURCE}/{image}")
+    return image, _digest(host, f"docker://{_SOURCE}/{image}")
 
 
 def _digest(host: Member, reference: str) -> str:
@@ -300,10 +314,14 @@ def _block_multicast(host: Member) -> None:
     subprocess.run(host.command(["nft", "-f", "-"]), input=rules.encode(), check=True)
 
 
-def _interrupt(host: Member) -> None:
-    """Kill the client of a host when a part of the image has arrived."""
+def _wait_for_a_part(host: Member) -> None:
     part = host.path("/var/lib/kollacast/versions/.incoming.part")
     until(lambda: any(part.rglob("data")), f"a part of the image on {host.name}", _RUN_PATIENCE_S)
+
+
+def _interrupt(host: Member) -> None:
+    """Kill the client of a host when a part of the image has arrived."""
+    _wait_for_a_part(host)
     clients = host.pids("kollacast-client .*--registry-root")
     assert clients
     kill(clients)
@@ -361,6 +379,46 @@ def test_from_an_image_file_to_deploy(site: Site) -> None:
     assert page.is_through()
 
 
+def test_another_image(site: Site) -> None:
+    """The version before is served until a newer one is whole, and is kept beside it."""
+    before = dict(site.digests)
+    finish(site.start("head -c 5000000 kolla_image.tgz > torn.tgz"))
+    torn = site.run(kollacast_image="/root/torn.tgz")
+    assert torn.status != 0
+    assert re.search(r"kollacast-images: .*torn.tgz: .+", torn.output)
+    site.add_image("glance-api", ["openstack", "glance"])
+    pack = next(line for line in _commands() if "pack" in line)
+    assert finish(site.start(pack.replace("kolla_image.tgz", _NEWER))).status == 0
+
+    site.set(
+        kollacast_unicast_hosts=0,
+        kollacast_server_options=["--rate", _SLOW],
+        kollacast_client_options=["--connect-timeout", "1"],
+    )
+    running = site.begin(kollacast_image=_NEWER)
+    for host in site.hosts:
+        _wait_for_a_part(host)
+    kill(site.installer.pids("kollacast-server .*--input"))
+    run = finish(running)
+    assert run.status == 0
+    for host in site.hosts:
+        assert run.table[host.name][0] == "failsafe"
+        assert "the connection was lost" in " ".join(run.table[host.name])
+        assert site.report(host.name)["exit_status"] == 75
+        assert site.registries()[host.name] == site.failsafe
+        _pull_all(host, _LOCAL, before)
+        _pull_all(host, site.failsafe, site.digests)
+
+    site.set(kollacast_unicast_hosts=0)
+    run = site.run(kollacast_image=_NEWER)
+    assert run.status == 0
+    for host in site.hosts:
+        assert run.table[host.name][0] in ("multicast", "TCP")
+        assert site.registries()[host.name] == _LOCAL
+        _pull_all(host, _LOCAL, site.digests)
+        assert host.path("/var/lib/kollacast/previous").is_symlink()
+
+
 def test_what_can_go_wrong(site: Site) -> None:
     """Each in one line of the table or the end of the run, and the hosts pull all the same."""
     absent = site.run(kollacast_image="/root/absent.tgz")
@@ -379,7 +437,7 @@ def test_what_can_go_wrong(site: Site) -> None:
     try:
         taken.run("curl", "-so/dev/null", *_RETRY, f"http://{_LOCAL}/")
         site.set_for(broken, kollacast_registry_program="/bin/false")
-        run = site.run(kollacast_registry_patience=3)
+        run = site.run(kollacast_image=_NEWER, kollacast_registry_patience=3)
     finally:
         squatter.kill()
         squatter.wait()
