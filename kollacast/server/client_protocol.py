@@ -191,13 +191,15 @@ class ClientProtocol(Protocol):
     @property
     def owes(self) -> str | None:
         """What is due from the client, if anything is."""
-        if self.member is not None:
-            # What it fetches beside holds nobody up, until the end, when its report is due.
+        if self.member is not None and self.member.owes is not None:
             return self.member.owes
-        if self.puller is None or self.puller.waits_for_image or self.record.verified:
-            return None
         if self._report_due:
             return Phase.PROVE.answer
+        if self.member is not None or self.record.verified:
+            # What it fetches beside holds nobody up, until its report is due.
+            return None
+        if self.puller is None or self.puller.waits_for_image:
+            return None
         return "FETCH" if self.puller.idle else "room for more"
 
     @property
@@ -210,7 +212,9 @@ class ClientProtocol(Protocol):
         if not self.owes:
             return 0.0
         silent_s = self._host.clock.seconds() - self._heard_at
-        return silent_s if self.member is None else min(self.member.owed_s(), silent_s)
+        if self.member is None or self.member.owes is None:
+            return silent_s
+        return min(self.member.owed_s(), silent_s)
 
     def detach(self, reason: str) -> None:
         """Take the client out of the barrier: it fetches the rest by itself."""
@@ -286,7 +290,7 @@ class ClientProtocol(Protocol):
         self.record.packets_fetched += packets
 
     def told_end(self) -> None:
-        """The client knows where the image ends: the digest follows."""
+        """The client knows that it has come to the image's end: the digest follows."""
         self._host.digest().addCallback(self._prove).addErrback(self._host.fail)
 
     # Messages.
@@ -362,7 +366,7 @@ class ClientProtocol(Protocol):
             host,
             self._outgoing,
             self.hello is not None and self.hello.coding,
-            prove=self._prove,
+            prove=self.told_end,
             resent=self._resent,
             ended=self._verify,
         )

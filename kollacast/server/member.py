@@ -45,7 +45,7 @@ class _Due:
 class Member:
     """Passes on what a phase tells, and checks that each answer is one that is due.
 
-    ``prove(digest)`` asks the client for its report, ``resent(packets)`` hears of
+    ``prove()`` asks the client for its report, ``resent(packets)`` hears of
     retransmissions, ``ended()`` that the client has all where nothing proves it.
     """
 
@@ -55,7 +55,7 @@ class Member:
         outgoing: Outgoing,
         decodes: bool,
         *,
-        prove: Callable[[bytes], None],
+        prove: Callable[[], None],
         resent: Callable[[int], None],
         ended: Callable[[], None],
     ) -> None:
@@ -69,7 +69,7 @@ class Member:
         self._prove = prove
         self._resent = resent
         self._ended = ended
-        self._proving_since: float | None = None
+        self._has_reported = False
         # The first buffer that it was told of.
         self._first: BufferCtl | None = None
         # Phases that the client has been told of and owes an answer to.
@@ -98,9 +98,8 @@ class Member:
                 return
             self._sent.append(_Due(value, now))
             self._outgoing.send(bytes((Tag.SERVER_SENT,)))
-        else:
-            self._proving_since = now
-            self._prove(value)
+        elif self._has_reported:
+            self._answered(phase)
 
     def takes(self, ctl: BufferCtl) -> bool:
         """Whether the client was told of this buffer: who came late was not told of the first."""
@@ -143,7 +142,10 @@ class Member:
         if not self._sent:
             self._close_requests()
         self._host.repairs.done(self, ctl.buffer_id)
-        if ctl.is_end and not self._dialect.proves:
+        if ctl.is_end and self._dialect.proves:
+            # At once: who has flushed all need not wait for the others to bring it to disk.
+            self._prove()
+        elif ctl.is_end:
             self._ended()
         self._answered(Phase.SENT)
 
@@ -163,19 +165,19 @@ class Member:
         self._host.repairs.requested(self, seqs)
 
     def reported(self) -> None:
-        self._proving_since = None
+        self._has_reported = True
         self._answered(Phase.PROVE)
 
     # From the server.
 
     @property
     def owes(self) -> str | None:
-        """The answer that is due from the client, if one is."""
+        """The answer that is due from the client, and for which the others wait, if one is."""
         if self._announced:
             return Phase.ANNOUNCE.answer
         if self._sent:
             return Phase.SENT.answer
-        return None if self._proving_since is None else Phase.PROVE.answer
+        return None
 
     @property
     def is_finishing(self) -> bool:
@@ -183,18 +185,9 @@ class Member:
         return not self._dialect.proves and bool(self._ready) and self._ready[0].is_end
 
     def owed_s(self) -> float:
-        """Seconds for which the oldest answer has been due."""
+        """Seconds for which the oldest answer has been due, and the others are held up for it."""
         since = [due[0].since for due in (self._announced, self._sent) if due]
-        if self._proving_since is not None:
-            since.append(self._proving_since)
         return self._host.clock.seconds() - min(since) if since else 0.0
-
-    def held_up_s(self) -> float:
-        """Seconds for which the others have been held up by this client, if it is still slow.
-
-        Proving the image holds nobody up.
-        """
-        return self.owed_s() if self._announced or self._sent else 0.0
 
     def leave(self) -> None:
         """Nothing waits for this client any more."""

@@ -484,9 +484,9 @@ class Server:
     async def _prove(self) -> None:
         self._phase = "verifying"
         await self._through
-        digest = await self.digest()
+        await self.digest()
         if self.session.dialect.proves:
-            await self._chain.begin(Phase.PROVE, digest)
+            await self._chain.begin(Phase.PROVE, None)
         self._proved = True
         self._consider_end()
 
@@ -544,7 +544,7 @@ class Server:
     def _detach_slow(self) -> None:
         """Let the others go on without those for whom they have waited long enough."""
         patience = self._patience_s
-        late = [c for c in self._clients if c.member and c.member.held_up_s() > patience]
+        late = [c for c in self._clients if c.member and c.member.owed_s() > patience]
         # Who fetches needs what the members go on to.
         waiting = [c for c in self._clients if c.puller and c.puller.waits_for_image]
         others = len(self._members) - len(late) + len(waiting)
