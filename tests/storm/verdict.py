@@ -30,8 +30,7 @@ _REASONS: tuple[tuple[str, set[str]], ...] = (
     ),
     (
         r"the server refuses this client: all (\d clients are here already|is fetched.*)",
-        # The server has not noticed yet that the one that was killed is gone.
-        {"crowd", "cut"},
+        {"crowd"},
     ),
     (r"the image is proved by .*", {"damaged stream"}),
     (r"the server does not know the shared secret", {"damaged stream"}),
