@@ -104,10 +104,23 @@ class FileSink:
         self._file.abandon(keep)
 
 
-class StreamSink:
-    """A `Sink` on a descriptor, which it owns from here on; what is written stays written."""
+class OneWay:
+    """What a `Sink` has in common with others where what is written stays written."""
 
     can_skip = False
+
+    def mark(self, size: int | None) -> None:
+        raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+
+    def resume(self, identity: str, unit: int) -> int:
+        return 0
+
+    def read_back(self, offset: int, size: int) -> bytes:
+        raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+
+
+class StreamSink(OneWay):
+    """A `Sink` on a descriptor, which it owns from here on; what is written stays written."""
 
     def __init__(self, fd: int) -> None:
         """Raises OSError when `fd` is not open."""
@@ -144,15 +157,6 @@ class StreamSink:
                 os.fsync(self._fd)
         finally:
             os.close(self._fd)
-
-    def resume(self, identity: str, unit: int) -> int:
-        return 0
-
-    def mark(self, size: int | None) -> None:
-        raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
-
-    def read_back(self, offset: int, size: int) -> bytes:
-        raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
 
     def restart(self) -> None:
         if not self._is_empty:

@@ -1,9 +1,9 @@
 """A cluster as an operator sees it: an installer, and hosts that are reached by SSH.
 
-Every host of a lab gets a file system of its own, for what it changes: `/etc`, `/opt`, `/root`,
-`/run` and `/var` are those of this machine with a layer in memory above them. So paths on a host
-are those of a real one. Each host but the installer runs an sshd; what runs on the installer runs
-in its namespaces.
+Every host of a lab boots systemd, and gets a file system of its own for what it changes: `/etc`,
+`/opt`, `/root` and `/var` are those of this machine with a layer in memory above them, and `/run`
+is empty. So paths and services on a host are those of a real one. Each host but the installer runs
+an sshd; what runs on the installer runs in its namespaces.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lab import Host, Lab
@@ -23,24 +24,64 @@ from lab import Host, Lab
 _LOOK_S = 0.05
 #: Where programs are, those of an administrator too.
 SYSTEM_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
-_PRIVATE = ("etc", "opt", "root", "run", "var")
+_PRIVATE = ("etc", "opt", "root", "var")
+_INIT = "/lib/systemd/systemd"
 
-#: Makes a host's file system, says so by a file, and becomes the command that follows.
+_UNSHARE = "unshare --uts --ipc --cgroup --pid --fork --kill-child --mount-proc"
+
+#: What a service may wait for; on this machine these clean `/tmp`, set sysctls, and more.
+_EMPTY_TARGETS = ["host.target", "sysinit.target", "basic.target", "shutdown.target"]
+_EMPTY_TARGETS += ["network.target", "network-online.target", "multi-user.target"]
+
+#: Puts a command into a new group of processes: a systemd takes all in its group for its own.
+_IN_GROUP = """
+set -e
+group=$1; shift
+mount --make-rprivate /
+mount -t tmpfs tmpfs /sys/fs/cgroup
+mkdir /sys/fs/cgroup/all
+mount -t cgroup2 cgroup2 /sys/fs/cgroup/all
+mkdir "/sys/fs/cgroup/all/$group"
+echo $$ >"/sys/fs/cgroup/all/$group/cgroup.procs"
+exec "$@"
+"""
+#: Removes such a group, whose processes have ended.
+_WITHOUT_GROUP = """
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+find "/sys/fs/cgroup/$1" -depth -type d -exec rmdir {} +
+"""
+
+#: Makes a host's file system, says so by a file, and becomes its systemd, which knows the units of
+#: `/etc/systemd/system`, the journal, and a service that runs the third word and those behind it.
 _BOOT = f"""
 set -e
 folder=$1 name=$2; shift 2
-mount --make-rprivate /
+umount -l /sys/fs/cgroup
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs -o mode=0755 tmpfs "$folder"
 for tree in {" ".join(_PRIVATE)}; do
     mkdir -p "$folder/$tree/upper" "$folder/$tree/work"
     mount -t overlay -o "lowerdir=/$tree,upperdir=$folder/$tree/upper,workdir=$folder/$tree/work" \\
         overlay "/$tree"
 done
+mount -t tmpfs -o mode=0755 tmpfs /run
 hostname "$name"
 mkdir -p /run/sshd
 rm -rf /root/.ssh /root/.ansible /root/.ansible_async
+rm -rf /etc/systemd/system/*.wants
+mkdir /run/units
+cd /run/units
+for unit in systemd-journald.service systemd-journald.socket; do
+    ln -s "/lib/systemd/system/$unit"
+done
+for unit in {" ".join(_EMPTY_TARGETS)}; do
+    printf '[Unit]\nDefaultDependencies=no\n' >"$unit"
+done
+echo 'Wants=systemd-journald.service host.service' >>host.target
+printf '[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=%s\n' "$*" >host.service
 touch "$folder.up"
-exec "$@"
+cd /
+SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/units container=lab exec {_INIT} --unit=host.target
 """
 
 _SSHD = """
@@ -69,11 +110,11 @@ class Member:
     name: str  #: its host name, and what it is called in the inventory
     address: str
     namespace: str
-    pid: int  #: of a process in its namespaces
+    pid: int  #: of its systemd
 
     def command(self, argv: Sequence[str], *, online: bool = False) -> list[str]:
         """`argv` as a command to run on this host; `online` with this machine's network."""
-        spaces = ["--mount", "--uts", *([] if online else ["--net"])]
+        spaces = ["--mount", "--uts", "--pid", "--cgroup", *([] if online else ["--net"])]
         # nsenter would look for a working directory outside
         home = ["sh", "-c", 'cd /root && exec "$@"', "sh"]
         return ["nsenter", "--target", str(self.pid), *spaces, "--", *home, *argv]
@@ -85,6 +126,14 @@ class Member:
         )
         assert done.returncode == 0, f"{self.name}: {' '.join(argv)}: {done.stderr}{done.stdout}"
         return done.stdout
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its systemd has started everything."""
+        asked = subprocess.run(
+            self.command(["systemctl", "is-system-running"]), capture_output=True, text=True
+        )
+        return asked.stdout.strip() in ("running", "degraded")
 
     def path(self, path: str) -> Path:
         """A path on this host, as seen from outside."""
@@ -120,11 +169,11 @@ class Cluster:
 
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.folder = folder
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._booted: dict[str, subprocess.Popen[bytes]] = {}  # by namespace
         folder.chmod(0o755)
         for name in ("key", "host_key"):
             _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name))
-        self.installer = self._boot(lab.server, "installer", ["sleep", "infinity"])
+        self.installer = self._boot(lab.server, "installer", ["/bin/sleep", "infinity"])
         self.hosts = [
             self._boot(host, f"host-{number}", self._sshd(host))
             for number, host in enumerate(lab.clients, 1)
@@ -132,10 +181,19 @@ class Cluster:
         until(lambda: all(host.pids("sshd") for host in self.hosts), "sshd on every host")
 
     def close(self) -> None:
-        """Kill what still runs; the file systems go with the last process that sees them."""
-        for process in self._processes:
+        """Kill what still runs; the file systems go with the last process that sees them.
+
+        What systemd made in this machine's `/tmp` for a service goes when the service is stopped.
+        """
+        for member in (self.installer, *self.hosts):
+            member.run("systemctl", "stop", "kollacast-*")
+        for process in self._booted.values():
             process.kill()
+        for group, process in self._booted.items():
             process.wait()
+            # a moment may pass until the kernel has ended what was in it
+            argv = ["unshare", "--mount", "sh", "-c", _WITHOUT_GROUP, "sh", group]
+            until(partial(_succeeds, argv), "the last process to end")
 
     def inventory_line(self, host: Member) -> str:
         """How the installer's Ansible reaches a host."""
@@ -152,19 +210,25 @@ class Cluster:
         with (self.folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 host.command(
-                    ["unshare", "--mount", "--uts", "sh", "-c", _BOOT, "sh", str(folder), name]
-                )
-                + list(argv),
+                    [
+                        *("unshare", "--mount", "sh", "-c", _IN_GROUP, "sh", host.namespace),
+                        *(*_UNSHARE.split(), "sh", "-c", _BOOT, "sh", str(folder), name),
+                        *argv,
+                    ],
+                ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=clean_environment(),
             )
-        self._processes.append(process)
+        self._booted[host.namespace] = process
         up = Path(f"{folder}.up")
         until(lambda: up.exists() or process.poll() is not None, f"{name} to boot")
         assert up.exists(), (self.folder / f"{name}.log").read_text()
-        return Member(name, host.address, host.namespace, process.pid)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        member = Member(name, host.address, host.namespace, int(children.read_text()))
+        until(lambda: member.is_up, f"systemd on {name}")
+        return member
 
 
 @contextlib.contextmanager
@@ -183,6 +247,10 @@ def kill(pids: Sequence[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def _succeeds(argv: Sequence[str]) -> bool:
+    return subprocess.run(argv, capture_output=True).returncode == 0
 
 
 def _run(*argv: str) -> None:

@@ -1,7 +1,7 @@
 """The playbook as an operator runs it, from an image file to a registry on every host.
 
 The parts are real: Ansible over SSH, docker-registry, images that umoci makes and skopeo pushes and
-pulls. The hosts are namespaces without systemd, so the registries run by the engine `process`.
+pulls. The hosts are namespaces, each with a systemd of its own.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.cluster import (
 )
 from tests.processes import CHECKOUT
 
-_TOOLS = ("docker-registry", "skopeo", "umoci", "sshd", "ssh", "pgrep", "nft")
+_TOOLS = ("docker-registry", "skopeo", "umoci", "sshd", "ssh", "systemctl", "pgrep", "nft")
 _BIN = Path(sys.executable).parent
 _SOURCE = "127.0.0.1:5000"
 _LOCAL = "127.0.0.1:4000"
@@ -86,7 +86,6 @@ localhost ansible_connection=local
 
 [all:vars]
 ansible_ssh_private_key_file={folder}/key
-kollacast_registry_engine=process
 """
 
 _ANSIBLE_CFG = """
@@ -427,7 +426,7 @@ def test_what_can_go_wrong(site: Site) -> None:
 
     taken, broken, sound = site.hosts
     for host in (taken, broken):
-        kill([*host.pids("procmon"), *host.pids("docker-registry serve")])
+        host.run("systemctl", "stop", "kollacast-registry")
     squatter = subprocess.Popen(
         taken.command([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "4000"]),
         stdout=subprocess.DEVNULL,

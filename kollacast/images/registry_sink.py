@@ -17,15 +17,14 @@ from kollacast import fdio
 from kollacast.images.archive import PIECE, read_storage
 from kollacast.images.catalog import Catalog
 from kollacast.images.versions import Record, Versions
+from kollacast.sink import OneWay
 
 #: Seconds between two looks whether a wait for the unpacking is called off.
 _LOOK_S = 0.1
 
 
-class RegistrySink:
+class RegistrySink(OneWay):
     """A `Sink` that makes a new current version in `root` once the image is verified."""
-
-    can_skip = False
 
     def __init__(self, root: str) -> None:
         """Raises OSError when `root` cannot be used, or another process uses it."""
@@ -62,15 +61,6 @@ class RegistrySink:
             self._versions.switch()
             self._is_committed = True
         self._versions.close()
-
-    def resume(self, identity: str, unit: int) -> int:
-        return 0
-
-    def mark(self, size: int | None) -> None:
-        raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
-
-    def read_back(self, offset: int, size: int) -> bytes:
-        raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
 
     def restart(self) -> None:
         with self._lock:

@@ -18,7 +18,6 @@ from twisted.internet.defer import (
     succeed,
 )
 from twisted.internet.error import CannotListenError
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -28,15 +27,15 @@ from kollacast.core.digest import Digester
 from kollacast.core.rate_control import RateControl
 from kollacast.outcome import Outcome, Progress, Status
 from kollacast.server.client_protocol import ClientFactory, ClientProtocol
-from kollacast.server.client_record import ClientRecord
 from kollacast.server.cycle import cycle
 from kollacast.server.groups import GroupChain, Phase
 from kollacast.server.history import History
 from kollacast.server.lobby import Lobby
-from kollacast.server.member import Member
 from kollacast.server.read_ahead import ReadAhead
 from kollacast.server.repairs import Repairs
+from kollacast.server.roster import Roster
 from kollacast.server.session import Flight, Session
+from kollacast.server.watch import Watch
 from kollacast.source import Source
 from kollacast.spool import Spool
 from kollacast.transport.pacing import Pacer
@@ -52,12 +51,8 @@ _log = Logger()
 _BACKLOG = 4096
 #: Connections without a hello at a time: clients of a cluster need a moment each, and no more.
 _MAX_STRANGERS = 1024
-#: A client syncs several GB to its disk before its last answer: so much longer it may take.
-_SYNC_FACTOR = 10.0
 #: Buffers that are filled while a full window is in flight.
 _READ_AHEAD = 1
-#: Seconds between looks at who has fallen silent, at the most.
-_WATCH_S = 1.0
 _ACCEPTING = "waiting for clients"
 
 WorkerFactory = Callable[[Any, str], Worker]
@@ -114,17 +109,19 @@ class Server:
         self.lobby: Lobby[ClientProtocol] = Lobby(max(strangers, 1))
         self._factory = ClientFactory(self, max_connections)
         self._chain = GroupChain(config.group_size)
-        self._clients: list[ClientProtocol] = []
-        self._records: list[ClientRecord] = []
-        # When clients were lost that may come back.
-        self._absent: dict[int, float] = {}
+        self._roster = Roster(reactor, config.clients)
         self._return_timer: Any = None
         self._phase = "starting"
         self._cycle = cycle(self)
         self._accepted: Deferred[None] | None = None
         self._accept_timer: Any = None
-        self._watch = LoopingCall(self._drop_silent)
-        self._watch.clock = reactor
+        self._watch = Watch(
+            reactor,
+            self._roster,
+            timeout_s=config.client_timeout_s,
+            patience_s=config.patience_s,
+            can_fetch=lambda: self._lack is None,
+        )
         self._finished: Deferred[Outcome] = Deferred()
         self._ended = False
         self._ports: list[Any] = []
@@ -185,9 +182,9 @@ class Server:
             phase=self._phase,
             bytes_done=self._bytes_done,
             bytes_total=self._source.size,
-            clients=len(self._clients),
+            clients=len(self._roster),
             clients_expected=self._config.clients,
-            packets_repaired=sum(record.packets_repaired for record in self._records),
+            packets_repaired=self._roster.packets_repaired,
         )
 
     # What clients ask of their host.
@@ -204,17 +201,12 @@ class Server:
         if hello is None and self.session.dialect.greets:
             # Who it is decides: it may come back on another connection.
             return None
-        here = [
-            client
-            for client in self._clients
-            if not client.record.verified and not self._is_same(client, hello)
-        ]
-        if len(here) >= self._config.clients:
+        if not self._roster.has_room(hello):
             return f"all {self._config.clients} clients are here already"
         return None
 
     def may_be_back(self, client: ClientProtocol) -> bool:
-        return any(_are_alike(other.record, client.record) for other in self._clients)
+        return self._roster.may_be_back(client)
 
     @property
     def _lack(self) -> str | None:
@@ -247,20 +239,15 @@ class Server:
         return not (self._config.unicast or self._all_announced)
 
     def joined(self, client: ClientProtocol) -> str | None:
-        for other in list(self._clients):
-            if self._is_same(other, client.hello):
-                other.may_return = True
-                other.drop("it has come back on another connection")
-        self._remember(client)
-        self._clients.append(client)
+        self._roster.join(client)
         _log.info(
             "client {name} ({address}) is in: {count} of {expected}",
             name=client.record.name,
             address=client.record.address,
-            count=len(self._clients),
+            count=len(self._roster),
             expected=self._config.clients,
         )
-        if len(self._clients) == self._config.clients and self._accepted is not None:
+        if self._roster.is_complete and self._accepted is not None:
             # The client must be in its group before anything begins.
             self._reactor.callLater(0, self._all_here)
         why = self._why_apart(client)
@@ -283,38 +270,14 @@ class Server:
         hello = client.hello
         return hello is not None and hello.late_join and self.session.fits(hello.packets)
 
-    @staticmethod
-    def _is_same(client: ClientProtocol, hello: Hello | None) -> bool:
-        return (
-            hello is not None
-            and client.hello is not None
-            and (bool(hello.run) and client.hello.run == hello.run)
-        )
-
-    def _remember(self, client: ClientProtocol) -> None:
-        """Give a client that has been here before its record again."""
-        new = client.record
-        here = [id(other.record) for other in self._clients]
-        for record in self._records:
-            if _are_alike(record, new) and id(record) not in here:
-                record.verified = False
-                record.reason = None
-                record.connections += 1
-                client.record = record
-                self._absent.pop(id(record), None)
-                return
-        self._records.append(new)
-
     def repairing(self, size: int) -> None:
         self._pacer.sent(size)
 
     def left(self, client: ClientProtocol) -> None:
-        self._clients.remove(client)
         if self._phase == _ACCEPTING:
-            self._records.remove(client.record)
+            self._roster.forget(client)
             return
-        if client.may_return and self._lack is None:
-            self._absent[id(client.record)] = self.clock.seconds()
+        self._roster.leave(client, is_awaited=client.may_return and self._lack is None)
         self._consider_end()
 
     def verified(self, client: ClientProtocol) -> None:
@@ -354,7 +317,7 @@ class Server:
     def send(self) -> Deferred[bool]:
         flight = self._current
         buffer = flight.buffer
-        members = [member for member in self._members if member.takes(buffer.ctl)]
+        members = [member for member in self._roster.members if member.takes(buffer.ctl)]
 
         def sent(sent_bps: float) -> bool:
             flight.sent = True
@@ -389,32 +352,27 @@ class Server:
 
     # Parts of it.
 
-    @property
-    def _members(self) -> list[Member]:
-        return [client.member for client in self._clients if client.member is not None]
-
     def _all_here(self) -> None:
         accepted = self._accepted
-        if accepted is not None and len(self._clients) == self._config.clients:
+        if accepted is not None and self._roster.is_complete:
             self._accepted = None
             accepted.callback(None)
 
     def _too_few(self) -> None:
         least = self._config.min_clients
         accepted = self._accepted
-        if least is not None and len(self._clients) >= least and accepted is not None:
+        if least is not None and len(self._roster) >= least and accepted is not None:
             _log.warn(
                 "starting with {count} of {expected} clients",
-                count=len(self._clients),
+                count=len(self._roster),
                 expected=self._config.clients,
             )
             self._accepted = None
             accepted.callback(None)
             return
-        came = ", ".join(f"{r.name} ({r.address})" for r in self._records) or "none"
         self._end(
-            f"{len(self._clients)} of {self._config.clients} clients came within"
-            f" {self._config.accept_timeout_s:g} s: {came}"
+            f"{len(self._roster)} of {self._config.clients} clients came within"
+            f" {self._config.accept_timeout_s:g} s: {self._roster.names()}"
         )
 
     def _begin(self) -> None:
@@ -423,7 +381,7 @@ class Server:
         self._started_at = self.clock.seconds()
         if self._accept_timer is not None and self._accept_timer.active():
             self._accept_timer.cancel()
-        members = [client for client in self._clients if client.member is not None]
+        members = [client for client in self._roster.clients if client.member is not None]
         self.session.limit([client.packets for client in members])
         self._sizing = BufferSizing(
             self.session.capacity,
@@ -441,7 +399,7 @@ class Server:
             packets_next=self._sizing.next,
             history=self.history,
         )
-        self._watch.start(min(_WATCH_S, self._config.patience_s / 4), now=False)
+        self._watch.start()
         reading = self._reader.start()
         reading.addCallbacks(self._read_all, self._cannot_read).addErrback(self.fail)
         announcing = Deferred.fromCoroutine(self._announce_ahead(self._reader))
@@ -454,7 +412,7 @@ class Server:
         """
         self._window = DeferredSemaphore(self.session.window)
         seq = 0
-        kept = min((c.hello.kept if c.hello else 0 for c in self._clients), default=0)
+        kept = min((c.hello.kept if c.hello else 0 for c in self._roster.clients), default=0)
         for buffer_id in itertools.count(1):
             await self._window.acquire()
             buffer, size = await reader.next()
@@ -504,25 +462,20 @@ class Server:
         """End once nobody is left who has not got the image, and nobody may come back."""
         if self._return_timer is not None and self._return_timer.active():
             self._return_timer.cancel()
-        if self._ended or not all(client.record.verified for client in self._clients):
+        if self._ended or not self._roster.all_verified:
             return
-        verified = any(record.verified for record in self._records)
+        verified = self._roster.verified > 0
         if verified and not self._proved:
             return
-        back_s = self._patience_s - (self.clock.seconds() - max(self._absent.values(), default=0.0))
-        if self._absent and back_s > 0:
+        back_s = self._roster.awaited_s(self._config.patience_s)
+        if back_s > 0:
             self._return_timer = self._reactor.callLater(back_s, self._wait_no_more)
             return
         self._end(None if self._proved and verified else "no client is left")
 
     def _wait_no_more(self) -> None:
-        """Nobody has come back in time."""
-        self._absent.clear()
+        self._roster.await_no_more()
         self._consider_end()
-
-    @property
-    def _patience_s(self) -> float:
-        return self._config.patience_s
 
     def _cannot_read(self, failure: Failure) -> None:
         error = failure.value
@@ -530,31 +483,6 @@ class Server:
             self._end(f"cannot read the image: {error.strerror or error}")
         else:
             self.fail(failure)
-
-    def _drop_silent(self) -> None:
-        for client in list(self._clients):
-            timeout = self._config.client_timeout_s
-            if client.is_finishing:
-                timeout *= _SYNC_FACTOR
-            if client.silent_s() > timeout:
-                client.drop(f"no {client.owes} for {timeout:g} s")
-        if self._lack is None:
-            self._detach_slow()
-
-    def _detach_slow(self) -> None:
-        """Let the others go on without those for whom they have waited long enough."""
-        patience = self._patience_s
-        late = [c for c in self._clients if c.member and c.member.owed_s() > patience]
-        # Who fetches needs what the members go on to.
-        waiting = [c for c in self._clients if c.puller and c.puller.waits_for_image]
-        others = len(self._members) - len(late) + len(waiting)
-        if not others:
-            # It is nobody whom these hold up: maybe the network is slow, or the server.
-            return
-        for client in late:
-            # While most are late, a client is slow only if nothing moves at all.
-            if client.can_fetch and (len(late) <= others or client.silent_s() > patience):
-                client.detach(f"no {client.owes} for {patience:g} s")
 
     # The end.
 
@@ -566,8 +494,7 @@ class Server:
         self._phase = "ending"
         self._seconds = self.clock.seconds() - self._started_at if self._started_at else 0.0
         self._cycle.stop()
-        if self._watch.running:
-            self._watch.stop()
+        self._watch.stop()
         if self._accept_timer is not None and self._accept_timer.active():
             self._accept_timer.cancel()
         if self._return_timer is not None and self._return_timer.active():
@@ -585,7 +512,7 @@ class Server:
         )
 
     def _outcome(self, reason: str | None) -> Outcome:
-        verified = sum(record.verified for record in self._records)
+        verified = self._roster.verified
         expected = self._config.clients
         if verified >= expected:
             # Whatever came after that has cost nobody anything.
@@ -599,11 +526,7 @@ class Server:
         )
         if self._digest is not None:
             line += f", {self._config.digest} {self._digest.hex()}"
-        without = "; ".join(
-            f"{record.name} ({record.address}): {record.reason}"
-            for record in self._records
-            if not record.verified and record.reason != reason
-        )
+        without = self._roster.without(reason)
         if status is Status.OK:
             return Outcome(status, line, report)
         if reason is not None:
@@ -626,15 +549,10 @@ class Server:
             "throughput_bytes_per_s": round(throughput),
             "packets_multicast": self._sender.packets_sent,
             "packets_coded": self.repairs.packets_coded,
-            "packets_repaired": sum(record.packets_repaired for record in self._records),
+            "packets_repaired": self._roster.packets_repaired,
             "clients_expected": self._config.clients,
             "clients_verified": verified,
             "reason": reason,
             "failsafe": self._config.failsafe,
-            "clients": [asdict(record) for record in self._records],
+            "clients": [asdict(record) for record in self._roster.records],
         }
-
-
-def _are_alike(one: ClientRecord, other: ClientRecord) -> bool:
-    """Whether these may be of one client; two on one host may have the same name."""
-    return (one.name, one.address) == (other.name, other.address)

@@ -1,0 +1,134 @@
+"""Who takes part: the clients that are in, those that may come back, and the record of each."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import IReactorTime
+
+from kollacast.server.client_protocol import ClientProtocol
+from kollacast.server.client_record import ClientRecord
+from kollacast.server.member import Member
+from kollacast.wire.greeting import Hello
+
+
+class Roster:
+    """The clients of a session that expects so many."""
+
+    def __init__(self, clock: IReactorTime, expected: int) -> None:
+        self.clients: list[ClientProtocol] = []
+        #: Of all that have ever been in, but for those that left before the start.
+        self.records: list[ClientRecord] = []
+        self._clock = clock
+        self._expected = expected
+        # When clients were lost that may come back.
+        self._absent: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        """How many clients are in."""
+        return len(self.clients)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether as many are in as are expected."""
+        return len(self.clients) == self._expected
+
+    @property
+    def members(self) -> list[Member]:
+        """Those that are in step."""
+        return [client.member for client in self.clients if client.member is not None]
+
+    @property
+    def verified(self) -> int:
+        """How many have the image, here or gone."""
+        return sum(record.verified for record in self.records)
+
+    @property
+    def all_verified(self) -> bool:
+        """Whether all that are in have the image."""
+        return all(client.record.verified for client in self.clients)
+
+    @property
+    def packets_repaired(self) -> int:
+        return sum(record.packets_repaired for record in self.records)
+
+    def has_room(self, hello: Hello | None) -> bool:
+        """Whether one more may come in, or the one of ``hello`` once more."""
+        others = [
+            client
+            for client in self.clients
+            if not client.record.verified and not _is_same(client, hello)
+        ]
+        return len(others) < self._expected
+
+    def may_be_back(self, client: ClientProtocol) -> bool:
+        """Whether one that is in may be the same as ``client``, with a broken connection."""
+        return any(_are_alike(other.record, client.record) for other in self.clients)
+
+    def join(self, client: ClientProtocol) -> None:
+        """``client`` is in, in the place of its earlier connection if it has one."""
+        for other in list(self.clients):
+            if _is_same(other, client.hello):
+                other.may_return = True
+                other.drop("it has come back on another connection")
+        self._remember(client)
+        self.clients.append(client)
+
+    def leave(self, client: ClientProtocol, *, is_awaited: bool) -> None:
+        """``client`` is out; if it ``is_awaited``, it may come back."""
+        self.clients.remove(client)
+        if is_awaited:
+            self._absent[id(client.record)] = self._clock.seconds()
+
+    def forget(self, client: ClientProtocol) -> None:
+        """``client`` is out before anything has begun, as if it had never come."""
+        self.clients.remove(client)
+        self.records.remove(client.record)
+
+    def awaited_s(self, patience_s: float) -> float:
+        """Seconds for which somebody is still waited for who may come back; 0 for nobody."""
+        if not self._absent:
+            return 0.0
+        return max(patience_s - (self._clock.seconds() - max(self._absent.values())), 0.0)
+
+    def await_no_more(self) -> None:
+        """Nobody has come back in time."""
+        self._absent.clear()
+
+    def names(self) -> str:
+        """Who has been in, for people."""
+        return ", ".join(f"{r.name} ({r.address})" for r in self.records) or "none"
+
+    def without(self, reason: str | None) -> str:
+        """Who has not got the image, and why unless for the ``reason`` that all have."""
+        return "; ".join(
+            f"{record.name} ({record.address}): {record.reason}"
+            for record in self.records
+            if not record.verified and record.reason != reason
+        )
+
+    def _remember(self, client: ClientProtocol) -> None:
+        """Give a client that has been here before its record again."""
+        new = client.record
+        here = [id(other.record) for other in self.clients]
+        for record in self.records:
+            if _are_alike(record, new) and id(record) not in here:
+                record.verified = False
+                record.reason = None
+                record.connections += 1
+                client.record = record
+                self._absent.pop(id(record), None)
+                return
+        self.records.append(new)
+
+
+def _is_same(client: ClientProtocol, hello: Hello | None) -> bool:
+    """Whether ``hello`` is of the same run as ``client``."""
+    return (
+        hello is not None
+        and client.hello is not None
+        and (bool(hello.run) and client.hello.run == hello.run)
+    )
+
+
+def _are_alike(one: ClientRecord, other: ClientRecord) -> bool:
+    """Whether these may be of one client; two on one host may have the same name."""
+    return (one.name, one.address) == (other.name, other.address)

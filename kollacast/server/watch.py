@@ -1,0 +1,70 @@
+"""Looks for clients that have fallen silent, and for those that hold up the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.task import LoopingCall
+
+from kollacast.server.roster import Roster
+
+#: A client syncs several GB to its disk before its last answer: so much longer it may take.
+_SYNC_FACTOR = 10.0
+#: Seconds between looks, at the most.
+_WATCH_S = 1.0
+
+
+class Watch:
+    """Drops who has been silent for ``timeout_s``; detaches who is late by ``patience_s``.
+
+    Nobody is detached while ``can_fetch()`` is false.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        roster: Roster,
+        *,
+        timeout_s: float,
+        patience_s: float,
+        can_fetch: Callable[[], bool],
+    ) -> None:
+        self._roster = roster
+        self._timeout_s = timeout_s
+        self._patience_s = patience_s
+        self._can_fetch = can_fetch
+        self._looking = LoopingCall(self._look)
+        self._looking.clock = reactor
+
+    def start(self) -> None:
+        self._looking.start(min(_WATCH_S, self._patience_s / 4), now=False)
+
+    def stop(self) -> None:
+        """No-op when it has not started."""
+        if self._looking.running:
+            self._looking.stop()
+
+    def _look(self) -> None:
+        for client in list(self._roster.clients):
+            timeout = self._timeout_s * (_SYNC_FACTOR if client.is_finishing else 1.0)
+            if client.silent_s() > timeout:
+                client.drop(f"no {client.owes} for {timeout:g} s")
+        if self._can_fetch():
+            self._detach_slow()
+
+    def _detach_slow(self) -> None:
+        """Let the others go on without those for whom they have waited long enough."""
+        patience = self._patience_s
+        clients = self._roster.clients
+        late = [c for c in clients if c.member and c.member.owed_s() > patience]
+        # Who fetches needs what the members go on to.
+        waiting = [c for c in clients if c.puller and c.puller.waits_for_image]
+        others = len(self._roster.members) - len(late) + len(waiting)
+        if not others:
+            # It is nobody whom these hold up: maybe the network is slow, or the server.
+            return
+        for client in late:
+            # While most are late, a client is slow only if nothing moves at all.
+            if client.can_fetch and (len(late) <= others or client.silent_s() > patience):
+                client.detach(f"no {client.owes} for {patience:g} s")
