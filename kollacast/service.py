@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable
@@ -73,6 +74,8 @@ class KollacastService(Service):
     def startService(self) -> None:
         """Begin as soon as the reactor runs: from then on it hears signals."""
         super().startService()
+        # What is loaded by now stays to the end; a collection need not look at it again.
+        gc.freeze()
         self._reactor.callWhenRunning(self._begin)
 
     def stopService(self) -> Deferred[None] | None:

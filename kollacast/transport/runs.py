@@ -16,6 +16,7 @@ from kollacast.core.buffer import PacketBuffer
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_GRO, UDP_SEGMENT
 from kollacast.transport.vectors import (
     MSG_DONTWAIT,
+    MSG_TRUNC,
     STEP,
     MMsgHdr,
     MsgHdr,
@@ -116,7 +117,7 @@ class RunReceiver:
         length: int = self._recvmsg(self._fileno, self._address, MSG_DONTWAIT)
         if length < 0:
             raise error()
-        if length == 0 or header.flags & socket.MSG_TRUNC:
+        if length == 0 or header.flags & MSG_TRUNC:
             return 0, 0
         if header.controllen >= 20:
             _, level, kind, segment = struct.unpack_from(f"{_CMSG}i", self._control)

@@ -19,6 +19,7 @@ from kollacast.wire.structures import PACKET_HEADER_SIZE
 #: Bytes of a pointer and of a ``size_t``, which all fields below are made of.
 WORD = 8
 MSG_DONTWAIT = 0x40
+MSG_TRUNC = 0x20
 #: Bytes of vectors for one slot: its header's and its payload's.
 STEP = 4 * WORD
 
