@@ -16,8 +16,8 @@ _MAX_PACKETS = 4309
 _KIB = 1024
 
 
-def _sizing(clients: int = 4, *, fixed: bool = False, capacity: int = _CAPACITY) -> BufferSizing:
-    return BufferSizing(capacity, _MAX_PACKETS, clients, fixed=fixed)
+def _sizing(clients: int = 4, *, size: int | None = None, fixed: bool = False) -> BufferSizing:
+    return BufferSizing(_CAPACITY, _MAX_PACKETS, clients, size=size, fixed=fixed)
 
 
 class Sizes(unittest.SynchronousTestCase):
@@ -66,8 +66,23 @@ class Sizes(unittest.SynchronousTestCase):
         sizing.sent(10e9)
         self.assertEqual(sizing.next(), 2 * low)
 
+    def test_toward_the_end_they_become_small_again(self) -> None:
+        """And no image takes many more of them for it."""
+        least = 512 * _KIB // _CAPACITY
+        for packets in (1, least, 10 * _MAX_PACKETS, 500_000):
+            sizing = _sizing(size=packets * _CAPACITY)
+            plain = _sizing()
+            sizes: list[int] = []
+            plain_sizes: list[int] = []
+            while sum(sizes) < packets:
+                sizes.append(sizing.next())
+            while sum(plain_sizes) < packets:
+                plain_sizes.append(plain.next())
+            self.assertLessEqual(packets - sum(sizes[:-1]), least)
+            self.assertLessEqual(len(sizes), len(plain_sizes) + 4)
+
     def test_what_the_operator_has_fixed_stays(self) -> None:
-        sizing = _sizing(fixed=True)
+        sizing = _sizing(size=10 * _CAPACITY, fixed=True)
         for bps in (1e6, 1e9, 1e3):
             self.assertEqual(sizing.next(), _MAX_PACKETS)
             sizing.sent(bps)
@@ -79,11 +94,18 @@ class Sizes(unittest.SynchronousTestCase):
         st.integers(1, 2000),
         st.booleans(),
         st.lists(st.floats(1.0, 1e12), max_size=20),
+        st.none() | st.integers(0, 10**9),
     )
     def test_there_is_always_room_for_it(
-        self, capacity: int, most: int, clients: int, fixed: bool, rates: list[float]
+        self,
+        capacity: int,
+        most: int,
+        clients: int,
+        fixed: bool,
+        rates: list[float],
+        size: int | None,
     ) -> None:
-        sizing = BufferSizing(capacity, most, clients, fixed=fixed)
+        sizing = BufferSizing(capacity, most, clients, size=size, fixed=fixed)
         for bps in rates:
             size = sizing.next()
             self.assertIsInstance(size, int)

@@ -387,6 +387,7 @@ class Server:
             self.session.capacity,
             self.session.buffer_packets,
             max(len(members), 1),
+            size=self.session.size,
             fixed=self._config.buffer_packets is not None or not self.session.dialect.greets,
         )
         self._reader = ReadAhead(

@@ -52,6 +52,8 @@ class Session:
         size: int | None,
         identity: str | None = None,
     ) -> None:
+        #: Bytes of the image, None where nobody knows.
+        self.size = size
         self.dialect = DIALECTS[config.dialect_name]
         self._secret = config.secret
         self.capacity = payload_capacity(config.mtu)
