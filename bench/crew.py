@@ -93,6 +93,7 @@ class Crew:
     _next_call: float = 0.0
     _cpu_before: float = 0.0
     _looked_at: int = 0
+    _next_look: float = 0.0
 
     def __enter__(self) -> Crew:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +213,9 @@ class Crew:
         for process in running:
             if process.pidfd in ended:
                 _reap(process, now)
-        if not awaits_data:
+        if not awaits_data and now >= self._next_look:
+            # Not at each end of a process: in the end they are many, and need the processor.
+            self._next_look = now + _TICK_S
             self._look_at_memory()
         if awaits_data and self._wire is not None and self._wire.received() > _DATA_BYTES:
             self.data_began = now
