@@ -40,7 +40,7 @@ from twisted.internet.interfaces import (
     IReactorTime,
     ITCPTransport,
 )
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
@@ -60,7 +60,7 @@ from kollacast.wire.dialect import KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, Hello, encode_json
 from kollacast.wire.packets import PacketCodec
 from kollacast.wire.parser import ClientStream, Digest, Message, Sent, ServerStream
-from kollacast.wire.structures import PACKET_HEADER_SIZE, BufferCtl, Tag, WireError
+from kollacast.wire.structures import PACKET_HEADER_SIZE, BufferCtl, Tag
 
 _T = TypeVar("_T")
 
@@ -276,7 +276,7 @@ class Network:
     def raw_server(self, dialect: Dialect = KOLLACAST) -> RawServer:
         """What listens where the clients look for their server, to be driven by hand."""
         server = RawServer(self, dialect)
-        server.listener = self.host(SERVER_IP).listenTCP(PORT, server)
+        self.host(SERVER_IP).listenTCP(PORT, server)
         return server
 
 
@@ -414,7 +414,7 @@ class _Resolution:
         pass
 
 
-class RawFactory(Factory):
+class RawFactory(ClientFactory):
     """A factory of one protocol, already made."""
 
     noisy = False
@@ -424,15 +424,6 @@ class RawFactory(Factory):
 
     def buildProtocol(self, addr: Any) -> Protocol:
         return self._protocol
-
-    def startedConnecting(self, connector: Any) -> None:
-        pass
-
-    def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
-        pass
-
-    def clientConnectionLost(self, connector: Any, reason: Failure) -> None:
-        pass
 
 
 # TCP.
@@ -448,7 +439,6 @@ class MemoryListener:
         self._factory = factory
         self._waiting: deque[MemoryTransport] = deque()
         self._accept = _Task(host.network, self._accept_one)
-        self.accepted = 0
 
     def getHost(self) -> IPv4Address:
         return IPv4Address("TCP", self.host.address, self._number)
@@ -471,7 +461,6 @@ class MemoryListener:
             self._accept.wake()
         if not transport.connected:
             return
-        self.accepted += 1
         protocol = self._factory.buildProtocol(transport.getPeer())
         if protocol is None:
             transport.reset()
@@ -503,7 +492,6 @@ class MemoryConnector:
         self._address = address
         self._factory = factory
         self._over = False
-        self.transport: MemoryTransport | None = None
         factory.doStart()
         factory.startedConnecting(self)
         self._timer = host.callLater(timeout, self._fail, error.TimeoutError())
@@ -522,10 +510,7 @@ class MemoryConnector:
         self._fail(error.UserError())
 
     def disconnect(self) -> None:
-        if self.transport is None:
-            self.stopConnecting()
-        else:
-            self.transport.loseConnection()
+        raise NotImplementedError
 
     def _fail(self, reason: Exception) -> None:
         self._over = True
@@ -550,12 +535,11 @@ class MemoryConnector:
         self._over = True
         self._timer.cancel()
         own = self._host.new_address()
-        self.transport = MemoryTransport(self._host, own, self._address, "C>S")
+        here = MemoryTransport(self._host, own, self._address, "C>S")
         other = MemoryTransport(there, self._address, own, "S>C")
-        self.transport.peer, other.peer = other, self.transport
-        self.transport.lost = lambda reason: self._factory.clientConnectionLost(self, reason)
+        here.peer, other.peer = other, here
         listener.knock(other)
-        self.transport.begin(self._factory.buildProtocol(self._address))
+        here.begin(self._factory.buildProtocol(self._address))
 
 
 @implementer(ITCPTransport)
@@ -583,7 +567,6 @@ class MemoryTransport:
         self.disconnecting = False
         #: What ends the stream for the peer, behind all that is on the wire.
         self.ending: type[Exception] | None = None
-        self.lost: Callable[[Failure], None] = lambda reason: None
         self._reading = False
         self._aborting = False
         self._keep_alive = False
@@ -667,9 +650,6 @@ class MemoryTransport:
         if self.connected and not self.disconnecting:
             self._reading = True
             self._reads.wake()
-
-    def stopProducing(self) -> None:
-        self.loseConnection()
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         pass
@@ -815,9 +795,7 @@ class MemoryTransport:
         if producer is not None:
             producer.stopProducing()
         if self.protocol is not None:
-            failure = Failure(reason)
-            self.protocol.connectionLost(failure)
-            self.lost(failure)
+            self.protocol.connectionLost(Failure(reason))
 
 
 # Multicast.
@@ -1372,10 +1350,6 @@ class ServerRun(_Run):
     def phase(self) -> str:
         return self.server.progress().phase
 
-    @property
-    def listener(self) -> MemoryListener | None:
-        return self.host.listeners.get(PORT)
-
 
 class ClientRun(_Run):
     """A client and what it has received."""
@@ -1535,16 +1509,12 @@ class RawConnection(Protocol):
     def __init__(self, dialect: Dialect) -> None:
         self._stream = ClientStream(dialect, 1 << 20)
         self.heard: list[Message] = []
-        self.broken: WireError | None = None
         self.data = b""
         self.lost: Failure | None = None
 
     def dataReceived(self, data: bytes) -> None:
         self.data += data
-        try:
-            self.heard += self._stream.feed(data)
-        except WireError as broken:
-            self.broken = broken
+        self.heard += self._stream.feed(data)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self.lost = reason
@@ -1559,7 +1529,6 @@ class RawServer(Factory):
         self._network = network
         self._dialect = dialect
         self.connections: list[RawConnection] = []
-        self.listener: MemoryListener
         self.closes_at_once = False
         self.salt = 0x5EED
         self.group = (GROUP, PORT)
