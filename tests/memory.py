@@ -41,7 +41,7 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
@@ -49,6 +49,7 @@ from zope.interface import implementer
 from kollacast.client import Client
 from kollacast.config import ClientConfig, ServerConfig
 from kollacast.core.buffer import PacketBuffer
+from kollacast.fdio import called_off
 from kollacast.outcome import Outcome
 from kollacast.server import Server
 from kollacast.spool import Spool
@@ -91,6 +92,11 @@ class Weather:
     no_room: float = 0.0  #: share of sends that the kernel puts off
     socket_packets: int = 1_000_000  #: what a receive socket holds; it drops the rest
     tick_s: float = 0.001  #: the longest that a turn takes
+
+
+def _os_error(number: int) -> OSError:
+    """What a system call fails with: of the class that Python has for this number."""
+    return OSError(number, os.strerror(number))
 
 
 class _Task:
@@ -251,6 +257,11 @@ class Network:
 
     # Programs on it.
 
+    def new_host(self, hosts: str) -> Host:
+        """A host that nobody has been on, in the network of which the address begins so."""
+        self.clients += 1
+        return self.host(f"{hosts}.{self.clients}")
+
     def serve(self, source: MemorySource | bytes, **options: Any) -> ServerRun:
         """Run a server; ``options`` are of its configuration, or ``threads=True``."""
         return ServerRun(self, _source(source), **options)
@@ -266,10 +277,7 @@ class Network:
 
     def raw_client(self, dialect: Dialect = KOLLACAST) -> RawClient:
         """A connection to the server, to be driven by hand."""
-        self.clients += 1
-        host = self.host(f"10.0.9.{self.clients}")
-        client = RawClient(self, dialect)
-        host.connectTCP(SERVER_IP, PORT, RawFactory(client))
+        client = RawClient(self.new_host("10.0.9"), dialect)
         self.settle()
         return client
 
@@ -338,8 +346,7 @@ class Host:
         self, port: int, factory: Any, backlog: int = 50, interface: str = ""
     ) -> MemoryListener:
         if port in self.listeners:
-            in_use = OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-            raise error.CannotListenError(interface, port, in_use)
+            raise error.CannotListenError(interface, port, _os_error(errno.EADDRINUSE))
         listener = self.listeners[port] = MemoryListener(self, port, factory)
         factory.doStart()
         return listener
@@ -355,27 +362,27 @@ class Host:
     def vanish(self) -> None:
         """The power is cut: nothing comes from here any more, nor a word of that."""
         self._stop()
-        for transport in self._transports():
+        for transport in self.connections():
             transport.protocol = None
             transport.peer.probe()
 
     def boot(self) -> None:
         """The power is back, and nobody here knows of what was before."""
         del self.network.hosts[self.address]
-        for transport in self._transports():
+        for transport in self.connections():
             transport.reset()
 
     def kill(self) -> None:
         """SIGKILL: what ran here is gone in this moment, and the kernel closes what it had."""
         self._stop()
         del self.network.hosts[self.address]
-        for transport in self._transports():
+        for transport in self.connections():
             transport.die()
 
     def cut_off(self) -> None:
         """Nothing gets from here to anywhere, nor back, until :meth:`heal`."""
         self.is_cut_off = True
-        for transport in self._transports():
+        for transport in self.connections():
             transport.probe()
             transport.peer.probe()
 
@@ -393,7 +400,8 @@ class Host:
         """Whether what is sent from here arrives there."""
         return not (self.is_cut_off or other.is_cut_off or self.is_gone or other.is_gone)
 
-    def _transports(self) -> list[MemoryTransport]:
+    def connections(self) -> list[MemoryTransport]:
+        """The ends here of those that are open, the latest one last."""
         return [t for t in self.network.transports if t.host is self and t.connected]
 
     def _stop(self) -> None:
@@ -412,18 +420,6 @@ class _Resolution:
 
     def cancel(self) -> None:
         pass
-
-
-class RawFactory(ClientFactory):
-    """A factory of one protocol, already made."""
-
-    noisy = False
-
-    def __init__(self, protocol: Protocol) -> None:
-        self._protocol = protocol
-
-    def buildProtocol(self, addr: Any) -> Protocol:
-        return self._protocol
 
 
 # TCP.
@@ -469,14 +465,11 @@ class MemoryListener:
 
     def stopListening(self) -> Deferred[None]:
         self.host.listeners.pop(self._number, None)
-        stopped: Deferred[None] = Deferred()
-        self.host.callLater(0, self._stopped, stopped)
-        return stopped
+        return deferLater(self.host, 0, self._stopped)
 
-    def _stopped(self, stopped: Deferred[None]) -> None:
+    def _stopped(self) -> None:
         self._refuse()
         self._factory.doStop()
-        stopped.callback(None)
 
     def _refuse(self) -> None:
         while self._waiting:
@@ -827,14 +820,11 @@ class MemorySendPort:
 
     def stopListening(self) -> Deferred[None]:
         self._writing = False
-        stopped: Deferred[None] = Deferred()
-        self.host.callLater(0, self._stopped, stopped)
-        return stopped
+        return deferLater(self.host, 0, self._stopped)
 
-    def _stopped(self, stopped: Deferred[None]) -> None:
+    def _stopped(self) -> None:
         self._writing = False
         self._protocol.doStop()
-        stopped.callback(None)
 
 
 class _SendSocket:
@@ -861,7 +851,7 @@ class _SendSocket:
 
     def setsockopt(self, level: int, option: int, value: Any) -> None:
         if (level, option) == (SOL_UDP, UDP_SEGMENT) and not self._host.segments:
-            raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+            raise _os_error(errno.ENOPROTOOPT)
 
     def sendmsg(
         self, buffers: Any, ancillary: Any = (), flags: int = 0, address: Any = None
@@ -870,14 +860,14 @@ class _SendSocket:
         if self.error is not None:
             raise self.error
         if self._blocked or network.happens(network.weather.no_room):
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            raise _os_error(errno.EAGAIN)
         data = b"".join(buffers)
         segment = len(data)
         for level, kind, value in ancillary:
             if (level, kind) == (SOL_UDP, UDP_SEGMENT):
                 (segment,) = struct.unpack("=H", value)
         if len(data) > 65507 or segment == 0:
-            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+            raise _os_error(errno.EMSGSIZE)
         for start in range(0, len(data), segment):
             if not self._host.is_cut_off:
                 network.multicast(address, data[start : start + segment])
@@ -900,7 +890,7 @@ class MemoryReceivePort:
         self._reads = _Task(host.network, self._readable)
         self._reading = True
         host.network.ports.append(self)
-        with _frames_available(host.reads == "frames"):
+        with mock.patch.object(frames, "available", return_value=host.reads == "frames"):
             protocol.makeConnection(self)
 
     def fly(self, data: bytes) -> None:
@@ -939,15 +929,12 @@ class MemoryReceivePort:
         if self in self.host.network.ports:
             self.host.network.ports.remove(self)
         self._reading = False
-        stopped: Deferred[None] = Deferred()
-        self.host.callLater(0, self._stopped, stopped)
-        return stopped
+        return deferLater(self.host, 0, self._stopped)
 
-    def _stopped(self, stopped: Deferred[None]) -> None:
+    def _stopped(self) -> None:
         self._reading = False
         self._protocol.doStop()
         self.socket.close()
-        stopped.callback(None)
 
 
 class _ReceiveSocket:
@@ -971,11 +958,11 @@ class _ReceiveSocket:
 
     def setsockopt(self, level: int, option: int, value: Any) -> None:
         if (level, option) == (SOL_UDP, UDP_GRO) and self._host.reads != "coalesced":
-            raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
+            raise _os_error(errno.ENOPROTOOPT)
 
     def recv(self, size: int) -> bytes:
         if not self.queue:
-            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            raise _os_error(errno.EAGAIN)
         return self.queue.popleft()[:size]
 
     def recvmsg_into(
@@ -1013,17 +1000,11 @@ def _scatter(data: bytes, buffers: Sequence[memoryview]) -> None:
             return
 
 
-@contextlib.contextmanager
-def _frames_available(value: bool) -> Iterator[None]:
-    with mock.patch.object(frames, "available", return_value=value):
-        yield
-
-
 def _receive_frames(fileno: int, buffer: PacketBuffer, slot: int, count: int) -> list[int]:
     """``frames.receive`` on a socket of this network."""
     queue = _ReceiveSocket.by_number[fileno].queue
     if not queue:
-        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        raise _os_error(errno.EAGAIN)
     lengths: list[int] = []
     while queue and len(lengths) < count:
         data = queue.popleft()[: PACKET_HEADER_SIZE + buffer.capacity]
@@ -1134,21 +1115,21 @@ class MemorySource:
 
     def readinto(self, view: memoryview) -> int:
         if self.closed:
-            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+            raise called_off()
         count = min(len(view), len(self._image) - self._at)
         if self._read_bytes is not None:
             count = min(count, self._read_bytes)
         if self.fails_at is not None:
             count = min(count, self.fails_at - self._at)
             if count == 0:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
+                raise _os_error(errno.EIO)
         view[:count] = self._image[self._at : self._at + count]
         self._at += count
         return count
 
     def read_at(self, offset: int, size: int) -> bytes:
         if self.closed or self.identity is None:
-            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+            raise called_off()
         return self._image[offset : offset + size]
 
     def close(self) -> None:
@@ -1189,10 +1170,10 @@ class MemorySink:
         self._refuse_if_abandoned()
         self._begin()
         if self._broken:
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+            raise _os_error(errno.EPIPE)
         data = b"".join(views)
         if self._room is not None and offset + len(data) > self._room:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise _os_error(errno.ENOSPC)
         gap = offset - len(self.data)
         assert gap <= 0 or self.marked is not None, "a gap that is not marked"
         self.data = self.data.ljust(offset, b"?")
@@ -1228,7 +1209,7 @@ class MemorySink:
     def restart(self) -> None:
         self._refuse_if_abandoned()
         if self.is_stream and self.data:
-            raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
+            raise _os_error(errno.ESPIPE)
         self.data = b""
         self.marked = None
 
@@ -1250,7 +1231,7 @@ class MemorySink:
 
     def _refuse_if_abandoned(self) -> None:
         if self.is_abandoned:
-            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+            raise called_off()
 
 
 # Both ends, as the program has them.
@@ -1260,7 +1241,9 @@ class MemoryTestCase(TestCase):
     """What the tests of both cycles share."""
 
     def setUp(self) -> None:
-        self.patch(frames, "receive", _receive_frames)
+        sockets = contextlib.ExitStack()
+        sockets.enter_context(memory_sockets())
+        self.addCleanup(sockets.close)
 
     def assert_all_gone(self, network: Network) -> None:
         """Whatever the runs have opened is closed, a few seconds after their end."""
@@ -1399,18 +1382,18 @@ class ClientRun(_Run):
 # Both ends, driven by hand.
 
 
-class RawClient(Protocol):
-    """A client whose every message a test says; ``heard`` is what the server has said."""
+def _report(**fields: Any) -> bytes:
+    return bytes((Tag.REPORT,)) + encode_json(fields)
+
+
+class RawConnection(Protocol):
+    """One end of a connection; ``heard`` is what the other end has said."""
 
     transport: MemoryTransport
 
-    def __init__(self, network: Network, dialect: Dialect) -> None:
+    def __init__(self, network: Network, stream: ClientStream | ServerStream) -> None:
         self._network = network
-        self._dialect = dialect
-        self._stream = ServerStream()
-        self._stream.capacity = 65535
-        self._answers: set[type] = set()
-        self._unanswered: list[Message] = []
+        self._stream = stream
         self.heard: list[Message] = []
         self.data = b""
         self.lost: Failure | None = None
@@ -1421,6 +1404,9 @@ class RawClient(Protocol):
             self.heard.append(message)
             self._consider(message)
 
+    def _consider(self, message: Message) -> None:
+        """A message has come, which the test may look for in ``heard``."""
+
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self.lost = reason
 
@@ -1428,6 +1414,34 @@ class RawClient(Protocol):
         """Say ``data``, and let happen what comes of it."""
         self.transport.write(data)
         self._network.settle()
+
+
+class _Once(ClientFactory):
+    """A factory of one protocol, already made."""
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        return self._protocol
+
+
+class RawClient(RawConnection):
+    """A client on ``host`` whose every message a test says; it begins to connect at once."""
+
+    _stream: ServerStream
+
+    def __init__(self, host: Host, dialect: Dialect = KOLLACAST) -> None:
+        stream = ServerStream()
+        stream.capacity = 65535
+        super().__init__(host.network, stream)
+        self.host = host
+        self._dialect = dialect
+        self._answers: set[type] = set()
+        self._unanswered: list[Message] = []
+        host.connectTCP(SERVER_IP, PORT, _Once(self))
 
     def mumble(self, data: bytes) -> None:
         """Say ``data``, if there is somebody to hear it, and close."""
@@ -1456,7 +1470,7 @@ class RawClient(Protocol):
         self.send(self._dialect.request(seqs))
 
     def report(self, **fields: Any) -> None:
-        self.send(bytes((Tag.REPORT,)) + encode_json(fields or {"ok": True}))
+        self.send(_report(**(fields or {"ok": True})))
 
     def close(self) -> None:
         self.transport.loseConnection()
@@ -1498,26 +1512,7 @@ class RawClient(Protocol):
         elif isinstance(message, Sent):
             self.transport.write(bytes((Tag.CLIENT_DONE,)))
         elif isinstance(message, Digest):
-            self.transport.write(bytes((Tag.REPORT,)) + encode_json({"ok": True}))
-
-
-class RawConnection(Protocol):
-    """One client's connection to a :class:`RawServer`; ``heard`` is what it has said."""
-
-    transport: MemoryTransport
-
-    def __init__(self, dialect: Dialect) -> None:
-        self._stream = ClientStream(dialect, 1 << 20)
-        self.heard: list[Message] = []
-        self.data = b""
-        self.lost: Failure | None = None
-
-    def dataReceived(self, data: bytes) -> None:
-        self.data += data
-        self.heard += self._stream.feed(data)
-
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        self.lost = reason
+            self.transport.write(_report(ok=True))
 
 
 class RawServer(Factory):
@@ -1536,7 +1531,8 @@ class RawServer(Factory):
     def buildProtocol(self, addr: Any) -> RawConnection | None:
         if self.closes_at_once:
             return None
-        self.connections.append(RawConnection(self._dialect))
+        stream = ClientStream(self._dialect, 1 << 20)
+        self.connections.append(RawConnection(self._network, stream))
         return self.connections[-1]
 
     @property
@@ -1544,9 +1540,8 @@ class RawServer(Factory):
         return self.connections[-1]
 
     def send(self, data: bytes) -> None:
-        """Say ``data``, and let happen what comes of it."""
-        self.client.transport.write(data)
-        self._network.settle()
+        """Say ``data`` to that connection, and let happen what comes of it."""
+        self.client.send(data)
 
     def greet(self, **fields: Any) -> None:
         """Send a greeting, with these ``fields`` in place of the usual ones."""
@@ -1572,7 +1567,7 @@ class RawServer(Factory):
         self.send(bytes((Tag.DIGEST,)) + value)
 
     def report(self, reason: str) -> None:
-        self.send(bytes((Tag.REPORT,)) + encode_json({"ok": False, "reason": reason}))
+        self.send(_report(ok=False, reason=reason))
 
     @property
     def codec(self) -> PacketCodec:

@@ -12,7 +12,6 @@ from tests.memory import (
     SERVER_IP,
     ClientRun,
     RawClient,
-    RawFactory,
     ServerRun,
 )
 from tests.storm.session import ALL, Session
@@ -123,7 +122,7 @@ def _serve_again(session: Session) -> None:
 
 
 def _cut_connection(session: Session, client: ClientRun) -> None:
-    ends = [t for t in session.network.transports if t.host is client.host and t.connected]
+    ends = client.host.connections()
     if ends:
         session.note(client, "cut")
         _lose_a_client(session)
@@ -135,7 +134,7 @@ def _damage_stream(session: Session, client: ClientRun) -> None:
     """A bit of what TCP carries is turned over, and its checksum has not noticed."""
     if session.is_jasmine:
         return  # where nothing proves the image
-    ends = [t for t in session.network.transports if t.host is client.host and t.connected]
+    ends = client.host.connections()
     if ends:
         end = session.random.choice((ends[-1], ends[-1].peer, ends[-1].peer))
         if end.damage(session.random.getrandbits(40)):
@@ -198,7 +197,7 @@ def _hold_up(session: Session, run: ServerRun | ClientRun) -> None:
 
 def _stop_reading(session: Session, client: ClientRun) -> None:
     """It leaves in its socket what the server sends it, for a while."""
-    ends = [t for t in session.network.transports if t.host is client.host and t.connected]
+    ends = client.host.connections()
     if ends:
         session.note(client, "slow")
         _lose_a_client(session)
@@ -220,10 +219,7 @@ def _stranger(session: Session, _: ClientRun) -> None:
     """Somebody who speaks nonsense; where there are no hellos, a client too many."""
     if session.is_jasmine:
         session.causes[ALL] |= {"crowd", "missing"}
-    session.network.clients += 1
-    host = session.network.host(f"10.0.7.{session.network.clients}")
-    stranger = RawClient(session.network, JASMINE)
-    host.connectTCP(SERVER_IP, PORT, RawFactory(stranger))
+    stranger = RawClient(session.network.new_host("10.0.7"), JASMINE)
     noise = session.random.randbytes(session.random.randrange(40))
     session.later(session.random.random(), lambda: stranger.mumble(noise))
 

@@ -145,13 +145,7 @@ class Session:
             wrong = OTHER_SECRET if self.secret is None else random.choice((OTHER_SECRET, None))
             self.causes[self.join(secret=wrong).config.name].add("wrong secret")
         if self.options["allowed"] is not None:
-            self.network.clients += 1
-            stranger = ClientRun(
-                self.network,
-                self.network.clients,
-                hosts=OTHER_HOSTS,
-                **self._client_options(),
-            )
+            stranger = self.network.join(hosts=OTHER_HOSTS, **self._client_options())
             self.clients.append(stranger)
             self.causes[stranger.config.name].add("not allowed")
 
@@ -283,7 +277,7 @@ class Session:
         if len(session.flights) > session.window:
             yield f"{len(session.flights)} buffers in flight in a window of {session.window}"
         connections = server._factory.connections
-        ends = [t for t in self.network.transports if t.host is run.host and t.connected]
+        ends = run.host.connections()
         if len(connections) > len(ends):
             yield f"{len(connections)} clients on {len(ends)} connections"
         if len(server.history._waiting) > len(connections):
