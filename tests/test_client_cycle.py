@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.error import CannotListenError
@@ -667,32 +668,34 @@ class SinkTests(_ClientTestCase):
 class EndTests(_ClientTestCase):
     """The server goes away, gives up, or the operator has had enough, in each phase."""
 
-    def _phases(self, **options: Any) -> list[tuple[str, RawServer, ClientRun]]:
-        """A session for each phase, stopped there, in a network of its own."""
-        phases = []
+    def _phases(self, **options: Any) -> Iterator[tuple[str, RawServer, ClientRun]]:
+        """A session for each phase, stopped there, in a network of its own: `self.network`."""
         for name, until in (
             ("greeted", -1),
             ("announced", 0),
             ("between buffers", 1),
             ("at the end", 5),
         ):
-            phases.append((name, *self._at(until, **options)))
+            yield name, *self._at(until, **options)
         server, client = self._at(0, **options)
         self.multicast(server, 2)
-        phases.append(("receiving", server, client))
+        yield "receiving", server, client
         server, client = self._at(0, **options)
         server.sent()
-        phases.append(("repairing", server, client))
+        yield "repairing", server, client
         server, client = self._at(0, **options)
         server.sent()
         server.repair(1, _payload(1))
         server.send(b"\x20" + server.packet(2, _payload(2))[:20])
-        phases.append(("in the middle of a repair", server, client))
+        yield "in the middle of a repair", server, client
         server, client = self._at(0, threads=True, **options)
         client.threads["disk"].held = True
         self.multicast(server, 0, 1, 2, 3)
-        phases.append(("flushing", server, client))
-        return phases
+        yield "flushing", server, client
+
+    def _phases_begun(self) -> Iterator[tuple[str, RawServer, ClientRun]]:
+        """Those in which a buffer has been announced, or more."""
+        return itertools.islice(self._phases(), 1, None)
 
     def _at(self, until: int, **options: Any) -> tuple[RawServer, ClientRun]:
         self.network = Network()
@@ -704,7 +707,6 @@ class EndTests(_ClientTestCase):
         """Also where nobody can fetch: it misses nothing."""
         for breaks in ("loseConnection", "reset"):
             server, client = self._at(-1)
-            self.network = client.network
             getattr(server.client.transport, breaks)()
             self.network.settle()
             self.assertIsNone(client.outcome)
@@ -715,8 +717,7 @@ class EndTests(_ClientTestCase):
             self.assertEqual(client.finish(1.0).status, Status.OK)
 
     def test_the_server_closes(self) -> None:
-        for name, server, client in self._phases()[1:]:
-            self.network = client.network
+        for name, server, client in self._phases_begun():
             server.client.transport.loseConnection()
             outcome = client.finish(1.0)
             self.assertEqual(
@@ -727,8 +728,7 @@ class EndTests(_ClientTestCase):
             self.assert_failed(client, outcome.line)
 
     def test_the_connection_breaks(self) -> None:
-        for name, server, client in self._phases()[1:]:
-            self.network = client.network
+        for name, server, client in self._phases_begun():
             server.client.transport.reset()
             outcome = client.finish(1.0)
             self.assertEqual(
@@ -739,9 +739,8 @@ class EndTests(_ClientTestCase):
             self.assert_failed(client, outcome.line)
 
     def test_the_server_loses_its_power(self) -> None:
-        for name, server, client in self._phases()[1:]:
-            self.network = client.network
-            server.client.transport.host.vanish()
+        for name, _, client in self._phases_begun():
+            self.network.host(SERVER_IP).vanish()
             self.network.run_for(25.0)
             self.assertIsNone(client.outcome, name)
             outcome = client.finish(6.0)
@@ -753,7 +752,6 @@ class EndTests(_ClientTestCase):
         for name, server, client in self._phases():
             if name == "in the middle of a repair":
                 continue  # nothing can be said there
-            self.network = client.network
             server.report("cannot read the image: Input/output error")
             for thread in client.threads.values():
                 thread.release()
@@ -768,7 +766,6 @@ class EndTests(_ClientTestCase):
 
     def test_an_interrupt(self) -> None:
         for name, server, client in self._phases():
-            self.network = client.network
             closed: list[None] = []
             client.client.interrupt("interrupted").addCallback(closed.append)
             for thread in client.threads.values():

@@ -182,7 +182,7 @@ def _breaks(raw: RawClient) -> None:
 
 
 def _vanishes(raw: RawClient) -> None:
-    raw.transport.host.vanish()
+    raw.host.vanish()
 
 
 class LeavingTests(_ServerTestCase):
