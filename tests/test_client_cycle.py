@@ -17,18 +17,12 @@ from kollacast.wire.dialect import JASMINE
 from kollacast.wire.greeting import MAGIC, Hello, Refusal, encode_json
 from kollacast.wire.parser import Done, Ready, Report, Request
 from kollacast.wire.structures import MAX_JSON_SIZE
-from tests.memory import (
-    BUFFER_PACKETS,
-    CAPACITY,
-    GROUP,
-    PORT,
-    SERVER_IP,
-    ClientRun,
-    MemorySink,
-    MemoryTestCase,
-    Network,
-    RawServer,
-)
+from tests.simulation.image import MemorySink
+from tests.simulation.network import Network
+from tests.simulation.raw_ends import RawServer
+from tests.simulation.runs import ClientRun
+from tests.simulation.settings import BUFFER_PACKETS, CAPACITY, GROUP, PORT, SERVER_IP
+from tests.simulation.testcase import MemoryTestCase
 
 _BUFFER = BUFFER_PACKETS * CAPACITY
 #: Two buffers, the second of them with two packets, the last one short.

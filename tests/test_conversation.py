@@ -11,16 +11,12 @@ from kollacast.outcome import Status
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.parser import Packet, Sent
 from kollacast.wire.structures import BufferCtl
-from tests.memory import (
-    BUFFER_PACKETS,
-    CAPACITY,
-    ClientRun,
-    MemoryReceivePort,
-    MemoryTestCase,
-    Network,
-    ServerRun,
-    Weather,
-)
+from tests.simulation.links import Weather
+from tests.simulation.multicast import MemoryReceivePort
+from tests.simulation.network import Network
+from tests.simulation.runs import ClientRun, ServerRun
+from tests.simulation.settings import BUFFER_PACKETS, CAPACITY
+from tests.simulation.testcase import MemoryTestCase
 
 _READS = ("coalesced", "frames", "plain")
 _JASMINE: dict[str, Any] = {

@@ -13,18 +13,13 @@ from kollacast.spool import Spool
 from kollacast.wire.greeting import Hello, encode_json
 from kollacast.wire.parser import Detach, Report
 from kollacast.wire.structures import BufferCtl, Tag
-from tests.memory import (
-    BUFFER_PACKETS,
-    CAPACITY,
-    ClientRun,
-    MemoryReceivePort,
-    MemorySink,
-    MemorySource,
-    MemoryTestCase,
-    Network,
-    RawClient,
-    ServerRun,
-)
+from tests.simulation.image import MemorySink, MemorySource
+from tests.simulation.multicast import MemoryReceivePort
+from tests.simulation.network import Network
+from tests.simulation.raw_ends import RawClient
+from tests.simulation.runs import ClientRun, ServerRun
+from tests.simulation.settings import BUFFER_PACKETS, CAPACITY
+from tests.simulation.testcase import MemoryTestCase
 
 _IMAGE = Random(1).randbytes(40 * CAPACITY + 5)
 _DIGEST = hashlib.sha256(_IMAGE).hexdigest()

@@ -12,7 +12,8 @@ from twisted.trial import unittest
 from kollacast.outcome import Status
 from kollacast.server.lobby import Lobby
 from kollacast.wire.greeting import Greeting
-from tests.memory import MemoryTestCase, Network
+from tests.simulation.network import Network
+from tests.simulation.testcase import MemoryTestCase
 from tests.vectors import PROPERTY
 
 

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast.client.output import Output
 from kollacast.core.digest import Digester
-from tests.memory import MemorySink
+from tests.simulation.image import MemorySink
 
 _IMAGE = bytes(range(250))
 

@@ -32,7 +32,9 @@ from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.parser import Packet, Sent
 from kollacast.wire.structures import BufferCtl, Tag
-from tests.memory import GROUP, PORT, SERVER_IP, MemoryTestCase, Network
+from tests.simulation.network import Network
+from tests.simulation.settings import GROUP, PORT, SERVER_IP
+from tests.simulation.testcase import MemoryTestCase
 
 _ENGINE, _ = best_crc32c()
 _MTU = 140

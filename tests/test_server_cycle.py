@@ -24,18 +24,12 @@ from kollacast.wire.dialect import JASMINE
 from kollacast.wire.greeting import Greeting, Hello, Refusal, encode_json
 from kollacast.wire.parser import Digest, Packet, Report, Sent
 from kollacast.wire.structures import BufferCtl
-from tests.memory import (
-    BUFFER_PACKETS,
-    CAPACITY,
-    PORT,
-    SERVER_IP,
-    ClientRun,
-    MemorySource,
-    MemoryTestCase,
-    Network,
-    RawClient,
-    ServerRun,
-)
+from tests.simulation.image import MemorySource
+from tests.simulation.network import Network
+from tests.simulation.raw_ends import RawClient
+from tests.simulation.runs import ClientRun, ServerRun
+from tests.simulation.settings import BUFFER_PACKETS, CAPACITY, PORT, SERVER_IP
+from tests.simulation.testcase import MemoryTestCase
 
 _BUFFER = BUFFER_PACKETS * CAPACITY
 #: Three buffers and a bit.

@@ -3,5 +3,5 @@
 A :class:`~tests.storm.session.Session` is drawn from its seed, :mod:`~tests.storm.accidents` happen
 to it, and :mod:`~tests.storm.verdict` says what is not as it must be.  The code under test is that
 of the server and of all clients, whole; the network, time, threads and disks are those of
-``tests.memory``.  ``python -m tests.storm 10000-20000`` plays a range of seeds.
+``tests.simulation``.  ``python -m tests.storm 10000-20000`` plays a range of seeds.
 """

@@ -6,14 +6,9 @@ from collections.abc import Callable
 from random import Random
 
 from kollacast.wire.dialect import JASMINE
-from tests.memory import (
-    GROUP,
-    PORT,
-    SERVER_IP,
-    ClientRun,
-    RawClient,
-    ServerRun,
-)
+from tests.simulation.raw_ends import RawClient
+from tests.simulation.runs import ClientRun, ServerRun
+from tests.simulation.settings import GROUP, PORT, SERVER_IP
 from tests.storm.session import ALL, Session
 
 Accident = Callable[[Session, ClientRun], None]

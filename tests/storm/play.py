@@ -18,7 +18,7 @@ from unittest import mock
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import provider
 
-from tests.memory import memory_sockets
+from tests.simulation.multicast import memory_sockets
 from tests.storm import accidents, verdict
 from tests.storm.session import Session
 

@@ -11,15 +11,11 @@ from typing import Any
 
 from kollacast.outcome import Status
 from kollacast.spool import Spool
-from tests.memory import (
-    SERVER_IP,
-    ClientRun,
-    MemorySink,
-    MemorySource,
-    Network,
-    ServerRun,
-    Weather,
-)
+from tests.simulation.image import MemorySink, MemorySource
+from tests.simulation.links import Weather
+from tests.simulation.network import Network
+from tests.simulation.runs import ClientRun, ServerRun
+from tests.simulation.settings import SERVER_IP
 
 #: Clients of the session; whoever may not join is elsewhere.
 HOSTS, OTHER_HOSTS = "10.0.1", "10.0.8"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kollacast.outcome import Outcome, Status
-from tests.memory import ClientRun, ServerRun
+from tests.simulation.runs import ClientRun, ServerRun
 from tests.storm.session import ALL, Session, is_ok
 
 _STRANGERS = {"wrong secret", "not allowed"}

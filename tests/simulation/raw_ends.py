@@ -1,0 +1,228 @@
+"""A client and a server whose every message a test says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from twisted.internet.protocol import ClientFactory, Factory, Protocol
+from twisted.python.failure import Failure
+
+from kollacast.wire.checksum import best_crc32c
+from kollacast.wire.dialect import KOLLACAST, Dialect
+from kollacast.wire.greeting import Greeting, Hello, encode_json
+from kollacast.wire.packets import PacketCodec
+from kollacast.wire.parser import ClientStream, Digest, Message, Sent, ServerStream
+from kollacast.wire.structures import BufferCtl, Tag
+from tests.simulation.fabric import Fabric, Host
+from tests.simulation.settings import BUFFER_PACKETS, GROUP, MTU, PORT, SERVER_IP
+from tests.simulation.tcp import MemoryTransport
+
+_T = TypeVar("_T")
+
+
+def _report(**fields: Any) -> bytes:
+    return bytes((Tag.REPORT,)) + encode_json(fields)
+
+
+class RawConnection(Protocol):
+    """One end of a connection; ``heard`` is what the other end has said."""
+
+    transport: MemoryTransport
+
+    def __init__(self, network: Fabric, stream: ClientStream | ServerStream) -> None:
+        self._network = network
+        self._stream = stream
+        self.heard: list[Message] = []
+        self.data = b""
+        self.lost: Failure | None = None
+
+    def dataReceived(self, data: bytes) -> None:
+        self.data += data
+        for message in self._stream.feed(data):
+            self.heard.append(message)
+            self._consider(message)
+
+    def _consider(self, message: Message) -> None:
+        """A message has come, which the test may look for in ``heard``."""
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self.lost = reason
+
+    def send(self, data: bytes) -> None:
+        """Say ``data``, and let happen what comes of it."""
+        self.transport.write(data)
+        self._network.settle()
+
+
+class _Once(ClientFactory):
+    """A factory of one protocol, already made."""
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: Any) -> Protocol:
+        return self._protocol
+
+
+class RawClient(RawConnection):
+    """A client on ``host`` whose every message a test says; it begins to connect at once."""
+
+    _stream: ServerStream
+
+    def __init__(self, host: Host, dialect: Dialect = KOLLACAST) -> None:
+        stream = ServerStream()
+        stream.capacity = 65535
+        super().__init__(host.network, stream)
+        self.host = host
+        self._dialect = dialect
+        self._answers: set[type] = set()
+        self._unanswered: list[Message] = []
+        host.connectTCP(SERVER_IP, PORT, _Once(self))
+
+    def mumble(self, data: bytes) -> None:
+        """Say ``data``, if there is somebody to hear it, and close."""
+        if self.transport is not None:
+            self.transport.write(data)
+            self.transport.loseConnection()
+
+    def hello(self, name: str = "raw", packets: int = 1 << 20) -> None:
+        self.send(Hello(name, packets).encode())
+
+    def ready(self) -> None:
+        self._answered(BufferCtl)
+        self.send(bytes((Tag.CLIENT_READY,)))
+
+    def done(self) -> None:
+        self._answered(Sent)
+        self.send(bytes((Tag.CLIENT_DONE,)))
+
+    def expect_packets(self, count: int) -> None:
+        """So many packets will come without a tag."""
+        if not self._dialect.tagged:
+            self._stream.expect_packets(count)
+
+    def request(self, *seqs: int) -> None:
+        self.expect_packets(len(seqs))
+        self.send(self._dialect.request(seqs))
+
+    def report(self, **fields: Any) -> None:
+        self.send(_report(**(fields or {"ok": True})))
+
+    def close(self) -> None:
+        self.transport.loseConnection()
+        self._network.settle()
+
+    def count(self, kind: type) -> int:
+        """How many messages of this kind have been heard."""
+        return sum(isinstance(message, kind) for message in self.heard)
+
+    def last(self, kind: type[_T]) -> _T:
+        return [message for message in self.heard if isinstance(message, kind)][-1]
+
+    def answer(self, *kinds: type) -> None:
+        """Answer messages of these kinds from now on, and those that still wait for it.
+
+        READY, DONE and the report are the answers to a ``BufferCtl``, to
+        ``Sent`` and to a ``Digest``; whether packets have come is not asked.
+        """
+        self._answers.update(kinds)
+        unanswered, self._unanswered = self._unanswered, []
+        for message in unanswered:
+            self._consider(message)
+        self._network.settle()
+
+    def answer_no_more(self, kind: type) -> None:
+        self._answers.discard(kind)
+
+    def _answered(self, kind: type) -> None:
+        for message in self._unanswered:
+            if isinstance(message, kind):
+                self._unanswered.remove(message)
+                return
+
+    def _consider(self, message: Message) -> None:
+        if type(message) not in self._answers:
+            self._unanswered.append(message)
+        elif isinstance(message, BufferCtl):
+            self.transport.write(bytes((Tag.CLIENT_READY,)))
+        elif isinstance(message, Sent):
+            self.transport.write(bytes((Tag.CLIENT_DONE,)))
+        elif isinstance(message, Digest):
+            self.transport.write(_report(ok=True))
+
+
+class RawServer(Factory):
+    """A server whose every message a test says, to the connection that came last."""
+
+    noisy = False
+
+    def __init__(self, network: Fabric, dialect: Dialect) -> None:
+        self._network = network
+        self._dialect = dialect
+        self.connections: list[RawConnection] = []
+        self.closes_at_once = False
+        self.salt = 0x5EED
+        self.group = (GROUP, PORT)
+
+    def buildProtocol(self, addr: Any) -> RawConnection | None:
+        if self.closes_at_once:
+            return None
+        stream = ClientStream(self._dialect, 1 << 20)
+        self.connections.append(RawConnection(self._network, stream))
+        return self.connections[-1]
+
+    @property
+    def client(self) -> RawConnection:
+        return self.connections[-1]
+
+    def send(self, data: bytes) -> None:
+        """Say ``data`` to that connection, and let happen what comes of it."""
+        self.client.send(data)
+
+    def greet(self, **fields: Any) -> None:
+        """Send a greeting, with these ``fields`` in place of the usual ones."""
+        greeting = Greeting(
+            session="5e55104",
+            salt=self.salt,
+            group=GROUP,
+            port=PORT,
+            mtu=MTU,
+            buffer_packets=BUFFER_PACKETS,
+            window=2,
+            digest="sha256",
+        )
+        self.send(replace(greeting, **fields).encode())
+
+    def announce(self, buffer_id: int, size: int, base: int, count: int) -> None:
+        self.send(self._dialect.buffer(BufferCtl(buffer_id, size, base, count)))
+
+    def sent(self) -> None:
+        self.send(bytes((Tag.SERVER_SENT,)))
+
+    def digest(self, value: bytes) -> None:
+        self.send(bytes((Tag.DIGEST,)) + value)
+
+    def report(self, reason: str) -> None:
+        self.send(_report(ok=False, reason=reason))
+
+    @property
+    def codec(self) -> PacketCodec:
+        return self._dialect.codec(self.salt, best_crc32c()[0])
+
+    def packet(self, seq: int, payload: bytes) -> bytes:
+        """A packet as it is multicast."""
+        return self.codec.header(seq, memoryview(payload)) + payload
+
+    def repair(self, seq: int, payload: bytes) -> None:
+        """Send a packet again, over TCP."""
+        self.send(
+            (bytes((Tag.PACKET,)) if self._dialect.tagged else b"") + self.packet(seq, payload)
+        )
+
+    def multicast(self, *packets: bytes) -> None:
+        for packet in packets:
+            self._network.multicast(self.group, packet)
+        self._network.settle()
