@@ -1,0 +1,127 @@
+"""The playbook with registries in containers of Podman.
+
+Podman and its containers are real. The image is called as the real one, and its command line is the
+same; what runs in it is Debian's docker-registry.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import Member
+from tests.site import LOCAL, RETRY, Page, Run, Site, commands, finish, pull_all, site_of
+
+_CONTAINER = "kollacast-registry"
+_IMAGE = "docker.io/library/registry:2"
+#: What takes the place of the first image file.
+_NEWER = "/root/newer.tgz"
+
+#: A host of a test has no D-Bus, over which Podman would ask systemd for a control group, and may
+#: lack the right to set a container's limits. Its `/dev/shm` is that of this machine.
+_CONTAINERS_CONF = """
+[containers]
+cgroups = "disabled"
+[engine]
+cgroup_manager = "cgroupfs"
+lock_type = "file"
+"""
+
+_PROGRAMS = ("/bin/sh", "/usr/bin/docker-registry")
+_ENTRYPOINT = """#!/bin/sh
+exec docker-registry serve "$1"
+"""
+_IMAGE_CONFIG = {
+    "entrypoint": "/entrypoint.sh",
+    "cmd": "/etc/docker/registry/config.yml",
+    "volume": "/var/lib/registry",
+    "env": "PATH=/usr/bin:/bin",
+}
+
+
+@pytest.fixture
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """An installer and one host that have Podman, and no image for it."""
+    with site_of(1, tmp_path_factory, "podman", "crun") as made:
+        for member in (made.installer, *made.hosts):
+            member.path("/etc/containers/containers.conf").write_text(_CONTAINERS_CONF)
+            # `/var` is an overlay, and no overlay can write to another one
+            member.path("/var/lib/containers").mkdir(exist_ok=True)
+            member.run("mount", "-t", "tmpfs", "tmpfs", "/var/lib/containers")
+            # a host of a test knows no unit of another folder
+            member.run("cp", "/lib/systemd/system/podman-restart.service", "/etc/systemd/system")
+        yield made
+
+
+def _make_image(member: Member, folder: Path) -> str:
+    """Make the registry's image, as a file for `podman load`."""
+    oci = f"{folder / 'oci'}:registry"
+    layer, archive = str(folder / "layer.tar"), str(folder / "registry.tar")
+    entrypoint = folder / "entrypoint.sh"
+    entrypoint.write_text(_ENTRYPOINT)
+    entrypoint.chmod(0o755)
+    libraries = set(re.findall(r"/lib\S+", member.run("ldd", *_PROGRAMS)))
+    files = [path.lstrip("/") for path in (*_PROGRAMS, *sorted(libraries))]
+    member.run("tar", "-chf", layer, "-C", str(folder), entrypoint.name, "-C", "/", *files)
+    member.run("umoci", "init", "--layout", str(folder / "oci"))
+    member.run("umoci", "new", "--image", oci)
+    member.run("umoci", "raw", "add-layer", "--image", oci, layer)
+    config = [word for key, value in _IMAGE_CONFIG.items() for word in (f"--config.{key}", value)]
+    member.run("umoci", "config", "--image", oci, *config)
+    copy = ["skopeo", "--insecure-policy", "copy", "-q"]
+    member.run(*copy, f"oci:{oci}", f"docker-archive:{archive}:{_IMAGE}")
+    return archive
+
+
+def _run(site: Site, **variables: object) -> Run:
+    return site.run(kollacast_registry_engine="podman", **variables)
+
+
+def _inspect(host: Member, field: str) -> str:
+    return host.run("podman", "container", "inspect", "--format", f"{{{{{field}}}}}", _CONTAINER)
+
+
+def test_containers(site: Site, tmp_path: Path) -> None:
+    """From a site without the registry's image to a newer version, and a start as at boot."""
+    [host] = site.hosts
+    Page(site).run("venv", "pip wheel", "pip install", "ansible-galaxy", "pack")
+    lacking = _run(site)
+    assert lacking.status != 0
+    assert f"podman has no image {_IMAGE}" in lacking.output
+
+    archive = _make_image(site.installer, tmp_path)
+    for member in (site.installer, host):
+        member.run("podman", "load", "--quiet", "--input", archive)
+    # as a start that fails leaves it
+    host.run("podman", "create", "--name", _CONTAINER, _IMAGE)
+    first = _run(site)
+    assert first.status == 0
+    assert first.table[host.name][0] == "TCP"
+    assert site.registries() == {host.name: LOCAL}
+    pull_all(host, LOCAL, site.digests)
+    assert len(host.run("podman", "volume", "ls", "--quiet").split()) == 1
+
+    again = _run(site)
+    assert again.status == 0
+    assert again.changed == {host.name: 0}
+    assert again.table[host.name][:2] == ["already", "there"]
+
+    running = _inspect(host, ".Id"), _inspect(host, ".State.StartedAt")
+    site.add_image("glance-api", ["openstack", "glance"])
+    pack = next(line for line in commands() if "pack" in line)
+    assert finish(site.start(pack.replace("kolla_image.tgz", _NEWER))).status == 0
+    newer = _run(site, kollacast_image=_NEWER)
+    assert newer.status == 0
+    assert newer.table[host.name][0] == "TCP"
+    assert site.registries() == {host.name: LOCAL}
+    assert running == (_inspect(host, ".Id"), _inspect(host, ".State.StartedAt"))
+    pull_all(host, LOCAL, site.digests)
+
+    assert host.run("systemctl", "is-enabled", "podman-restart").strip() == "enabled"
+    host.run("podman", "stop", _CONTAINER)
+    host.run("systemctl", "start", "podman-restart")
+    host.run("curl", "-sf", *RETRY, f"http://{LOCAL}/v2/")
+    pull_all(host, LOCAL, site.digests)
