@@ -1,9 +1,10 @@
 """A cluster as an operator sees it: an installer, and hosts that are reached by SSH.
 
 Every host of a lab boots systemd, and gets a file system of its own for what it changes: `/etc`,
-`/opt`, `/root` and `/var` are those of this machine with a layer in memory above them, and `/run`
-is empty. So paths and services on a host are those of a real one. Each host but the installer runs
-an sshd; what runs on the installer runs in its namespaces.
+`/opt`, `/root` and `/var` are those of this machine with a layer in memory above them, `/run` is
+empty, and in `/tmp` is at most what the test has. So paths and services on a host are those of a
+real one. Each host but the installer runs an sshd; what runs on the installer runs in its
+namespaces.
 """
 
 from __future__ import annotations
@@ -58,13 +59,19 @@ set -e
 folder=$1 name=$2; shift 2
 umount -l /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t tmpfs -o mode=0755 tmpfs /run
+mkdir /run/test
+test=${{folder%/*/*}}
+mount --bind "$test" /run/test
+mount -t tmpfs -o mode=1777 tmpfs /tmp
+mkdir -p "$test"
+mount --move /run/test "$test"
 mount -t tmpfs -o mode=0755 tmpfs "$folder"
 for tree in {" ".join(_PRIVATE)}; do
     mkdir -p "$folder/$tree/upper" "$folder/$tree/work"
     mount -t overlay -o "lowerdir=/$tree,upperdir=$folder/$tree/upper,workdir=$folder/$tree/work" \\
         overlay "/$tree"
 done
-mount -t tmpfs -o mode=0755 tmpfs /run
 hostname "$name"
 mkdir -p /run/sshd
 rm -rf /root/.ssh /root/.ansible /root/.ansible_async
@@ -181,12 +188,7 @@ class Cluster:
         until(lambda: all(host.pids("sshd") for host in self.hosts), "sshd on every host")
 
     def close(self) -> None:
-        """Kill what still runs; the file systems go with the last process that sees them.
-
-        What systemd made in this machine's `/tmp` for a service goes when the service is stopped.
-        """
-        for member in (self.installer, *self.hosts):
-            member.run("systemctl", "stop", "kollacast-*")
+        """Kill what still runs; the file systems go with the last process that sees them."""
         for process in self._booted.values():
             process.kill()
         for group, process in self._booted.items():
