@@ -9,6 +9,8 @@ IMAGE ?=
 BENCH ?=
 # More options for the soak.
 SOAK ?=
+# More words for pytest, as in `make test PYTEST="-k pacing"`.
+PYTEST ?=
 # For each target of the fuzzer.
 SECONDS ?= 60
 
@@ -24,7 +26,7 @@ demo: $(VENV)/installed
 # The whole suite, and its unit tests once more as Twisted's own runner sees them. What starts
 # processes is no unit test, and is run once.
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST)
 	$(BIN)/python -m twisted.trial --reporter=text --temp-directory $(VENV)/trial \
 		$$(grep -LE '^(import|from) (subprocess|pytest)' tests/test_*.py)
 
