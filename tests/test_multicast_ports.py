@@ -568,6 +568,68 @@ class Interrupted(unittest.SynchronousTestCase):
         protocol.stopProtocol()
 
 
+class Looks(unittest.SynchronousTestCase):
+    """When a receiver looks at its socket, and when it asks to be woken."""
+
+    def setUp(self) -> None:
+        waiting: list[bytes] = []
+
+        class _Socket:
+            def recv(self, size: int) -> bytes:
+                if not waiting:
+                    raise BlockingIOError
+                return waiting.pop()
+
+        class _Port:
+            socket = _Socket()
+            is_woken = True
+
+            def stopReading(self) -> None:
+                self.is_woken = False
+
+            def startReading(self) -> None:
+                self.is_woken = True
+
+        self.patch(receiver, "LINUX", False)
+        self.waiting = waiting
+        self.clock = Clock()
+        self.port = _Port()
+        intake = Intake(KOLLACAST.codec(0, _ENGINE), 16)
+        self.receiver = MulticastReceiver(self.clock, intake, lambda: None)
+        self.receiver.transport = self.port
+        self.receiver.startProtocol()
+
+    def look(self, datagrams: int) -> None:
+        """So many datagrams have come when it is time for the next look."""
+        self.waiting += [b"no packet"] * datagrams
+        self.clock.advance(self.receiver.gather_s)
+
+    def test_it_looks_without_being_woken_as_long_as_something_comes(self) -> None:
+        self.waiting.append(b"no packet")
+        self.receiver.readable()
+        for _ in range(3):
+            self.assertFalse(self.port.is_woken)
+            self.look(2)
+            self.assertEqual(self.waiting, [])
+        self.look(0)
+        self.assertTrue(self.port.is_woken)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_the_reactor_gets_its_turn_when_much_has_come(self) -> None:
+        self.receiver.readable()
+        self.look(100)
+        self.assertTrue(self.waiting)
+        self.assertTrue(self.port.is_woken)
+        while self.port.is_woken:
+            self.receiver.readable()
+        self.assertEqual(self.waiting, [])
+
+    def test_a_port_that_closes_looks_no_more(self) -> None:
+        self.receiver.readable()
+        self.receiver.stopProtocol()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
 class Vectors(unittest.SynchronousTestCase):
     def test_runs_out_and_in(self) -> None:
         """Two whole runs and a shorter one whose last packet is short, by one call and by three."""
