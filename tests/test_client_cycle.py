@@ -8,10 +8,13 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 from twisted.internet.error import CannotListenError
 
+from kollacast.client import reception
 from kollacast.client.client import GREETING_TIMEOUT_S
+from kollacast.core.buffer import PacketBuffer
 from kollacast.outcome import Outcome, Status
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.greeting import MAGIC, Hello, Refusal, encode_json
@@ -465,6 +468,28 @@ class ReceiveTests(_ClientTestCase):
         self.network.settle()
         self.assertEqual(server.client.heard[2:], [Done()])
 
+    def test_memory_goes_back_once_no_buffer_follows(self) -> None:
+        alive: WeakSet[PacketBuffer] = WeakSet()
+
+        class Counted(PacketBuffer):
+            def __init__(self, capacity: int, max_packets: int) -> None:
+                super().__init__(capacity, max_packets)
+                alive.add(self)
+
+        self.patch(reception, "PacketBuffer", Counted)
+        server, client = self.greeted()
+        self.bring(server, until=1)
+        server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
+        self.assertEqual(len(alive), 1)
+        server.announce(3, 0, 6, 0)
+        self.multicast(server, 4, 5)
+        server.sent()
+        self.assertEqual(server.client.heard[-1], Done())
+        self.assertEqual(len(alive), 0)
+        server.sent()
+        server.digest(_DIGEST)
+        self.assert_whole(client)
+
     def test_done_waits_for_sent(self) -> None:
         server, _ = self.greeted()
         server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
@@ -609,6 +634,44 @@ class ProofTests(_ClientTestCase):
         self.network.settle()
         server.announce(3, 0, 6, 0)
         server.sent()
+
+    def test_a_digest_that_comes_before_the_last_repairs(self) -> None:
+        """The server says it as soon as all is multicast."""
+        server, client = self.greeted()
+        self.bring(server, until=2)
+        self.multicast(server, 4)
+        server.sent()
+        server.announce(3, 0, 6, 0)
+        server.sent()
+        server.digest(_DIGEST)
+        self.assertEqual(server.client.heard[-2:], [Request((5,)), Ready()])
+        self.assertFalse(client.sink.is_committed)
+        server.repair(5, _payload(5))
+        self.assertEqual(server.client.heard[-3:-1], [Done(), Done()])
+        self.assertTrue(self.told(server)["ok"])
+        self.assert_whole(client)
+
+    def test_it_ends_when_the_server_has_read_the_report(self) -> None:
+        server, client = self.greeted()
+        server.client.closes = False
+        self.bring(server)
+        server.digest(_DIGEST)
+        self.assertTrue(self.told(server)["ok"])
+        self.network.run_for(2.0)
+        self.assertIsNone(client.outcome)
+        server.client.transport.loseConnection()
+        self.network.settle()
+        self.assertIsNotNone(client.outcome)
+        self.assert_whole(client)
+
+    def test_a_server_that_never_closes_is_not_waited_for(self) -> None:
+        server, client = self.greeted()
+        server.client.closes = False
+        self.bring(server)
+        server.digest(_DIGEST)
+        self.network.run_for(4.0)
+        self.assertIsNotNone(client.outcome)
+        self.assert_whole(client)
 
     def test_the_report_waits_for_the_disk(self) -> None:
         server, client = self.greeted(threads=True)

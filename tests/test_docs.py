@@ -100,11 +100,11 @@ class ExampleTests(SynchronousTestCase):
                 *(("udp", datagram) for datagram in self.datagrams),
                 ("S>C", sent),
                 ("S>C", sent),
+                ("S>C", bytes((Tag.DIGEST,)) + hashlib.sha256(vectors.IMAGE).digest()),
                 ("C>S", KOLLACAST.request([1])),
                 ("S>C", packet),
                 ("C>S", done),
                 ("C>S", done),
-                ("S>C", bytes((Tag.DIGEST,)) + hashlib.sha256(vectors.IMAGE).digest()),
                 ("C>S", bytes((Tag.REPORT,)) + report),
             ],
         )

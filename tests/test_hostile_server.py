@@ -125,7 +125,7 @@ _AT_THE_DOOR = [
     (_MEMBER + _fetch(0, 1) * 10_000, "a fetch by a client in the barrier"),
     (_MEMBER + b"\x80\xff\xff\xff\xff", "4294967295 bytes of JSON are announced"),
     (_MEMBER + b"\x80" + _brackets(), "JSON cannot be read"),
-    (_MEMBER + b"\x80" + encode_json({"ok": True}), "a report before the digest"),
+    (_MEMBER + b"\x80" + encode_json({"ok": True}), "a report that is not due"),
     (_MEMBER * 2, "begins with the byte 0x00"),
     (_PULLER + _fetch(0, 65537), "a fetch of 65537 packets"),
     (_PULLER + _fetch(0xFFFFFFFF, 0xFFFFFFFF), "a fetch of 4294967295 packets"),

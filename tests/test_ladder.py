@@ -10,8 +10,9 @@ from typing import Any
 
 from kollacast.outcome import Status
 from kollacast.spool import Spool
+from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Hello, encode_json
-from kollacast.wire.parser import Detach, Report
+from kollacast.wire.parser import Detach, Digest, Report, Sent
 from kollacast.wire.structures import BufferCtl, Tag
 from tests.simulation.image import MemorySink, MemorySource
 from tests.simulation.multicast import MemoryReceivePort
@@ -116,6 +117,49 @@ class SlowTests(_LadderTestCase):
         self.assert_whole(slow)
         server.finish()
         self.assertIsNone(self.entry(server, "host1")["fetching"])
+
+    def _detached_with_the_digest(self) -> tuple[ServerRun, RawClient]:
+        """A client that was told all there is, and owes the last DONEs to the others."""
+        server = self.serve(clients=2, patience_s=5.0, window=4)
+        raw, other = self.network.raw_client(), self.network.raw_client()
+        for client, name in ((raw, "raw"), (other, "other")):
+            client.send(Hello(name, 1 << 20, fetch=True).encode())
+            client.answer(BufferCtl)
+        other.answer(Sent)
+        answered: list[Sent] = []
+        while not raw.count(Digest):
+            self.network.run_until(lambda: raw.count(Sent) > len(answered))
+            raw.done()
+            answered.append(raw.last(Sent))
+        self.undone = raw.count(Sent) - len(answered)
+        self.assertGreater(self.undone, 0)
+        self.assertEqual(raw.count(Detach), 0)
+        self.network.run_until(lambda: raw.count(Detach))
+        other.answer(Digest)
+        self.assertIsNone(server.outcome)
+        return server, raw
+
+    def test_one_that_has_the_digest_and_has_crossed_the_rest(self) -> None:
+        server, raw = self._detached_with_the_digest()
+        for _ in range(self.undone):
+            raw.done()
+        raw.report()
+        self.assertEqual(server.finish().status, Status.OK)
+        self.assertEqual(raw.count(Digest), 1)
+
+    def test_one_that_has_the_digest_is_not_told_it_again(self) -> None:
+        server, raw = self._detached_with_the_digest()
+        raw.send(KOLLACAST.fetch(40, 2))
+        self.assertEqual(raw.last(BufferCtl).packet_id_base, 41)
+        raw.report()
+        self.assertEqual(server.finish().status, Status.OK)
+        self.assertEqual(raw.count(Digest), 1)
+
+    def test_one_that_has_the_digest_and_says_nothing_more(self) -> None:
+        server, raw = self._detached_with_the_digest()
+        raw.host.vanish()
+        self.assertEqual(server.finish().status, Status.PARTIAL)
+        self.assertEqual(self.entry(server, "raw")["reason"], "the connection was lost")
 
     def test_all_are_slow(self) -> None:
         """Then it is none of them that holds up the others."""
@@ -646,7 +690,7 @@ class HostileTests(_LadderTestCase):
         self._offend((fetch + bytes(7) + b"\x01") * 40, "more than 16 fetches at once")
         for tag in (Tag.CLIENT_READY, Tag.CLIENT_DONE, Tag.DETACH):
             self._offend(bytes((tag,)), "a message that only a client in the barrier may send")
-        self._offend(bytes((Tag.REPORT,)) + encode_json({"ok": True}), "a report before the digest")
+        self._offend(bytes((Tag.REPORT,)) + encode_json({"ok": True}), "a report that is not due")
 
     def test_a_fetch_by_one_in_the_barrier(self) -> None:
         self.serve(clients=2)

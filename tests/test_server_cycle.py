@@ -279,6 +279,7 @@ class LeavingTests(_ServerTestCase):
         def reach(server: ServerRun, raw: RawClient) -> None:
             server.socket.blocked = False
             self.network.run_until(lambda: raw.count(Digest))
+            self.network.settle()
 
         self._leave(reach, (BufferCtl, Sent), "REPORT")
 
@@ -289,6 +290,9 @@ class LeavingTests(_ServerTestCase):
             raw = self.raw(*_ALL)
             late = self.raw(BufferCtl, Sent, name="late")
             self.assertEqual(late.count(Digest), 1)
+            # The server has read it, and says so by closing, whoever else has not reported.
+            assert raw.lost is not None
+            raw.lost.trap(ConnectionDone)
             leaves(raw)
             self.network.run_for(20.0)
             self.assertIsNone(server.outcome)
@@ -679,7 +683,12 @@ class OffenceTests(_ServerTestCase):
         )
 
     def test_a_report_before_the_digest(self) -> None:
-        self._offend((), RawClient.report, _BROKE + "a report before the digest")
+        self._offend((), RawClient.report, _BROKE + "a report that is not due")
+
+    def test_a_report_before_the_last_done(self) -> None:
+        self._offend(
+            (BufferCtl,), RawClient.report, _BROKE + "a report that is not due", Digest, window=8
+        )
 
     def test_a_message_that_is_none(self) -> None:
         self._offend(
@@ -868,10 +877,15 @@ class WindowTests(_ServerTestCase):
         raw = self.raw()
         for number in range(1, 6):
             self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (number, number - 1))
+            self.assertEqual(raw.count(Digest), 0)
             raw.ready()
             self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (number, number))
-            raw.done()
+            if number < 5:
+                raw.done()
         self.assertEqual(raw.last(BufferCtl).pkt_count, 0)
+        # The digest is said before it is asked for.
+        self.assertEqual([type(message) for message in raw.heard[-2:]], [Sent, Digest])
+        raw.done()
         self.assertEqual(raw.count(Digest), 1)
 
     def test_a_window_of_buffers_is_announced_ahead(self) -> None:

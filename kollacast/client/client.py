@@ -512,7 +512,10 @@ class Client:
             closing.append(self._closed)
             timer = self._reactor.callLater(_LINGER_S, connection.abort)
             self._closed.addCallback(lambda _: timer.active() and timer.cancel())
-            connection.close()
+            if reason is None and self._terms is not None and self._terms.dialect.proves:
+                connection.await_close()
+            else:
+                connection.close()
         if reason is not None:
             self._sink.abandon(keep)
             if self._committed is not None:

@@ -83,6 +83,10 @@ class ServerConnection(Protocol):
             self._closed = True
             self._outgoing.close()
 
+    def await_close(self) -> None:
+        """All is said, and nothing more is heard: the server closes once it has read it."""
+        self._closed = True
+
     def abort(self) -> None:
         """Close at once."""
         self._closed = True

@@ -92,6 +92,8 @@ class Reception:
         self._unallocated = window
         self._next_seq = first
         self._end_announced = False
+        #: Whether the empty buffer is sent, and so all that was multicast.
+        self.over = False
         self._damaged = 0
         self._stopped = False
 
@@ -120,7 +122,10 @@ class Reception:
         if self._end_announced or ctl.packet_id_base != self._next_seq:
             raise WireError(f"a buffer is announced that begins with seq {ctl.packet_id_base}")
         self._next_seq += ctl.pkt_count
-        self._end_announced = ctl.is_end
+        if ctl.is_end:
+            # No other buffer follows, so none is kept for it.
+            self._end_announced = True
+            self._free.clear()
         self._flights.append(_Flight(ctl))
         self._make_ready()
 
@@ -130,6 +135,7 @@ class Reception:
         if flight is None or not flight.ready:
             raise WireError("SENT for a buffer that was not announced or is not ready")
         flight.sent = True
+        self.over = flight.ctl.is_end
         # The announcement may have overtaken datagrams that wait in the socket.
         self.drain()
         self._listen(flight.ctl)
@@ -241,7 +247,8 @@ class Reception:
                 return
             flight = self._flights.popleft()
             if flight.buffer is not None:
-                self._free.append(flight.buffer)
+                if not self._end_announced:
+                    self._free.append(flight.buffer)
                 self._connection.send(bytes((Tag.CLIENT_DONE,)))
                 self._make_ready()
             else:

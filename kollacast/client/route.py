@@ -119,7 +119,7 @@ class Route:
     def over(self) -> bool:
         """Whether the server has come to the end of the image: the digest may follow."""
         if self._reception is not None:
-            return self._reception.ended.called
+            return self._reception.over
         return self._pull is not None and self._pull.over
 
     # What the server says.

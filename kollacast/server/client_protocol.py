@@ -118,7 +118,9 @@ class ClientProtocol(Protocol):
         self._closed = False
         self._hello_timer: IDelayedCall | None = None
         self._linger_timer: IDelayedCall | None = None
-        self._report_due = False
+        # Whether the client has been told the digest, and whether it has answered DONE for all.
+        self._digest_told = False
+        self._is_through = False
         # Whether answers to what was said before DETACH may come.
         self._is_detached = False
         self._heard_at = 0.0
@@ -193,7 +195,7 @@ class ClientProtocol(Protocol):
         """What is due from the client, if anything is."""
         if self.member is not None and self.member.owes is not None:
             return self.member.owes
-        if self._report_due:
+        if self._is_report_due:
             return Phase.PROVE.answer
         if self.member is not None or self.record.verified:
             # What it fetches beside holds nobody up, until its report is due.
@@ -205,7 +207,7 @@ class ClientProtocol(Protocol):
     @property
     def is_finishing(self) -> bool:
         """Whether the answer due is the client's last one, before which it syncs its file."""
-        return self._report_due or (self.member is not None and self.member.is_finishing)
+        return self._is_report_due or (self.member is not None and self.member.is_finishing)
 
     def silent_s(self) -> float:
         """Seconds for which an answer has been due and nothing has moved."""
@@ -290,8 +292,9 @@ class ClientProtocol(Protocol):
         self.record.packets_fetched += packets
 
     def told_end(self) -> None:
-        """The client knows that it has come to the image's end: the digest follows."""
-        self._host.digest().addCallback(self._prove).addErrback(self._host.fail)
+        """The client has fetched all, and knows it: its report is due."""
+        self._is_through = True
+        self._tell_digest()
 
     # Messages.
 
@@ -366,9 +369,9 @@ class ClientProtocol(Protocol):
             host,
             self._outgoing,
             self.hello is not None and self.hello.coding,
-            prove=self.told_end,
+            sent_all=self._tell_digest,
             resent=self._resent,
-            ended=self._verify,
+            ended=self._ended,
         )
         return self.member
 
@@ -382,9 +385,11 @@ class ClientProtocol(Protocol):
             reason = fields.get("reason")
             self.drop(clean_text(reason) if isinstance(reason, str) else "it gave no reason")
             return
-        if not self._report_due:
-            raise WireError("a report before the digest")
-        self._report_due = False
+        # Of who was taken out of the barrier with the digest in hand, the last DONE is ignored.
+        is_due = self._is_report_due or (self._digest_told and self._is_detached)
+        if not is_due or self.record.verified:
+            raise WireError("a report that is not due")
+        self._is_through = False
         self.record.packets_multicast = _count(fields, "packets_multicast")
         # The client alone knows how many losses coded repairs have mended.
         self.record.packets_repaired = (
@@ -393,11 +398,34 @@ class ClientProtocol(Protocol):
         self._verify()
         if self.member is not None:
             self.member.reported()
+        # All is said, and the client waits to see that it was heard.
+        self._close()
 
-    def _prove(self, digest: bytes) -> None:
-        if not self._closed:
-            self._report_due = True
+    @property
+    def _is_report_due(self) -> bool:
+        return self._digest_told and self._is_through
+
+    def _tell_digest(self) -> None:
+        """Tell the client the digest, as soon as there is one and it knows the image's end.
+
+        In step with the others that is before it has all, so that it need not ask for more.
+        """
+        if self._dialect.proves and not self._digest_told:
+            self._host.digest().addCallback(self._send_digest).addErrback(self._host.fail)
+
+    def _send_digest(self, digest: bytes) -> None:
+        # Who has left the barrier since is told when it has fetched the rest.
+        knows_end = self._is_through or (self.member is not None and self.member.is_all_sent)
+        if knows_end and not self._digest_told and not self._closed:
+            self._digest_told = True
             self.send(bytes((Tag.DIGEST,)) + digest)
+
+    def _ended(self) -> None:
+        """The client has kept all that came by multicast."""
+        if self._dialect.proves:
+            self._is_through = True
+        else:
+            self._verify()
 
     def _verify(self) -> None:
         self.record.verified = True

@@ -45,8 +45,8 @@ class _Due:
 class Member:
     """Passes on what a phase tells, and checks that each answer is one that is due.
 
-    ``prove()`` asks the client for its report, ``resent(packets)`` hears of
-    retransmissions, ``ended()`` that the client has all where nothing proves it.
+    ``sent_all()`` hears that the empty buffer is sent, ``ended()`` that the client has
+    kept all before it, ``resent(packets)`` of retransmissions.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Member:
         outgoing: Outgoing,
         decodes: bool,
         *,
-        prove: Callable[[], None],
+        sent_all: Callable[[], None],
         resent: Callable[[int], None],
         ended: Callable[[], None],
     ) -> None:
@@ -66,7 +66,7 @@ class Member:
         self._session = host.session
         self._dialect = host.session.dialect
         self._outgoing = outgoing
-        self._prove = prove
+        self._sent_all = sent_all
         self._resent = resent
         self._ended = ended
         self._has_reported = False
@@ -98,6 +98,8 @@ class Member:
                 return
             self._sent.append(_Due(value, now))
             self._outgoing.send(bytes((Tag.SERVER_SENT,)))
+            if value.is_end:
+                self._sent_all()
         elif self._has_reported:
             self._answered(phase)
 
@@ -109,6 +111,11 @@ class Member:
         """Whether these packets had been announced before the client was in."""
         first = self._first
         return first is not None and fetch.first + fetch.count <= first.packet_id_base
+
+    @property
+    def is_all_sent(self) -> bool:
+        """Whether the client has been told that the empty buffer is sent."""
+        return bool(self._sent) and self._sent[-1].ctl.is_end
 
     # From the repairs.
 
@@ -142,10 +149,8 @@ class Member:
         if not self._sent:
             self._close_requests()
         self._host.repairs.done(self, ctl.buffer_id)
-        if ctl.is_end and self._dialect.proves:
-            # At once: who has flushed all need not wait for the others to bring it to disk.
-            self._prove()
-        elif ctl.is_end:
+        if ctl.is_end:
+            # At once: who has kept all need not wait for the others to bring it to disk.
             self._ended()
         self._answered(Phase.SENT)
 

@@ -12,7 +12,7 @@ from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, Hello, encode_json
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.parser import ClientStream, Digest, Message, Sent, ServerStream
+from kollacast.wire.parser import ClientStream, Digest, Message, Report, Sent, ServerStream
 from kollacast.wire.structures import BufferCtl, Tag
 from tests.simulation.fabric import Fabric, Host
 from tests.simulation.settings import BUFFER_PACKETS, GROUP, MTU, PORT, SERVER_IP
@@ -154,6 +154,16 @@ class RawClient(RawConnection):
             self.transport.write(_report(ok=True))
 
 
+class _Accepted(RawConnection):
+    """A client's connection at a server: closed once it has reported, unless a test says no."""
+
+    closes = True
+
+    def _consider(self, message: Message) -> None:
+        if self.closes and isinstance(message, Report) and message.fields["ok"]:
+            self.transport.loseConnection()
+
+
 class RawServer(Factory):
     """A server whose every message a test says, to the connection that came last."""
 
@@ -162,20 +172,20 @@ class RawServer(Factory):
     def __init__(self, network: Fabric, dialect: Dialect) -> None:
         self._network = network
         self._dialect = dialect
-        self.connections: list[RawConnection] = []
+        self.connections: list[_Accepted] = []
         self.closes_at_once = False
         self.salt = 0x5EED
         self.group = (GROUP, PORT)
 
-    def buildProtocol(self, addr: Any) -> RawConnection | None:
+    def buildProtocol(self, addr: Any) -> _Accepted | None:
         if self.closes_at_once:
             return None
         stream = ClientStream(self._dialect, 1 << 20)
-        self.connections.append(RawConnection(self._network, stream))
+        self.connections.append(_Accepted(self._network, stream))
         return self.connections[-1]
 
     @property
-    def client(self) -> RawConnection:
+    def client(self) -> _Accepted:
         return self.connections[-1]
 
     def send(self, data: bytes) -> None:
