@@ -92,8 +92,6 @@ class Reception:
         self._unallocated = window
         self._next_seq = first
         self._end_announced = False
-        #: Whether the empty buffer is sent, and so all that was multicast.
-        self.over = False
         self._damaged = 0
         self._stopped = False
 
@@ -105,6 +103,11 @@ class Reception:
     def packets_repaired(self) -> int:
         """Packets that came again, by TCP or out of a coded repair."""
         return self._retransmitted + self.intake.counts.decoded
+
+    @property
+    def over(self) -> bool:
+        """Whether the empty buffer is sent, and so all that is multicast."""
+        return self._end_announced and all(flight.sent for flight in self._flights)
 
     def stop(self) -> None:
         """The session is over: nothing more is sent, whatever still ends."""
@@ -135,7 +138,6 @@ class Reception:
         if flight is None or not flight.ready:
             raise WireError("SENT for a buffer that was not announced or is not ready")
         flight.sent = True
-        self.over = flight.ctl.is_end
         # The announcement may have overtaken datagrams that wait in the socket.
         self.drain()
         self._listen(flight.ctl)

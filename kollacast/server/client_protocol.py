@@ -387,9 +387,8 @@ class ClientProtocol(Protocol):
             return
         # Of who was taken out of the barrier with the digest in hand, the last DONE is ignored.
         is_due = self._is_report_due or (self._digest_told and self._is_detached)
-        if not is_due or self.record.verified:
+        if not is_due:
             raise WireError("a report that is not due")
-        self._is_through = False
         self.record.packets_multicast = _count(fields, "packets_multicast")
         # The client alone knows how many losses coded repairs have mended.
         self.record.packets_repaired = (
@@ -403,7 +402,7 @@ class ClientProtocol(Protocol):
 
     @property
     def _is_report_due(self) -> bool:
-        return self._digest_told and self._is_through
+        return self._digest_told and self._is_through and not self.record.verified
 
     def _tell_digest(self) -> None:
         """Tell the client the digest, as soon as there is one and it knows the image's end.
