@@ -142,7 +142,7 @@ def introductions(data: bytes) -> None:
 def _greeting(data: bytes) -> None:
     greeting = Greeting.decode(data)
     _same(greeting, Greeting.decode(greeting.encode()[8:]), "sent on")
-    if not isinstance(greeting, Refusal) and of_greeting(greeting).window_bytes > _MAX_WINDOW:
+    if not isinstance(greeting, Refusal) and of_greeting(greeting).unread > _MAX_WINDOW:
         raise AssertionError("a window of more memory than a client gives")
 
 

@@ -37,9 +37,25 @@ PROGRESS_MODES = ("auto", "bar", "plain", "none")
 _LEAST_MTU = IP_UDP_HEADER_SIZE + PACKET_HEADER_SIZE + 4  # payload comes in multiples of 4 bytes
 
 _MOST_CLIENTS = 65535
+
+#: What the jasmine dialect has no word for, and why.
+_NOT_JASMINE = {
+    "token-file": "the jasmine dialect has no proof of a secret",
+    "unicast": "the jasmine dialect has multicast only",
+    "spool": "in the jasmine dialect nobody can fetch what was before",
+    "spool-size": "in the jasmine dialect nobody can fetch what was before",
+    "patience": "in the jasmine dialect a client that is slow cannot go on by itself: see"
+    " --client-timeout",
+    "failsafe": "the jasmine dialect has no way to name a registry to the clients",
+    "digest": "the jasmine dialect has no digest",
+}
 #: Bytes of a shared secret: fewer can be guessed.
 _LEAST_SECRET = 16
 _MOST_SECRET = 4096
+
+#: Without an option that says otherwise.
+_PATIENCE_S = 5.0
+_DIGEST = "sha256"
 
 _port = values.integer("port", 1, 65535)
 _local_ip = values.interface_address("local_ip")
@@ -249,7 +265,8 @@ class ServerOptions(_Options):
             "client-timeout",
             None,
             60.0,
-            "Seconds of silence after which a client is given up.",
+            "Seconds of silence after which a client is given up; in the jasmine dialect 4 for"
+            " an answer to an announcement.",
             values.duration_s("--client-timeout", 0.1),
         ],
         [
@@ -275,9 +292,9 @@ class ServerOptions(_Options):
         [
             "patience",
             None,
-            5.0,
+            None,
             "Seconds for which one client may hold up the others, before they go on without it"
-            " and it fetches the rest by TCP at its own pace.",
+            f" and it fetches the rest by TCP at its own pace, default {_PATIENCE_S:g}.",
             values.duration_s("--patience", 0.1),
         ],
         [
@@ -304,9 +321,9 @@ class ServerOptions(_Options):
         [
             "digest",
             None,
-            "sha256",
-            "What proves the image: sha256, which sha256sum shows too, or blake3, several times"
-            " as fast, which every client must have installed.",
+            None,
+            f"What proves the image: {_DIGEST} (the default), which sha256sum shows too, or blake3,"
+            " several times as fast, which every client must have installed.",
             values.one_of("--digest", KNOWN_DIGESTS),
         ],
         *_SHARED_PARAMETERS,
@@ -341,8 +358,9 @@ class ServerOptions(_Options):
         group = self["group"] or DIALECTS[self["dialect"]].default_group
         local_host.prove_local(self["local_ip"])
         self._check_interface_mtu(group)
-        if self["digest"] not in available_digests():
-            raise UsageError(f"--digest {self['digest']}: is not installed: pip install blake3")
+        digest = self["digest"] or _DIGEST
+        if digest not in available_digests():
+            raise UsageError(f"--digest {digest}: is not installed: pip install blake3")
         self._check_input()
         self._check_spool()
         self._check_clients()
@@ -365,10 +383,10 @@ class ServerOptions(_Options):
             allowed=self.get("allow"),
             failsafe=self["failsafe"],
             secret=self._read_secret(),
-            patience_s=self["patience"],
+            patience_s=self["patience"] or _PATIENCE_S,
             unicast=bool(self["unicast"]),
             rate_bps=self["rate"],
-            digest=self["digest"],
+            digest=digest,
         )
 
     def _check_clients(self) -> None:
@@ -393,15 +411,14 @@ class ServerOptions(_Options):
 
     def _check_jasmine(self) -> None:
         """The limits of the C client, which has no way to say what it can take."""
-        if (self["buffer-packets"] or 0) > JASMINE.max_buffer_packets:
+        for option, why in _NOT_JASMINE.items():
+            if self[option]:
+                raise UsageError(f"--{option}: {why}")
+        if (self["buffer-packets"] or 0) > JASMINE.max_announced:
             raise UsageError(
-                f"--buffer-packets {self['buffer-packets']}: a jasmine client holds"
-                f" {JASMINE.max_buffer_packets} packets"
+                f"--buffer-packets {self['buffer-packets']}: a jasmine client may hold no more than"
+                f" {JASMINE.max_announced} packets"
             )
-        if self["token-file"] is not None:
-            raise UsageError("--token-file: the jasmine dialect has no proof of a secret")
-        if self["unicast"]:
-            raise UsageError("--unicast: the jasmine dialect has multicast only")
         if self["mtu"] > JASMINE.max_mtu:
             raise UsageError(
                 f"--mtu {self['mtu']}: a jasmine client takes datagrams of up to"

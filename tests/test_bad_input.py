@@ -320,7 +320,7 @@ class _Hasty(Protocol):
     [
         ("speaks", "no kollacast or jasmine server"),
         ("closes", "within 3 s: what answers there closes the connection"),
-        ("is silent", "is no kollacast server: it has not greeted within 10 s"),
+        ("is silent", "has not said a word within 10 s: it is a jasmine server in the middle"),
     ],
     ids=["speaks", "closes", "is silent"],
 )

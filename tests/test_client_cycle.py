@@ -6,6 +6,9 @@ import errno
 import hashlib
 import itertools
 import os
+import random
+import struct
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakSet
@@ -150,14 +153,41 @@ class ConnectTests(_ClientTestCase):
         )
 
     def test_what_answers_says_nothing(self) -> None:
-        _, client = self.meet()
-        self.network.run_for(GREETING_TIMEOUT_S - 1.0)
+        for timeout_s, waits_s in ((30.0, 30), (3.0, 10)):
+            self.network = Network()
+            _, client = self.meet(connect_timeout_s=timeout_s)
+            self.network.run_for(waits_s - 1.0)
+            self.assertIsNone(client.outcome)
+            outcome = self.assert_failed(
+                client,
+                f"what answers at {_SERVER} has not said a word within {waits_s} s: it is a"
+                " jasmine server in the middle of another session, or hangs, or is no kollacast"
+                " server",
+                1.1,
+            )
+            self.assertEqual(outcome.status, Status.FAILED)
+
+    def test_a_jasmine_server_in_the_middle_of_another_session(self) -> None:
+        """Who comes waits in its backlog, is reset at the end, and may find the next one."""
+        server, client = self.meet(connect_timeout_s=60.0)
+        self.network.run_for(GREETING_TIMEOUT_S + 15.0)
         self.assertIsNone(client.outcome)
-        self.assert_failed(
-            client,
-            f"what answers at {_SERVER} is no kollacast server:"
-            f" it has not greeted within {GREETING_TIMEOUT_S:g} s",
-        )
+        server.client.transport.reset()
+        self.network.run_for(1.0)
+        self.assertEqual(len(server.connections), 2)
+        server.greet()
+        self.bring(server)
+        server.digest(_DIGEST)
+        self.assert_whole(client)
+
+    def test_a_jasmine_server_that_was_in_the_middle_of_its_only_session(self) -> None:
+        server, client = self.meet(connect_timeout_s=60.0, failsafe="10.0.0.9:4000")
+        self.network.run_for(GREETING_TIMEOUT_S + 15.0)
+        server.client.transport.reset()
+        self.network.host(SERVER_IP).listeners.clear()
+        outcome = client.finish(limit_s=36.0)
+        self.assertEqual(outcome.status, Status.FAILSAFE)
+        self.assertIn(f"no server at {_SERVER} within 60 s: Connection refused", outcome.line)
 
     def test_what_answers_does_not_end_its_greeting(self) -> None:
         for start in (b"K", b"\x02\0\x47\xcf", MAGIC + b"\0\0\0\x09{}"):
@@ -1031,10 +1061,45 @@ class JasmineTests(_ClientTestCase):
     def test_a_buffer_of_too_many_packets(self) -> None:
         server, client = self._meet()
         server.send(self._group_info)
-        server.announce(1, 1460 * 1025, 0, 1025)
+        server.announce(1, 1460 * 65537, 0, 65537)
         self.assert_failed(
-            client, f"{_SERVER}: a buffer of 1025 packets is announced, 1024 is the limit"
+            client, f"{_SERVER}: a buffer of 65537 packets is announced, 65536 is the limit"
         )
+
+    def test_a_buffer_as_large_as_the_newer_c_servers_make(self) -> None:
+        """Only what is announced costs memory, and the same memory serves the next buffer."""
+        image = random.Random(65536).randbytes(4 * 65536 + 3000 + 5)
+        server, client = self._meet()
+        server.send(self._group_info)
+        server.salt = 0
+        codec = server.codec
+
+        def packet(seq: int, payload: bytes) -> bytes:
+            return codec.header(seq, memoryview(payload)) + payload
+
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        server.announce(1, 3000, 0, 3000)
+        self.assertEqual(server.client.data, b"\x01")
+        # 300 bytes a slot, beside the packets: of 65536 slots it would be 20 MB.
+        self.assertLess(tracemalloc.get_traced_memory()[1], 3_000_000)
+        tracemalloc.stop()
+        server.multicast(*(packet(seq, image[seq : seq + 1]) for seq in reversed(range(3000))))
+        server.sent()
+        server.announce(2, 4 * 65536, 3000, 65536)
+        server.sent()
+        missing = struct.unpack("<65537I", server.client.data[-4 * 65537 :])
+        self.assertEqual(missing, (65536, *range(3000, 3000 + 65536)))
+        pieces = [image[start : start + 4] for start in range(3000, len(image) - 5, 4)]
+        server.send(b"".join(packet(3000 + i, piece) for i, piece in enumerate(pieces)))
+        server.announce(3, 5, 68536, 1)
+        server.multicast(packet(68536, image[-5:]))
+        server.sent()
+        server.announce(4, 0, 68537, 0)
+        server.sent()
+        outcome = self.assert_whole(client, image)
+        self.assertEqual(outcome.report["packets_multicast"], 3001)
+        self.assertEqual(outcome.report["packets_repaired"], 65536)
 
     def test_a_disk_that_fails_at_the_commit_leaves_the_end_unanswered(self) -> None:
         sink = MemorySink(commit_error=OSError(errno.EIO, "Input/output error"))

@@ -41,7 +41,9 @@ class Jasmine(unittest.SynchronousTestCase):
         self.assertEqual(JASMINE.unheld_packet(9), bytes.fromhex("09000000 00000000 00000000"))
 
     def test_its_limits_are_those_of_the_c_client(self) -> None:
-        self.assertEqual(JASMINE.max_buffer_packets, 1024)
+        self.assertEqual(JASMINE.max_announced, 1024)
+        self.assertEqual(JASMINE.max_buffer_packets, 65536)
+        self.assertEqual(JASMINE.ready_wait_s, 5.0)
         self.assertEqual(JASMINE.max_window, 1)
         self.assertEqual(12 + payload_capacity(JASMINE.max_mtu), 1472)
         self.assertEqual(JASMINE.default_group, "224.238.0.31")

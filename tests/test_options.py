@@ -127,9 +127,24 @@ class ServerTests(_OptionsTestCase):
 
     def test_jasmine_limits(self) -> None:
         jasmine = ("127.0.0.1", "1", "--dialect", "jasmine")
-        self.assertIn("holds 1024 packets", self.refused_server(*jasmine, "--buffer-packets=1025"))
+        self.assertIn(
+            "no more than 1024 packets", self.refused_server(*jasmine, "--buffer-packets=1025")
+        )
         self.assertIn("up to 1500 bytes", self.refused_server(*jasmine, "--mtu=1501"))
         self.assertIn("one buffer in flight", self.refused_server(*jasmine, "--window=2"))
+
+    def test_what_jasmine_cannot_honour(self) -> None:
+        jasmine = ("127.0.0.1", "1", "--dialect", "jasmine")
+        for words, why in (
+            (f"--spool={self.folder}", "--spool: in the jasmine dialect nobody can fetch"),
+            ("--spool-size=1G", "--spool-size: in the jasmine dialect nobody can fetch"),
+            ("--failsafe=10.0.0.9:4000", "--failsafe: the jasmine dialect has no way to name"),
+            ("--digest=sha256", "--digest: the jasmine dialect has no digest"),
+            ("--patience=5", "--patience: in the jasmine dialect a client that is slow cannot"),
+        ):
+            self.assertIn(why, self.refused_server(*jasmine, words))
+        config = self.server(*jasmine).config
+        self.assertEqual((config.patience_s, config.digest), (5.0, "sha256"))
 
     def test_number_of_arguments(self) -> None:
         self.assertIn("got 0 arguments", self.refused_server())

@@ -40,7 +40,8 @@ from kollacast.wire.structures import Tag, WireError
 
 _log = Logger()
 
-#: Seconds in which a server must have greeted; it does so at once.
+#: Seconds in which a server must have greeted; it does so at once, unless it is a jasmine server
+#: with another session, which leaves who comes in its backlog, without a word.
 GREETING_TIMEOUT_S = 10.0
 #: Seconds that the server gets to read the last words.
 _LINGER_S = 3.0
@@ -177,11 +178,28 @@ class Client:
             connection.close()
             return
         self._timer = self._reactor.callLater(
-            GREETING_TIMEOUT_S,
-            self._end,
-            f"what answers at {self._config.server_ip} port {self._config.port} is no kollacast"
-            f" server: it has not greeted within {GREETING_TIMEOUT_S:g} s",
+            GREETING_TIMEOUT_S, self._not_greeted, connection, self._reactor.seconds()
         )
+
+    def _not_greeted(self, connection: ServerConnection, since: float) -> None:
+        self._timer = None
+        what = f"what answers at {self._config.server_ip} port {self._config.port}"
+        if connection.has_heard:
+            self._end(
+                f"{what} is no kollacast server: it has not greeted within {GREETING_TIMEOUT_S:g} s"
+            )
+            return
+        now = self._reactor.seconds()
+        line = (
+            f"{what} has not said a word within {now - since:.0f} s: it is a jasmine server in the"
+            " middle of another session, or hangs, or is no kollacast server"
+        )
+        left = self._deadline - now
+        if left <= 0:
+            self._end(line, keep=True)
+            return
+        _log.warn("{line}; waiting for {left:.0f} s more", line=line, left=left)
+        self._timer = self._reactor.callLater(left, self._not_greeted, connection, since)
 
     def lost(self, connection: ServerConnection, reason: Failure) -> None:
         closed, self._closed = self._closed, None

@@ -44,6 +44,8 @@ class ServerConnection(Protocol):
 
     def __init__(self, run: Run) -> None:
         self.stream = ServerStream()
+        #: Whether anything at all has come.
+        self.has_heard = False
         self._run = run
         self._closed = False
 
@@ -55,6 +57,7 @@ class ServerConnection(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._closed:
             return
+        self.has_heard = True
         try:
             for message in self.stream.feed(data):
                 self._run.received(message)

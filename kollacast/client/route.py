@@ -180,7 +180,7 @@ class Route:
         group, port = terms.group
         try:
             self._port = self._open_port(
-                self._reactor, receiver, terms.group, self._local_ip, terms.window_bytes
+                self._reactor, receiver, terms.group, self._local_ip, terms.unread
             )
         except (CannotListenError, OSError) as error:
             reason = error.socketError if isinstance(error, CannotListenError) else error

@@ -8,8 +8,11 @@ from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, GroupInfo
 from kollacast.wire.structures import payload_capacity
 
-#: Payload bytes of the buffers that this client is willing to hold.
+#: Payload bytes of the buffers that this client is willing to hold, where it has a say.
 _MEMORY = 64 * 1024 * 1024
+#: Payload bytes that the kernel should be able to hold of a jasmine server's buffer, which may
+#: have 1.5 or 96 MB: as much as of a window of our own server's.
+_JASMINE_UNREAD = 4 * 6 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class Terms:
     """How the image comes.
 
     ``packets`` is what this client can hold, ``group`` address and port of the
-    multicast, ``digest`` the name of what proves the image.  ``image``, where it
+    multicast, ``digest`` the name of what proves the image, and ``unread`` how many
+    payload bytes the kernel should be able to hold.  ``image``, where it
     is not empty, is the same for the same image cut in the same way; ``fetch``
     says that it can be fetched, ``pull`` that it has to be, and ``late_join`` that only
     up to where multicast takes it up.
@@ -30,6 +34,7 @@ class Terms:
     packets: int
     buffer_packets: int
     window: int
+    unread: int
     digest: str
     coding: bool = False
     fetch: bool = False
@@ -43,16 +48,13 @@ class Terms:
     auth: str | None = None
     nonce: str = ""
 
-    @property
-    def window_bytes(self) -> int:
-        return self.window * self.buffer_packets * self.capacity
-
 
 def of_greeting(greeting: Greeting) -> Terms:
     """The terms of a server that speaks the kollacast dialect."""
     capacity = payload_capacity(greeting.mtu)
     packets = max(_MEMORY // capacity, 1)
     buffer_packets = min(greeting.buffer_packets, packets)
+    window = min(greeting.window, packets // buffer_packets)
     fetch = greeting.fetch and bool(greeting.image)
     return Terms(
         dialect=KOLLACAST,
@@ -61,7 +63,8 @@ def of_greeting(greeting: Greeting) -> Terms:
         capacity=capacity,
         packets=packets,
         buffer_packets=buffer_packets,
-        window=min(greeting.window, packets // buffer_packets),
+        window=window,
+        unread=window * buffer_packets * capacity,
         digest=greeting.digest,
         coding=greeting.coding,
         fetch=fetch,
@@ -87,5 +90,6 @@ def of_group_info(info: GroupInfo) -> Terms:
         packets=JASMINE.max_buffer_packets,
         buffer_packets=JASMINE.max_buffer_packets,
         window=JASMINE.max_window,
+        unread=_JASMINE_UNREAD,
         digest="sha256",
     )

@@ -47,6 +47,11 @@ _log = Logger()
 HELLO_TIMEOUT_S = 5.0
 #: Seconds in which a client must have read the last words.
 _LINGER_S = 3.0
+#: What a C client makes of a greeting, of which it reads the first 16 bytes.
+_LIKE_JASMINE = (
+    "it closed the connection at the greeting, without a word, as the C client jasminec does,"
+    " which needs a server with --dialect jasmine"
+)
 
 
 class Host(Interface):
@@ -116,6 +121,7 @@ class ClientProtocol(Protocol):
         self._nonce = secrets.token_hex(16)
         self._is_in = False
         self._closed = False
+        self._has_heard = False
         self._hello_timer: IDelayedCall | None = None
         self._linger_timer: IDelayedCall | None = None
         # Whether the client has been told the digest, and whether it has answered DONE for all.
@@ -157,6 +163,7 @@ class ClientProtocol(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self._closed:
             return
+        self._has_heard = True
         try:
             for message in self._stream.feed(data):
                 self._receive(message)
@@ -172,7 +179,8 @@ class ClientProtocol(Protocol):
             self._leave()
         else:
             self.may_return = self.can_fetch and not self._closed
-            self.drop("the connection was lost")
+            is_like_jasmine = self._hello_timer is not None and not self._has_heard
+            self.drop(_LIKE_JASMINE if is_like_jasmine else "the connection was lost")
         if self.puller is not None:
             self.puller.stop()
         self._cancel_timers()
@@ -184,6 +192,11 @@ class ClientProtocol(Protocol):
     def can_fetch(self) -> bool:
         """Whether the client can go on outside the barrier."""
         return self.hello is not None and self.hello.fetch
+
+    @property
+    def is_stranger(self) -> bool:
+        """Whether it has said nothing yet that only a client says: hello, or else READY."""
+        return self.hello is None and (self.member is None or not self.member.has_answered)
 
     @property
     def packets(self) -> int | None:
@@ -242,6 +255,15 @@ class ClientProtocol(Protocol):
                 "{address} is no client: {reason}", address=self.record.address, reason=reason
             )
             self._tell_and_close(reason)
+            return
+        if self.is_stranger:
+            _log.warn(
+                "{address} does not count as a client: {reason}",
+                address=self.record.address,
+                reason=reason,
+            )
+            self._tell_and_close(reason)
+            self._leave()
             return
         self.record.reason = reason
         _log.warn(

@@ -69,6 +69,7 @@ class Member:
         self._sent_all = sent_all
         self._resent = resent
         self._ended = ended
+        self._has_answered = False
         self._has_reported = False
         # The first buffer that it was told of.
         self._first: BufferCtl | None = None
@@ -138,6 +139,7 @@ class Member:
     def ready(self) -> None:
         if not self._announced:
             raise WireError("READY for a buffer that was not announced")
+        self._has_answered = True
         self._ready.append(self._announced.popleft().ctl)
         self._answered(Phase.ANNOUNCE)
 
@@ -185,6 +187,11 @@ class Member:
         return None
 
     @property
+    def has_answered(self) -> bool:
+        """Whether the client has ever said READY, as strangers do not."""
+        return self._has_answered
+
+    @property
     def is_finishing(self) -> bool:
         """Whether the answer due is the client's last one, before which it syncs its file."""
         return not self._dialect.proves and bool(self._ready) and self._ready[0].is_end
@@ -193,6 +200,10 @@ class Member:
         """Seconds for which the oldest answer has been due, and the others are held up for it."""
         since = [due[0].since for due in (self._announced, self._sent) if due]
         return self._host.clock.seconds() - min(since) if since else 0.0
+
+    def ready_owed_s(self) -> float:
+        """Seconds for which the oldest READY has been due."""
+        return self._host.clock.seconds() - self._announced[0].since if self._announced else 0.0
 
     def leave(self) -> None:
         """Nothing waits for this client any more."""

@@ -15,7 +15,7 @@ class Roster:
 
     def __init__(self, clock: IReactorTime, expected: int) -> None:
         self.clients: list[ClientProtocol] = []
-        #: Of all that have ever been in, but for those that left before the start.
+        #: Of all that have ever been in, but for strangers and those that left before the start.
         self.records: list[ClientRecord] = []
         self._clock = clock
         self._expected = expected
@@ -79,7 +79,7 @@ class Roster:
             self._absent[id(client.record)] = self._clock.seconds()
 
     def forget(self, client: ClientProtocol) -> None:
-        """``client`` is out before anything has begun, as if it had never come."""
+        """``client`` is out, as if it had never come: nothing has begun, or it was no client."""
         self.clients.remove(client)
         self.records.remove(client.record)
 

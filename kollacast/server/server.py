@@ -115,11 +115,13 @@ class Server:
         self._cycle = cycle(self)
         self._accepted: Deferred[None] | None = None
         self._accept_timer: Any = None
+        self._accept_until: float | None = None
         self._watch = Watch(
             reactor,
             self._roster,
             timeout_s=config.client_timeout_s,
             patience_s=config.patience_s,
+            ready_wait_s=self.session.dialect.ready_wait_s,
             can_fetch=lambda: self._lack is None,
         )
         self._finished: Deferred[Outcome] = Deferred()
@@ -271,13 +273,23 @@ class Server:
         return hello is not None and hello.late_join and self.session.fits(hello.packets)
 
     def repairing(self, size: int) -> None:
-        self._pacer.sent(size)
+        # In stop-and-wait the link is free again before the next buffer leaves, and who waits for
+        # that in the jasmine dialect does not do so for long.
+        if self.session.dialect.max_window > 1:
+            self._pacer.sent(size)
 
     def left(self, client: ClientProtocol) -> None:
         if self._phase == _ACCEPTING:
             self._roster.forget(client)
             return
-        self._roster.leave(client, is_awaited=client.may_return and self._lack is None)
+        if client.is_stranger:
+            self._roster.forget(client)
+            if not self._roster.records:
+                # Nobody but strangers has come, and nothing has been sent: the clients still may.
+                self._phase = _ACCEPTING
+                return
+        else:
+            self._roster.leave(client, is_awaited=client.may_return and self._lack is None)
         self._consider_end()
 
     def verified(self, client: ClientProtocol) -> None:
@@ -296,10 +308,13 @@ class Server:
     def accept(self) -> Deferred[None]:
         self._phase = _ACCEPTING
         self._accepted = Deferred()
-        if self._config.accept_timeout_s:
-            self._accept_timer = self._reactor.callLater(
-                self._config.accept_timeout_s, self._too_few
-            )
+        timeout_s = self._config.accept_timeout_s
+        if timeout_s:
+            now = self.clock.seconds()
+            if self._accept_until is None:
+                self._accept_until = now + timeout_s
+            left = max(self._accept_until - now, 0.0)
+            self._accept_timer = self._reactor.callLater(left, self._too_few)
         return self._accepted
 
     def prepare(self) -> Deferred[None]:
@@ -312,7 +327,7 @@ class Server:
         return self._announced.get().addCallback(announced)
 
     def synchronize(self) -> Deferred[None]:
-        return self._ready
+        return Deferred.fromCoroutine(self._synchronize())
 
     def send(self) -> Deferred[bool]:
         flight = self._current
@@ -352,6 +367,16 @@ class Server:
 
     # Parts of it.
 
+    async def _synchronize(self) -> None:
+        """Wait for every READY; as long as only strangers were told of the buffer, for clients."""
+        await self._ready
+        while self._phase == _ACCEPTING:
+            await self.accept()
+            self._phase = "sending"
+            self._started_at = self.clock.seconds()
+            self._cancel_accept_timer()
+            await self._chain.begin(Phase.ANNOUNCE, self._current.buffer.ctl)
+
     def _all_here(self) -> None:
         accepted = self._accepted
         if accepted is not None and self._roster.is_complete:
@@ -375,12 +400,15 @@ class Server:
             f" {self._config.accept_timeout_s:g} s: {self._roster.names()}"
         )
 
+    def _cancel_accept_timer(self) -> None:
+        if self._accept_timer is not None and self._accept_timer.active():
+            self._accept_timer.cancel()
+
     def _begin(self) -> None:
         """Everyone is in: read, announce and watch from now on."""
         self._phase = "sending"
         self._started_at = self.clock.seconds()
-        if self._accept_timer is not None and self._accept_timer.active():
-            self._accept_timer.cancel()
+        self._cancel_accept_timer()
         members = [client for client in self._roster.clients if client.member is not None]
         self.session.limit([client.packets for client in members])
         self._sizing = BufferSizing(
@@ -496,8 +524,7 @@ class Server:
         self._seconds = self.clock.seconds() - self._started_at if self._started_at else 0.0
         self._cycle.stop()
         self._watch.stop()
-        if self._accept_timer is not None and self._accept_timer.active():
-            self._accept_timer.cancel()
+        self._cancel_accept_timer()
         if self._return_timer is not None and self._return_timer.active():
             self._return_timer.cancel()
         self._digest_waiting.clear()

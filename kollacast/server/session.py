@@ -60,7 +60,7 @@ class Session:
         wanted = _BUFFER_BYTES * max(config.clients, _CLIENTS_A_BUFFER) // _CLIENTS_A_BUFFER
         default = max(min(wanted, _MAX_BUFFER_BYTES) // self.capacity, 1)
         buffer_packets = config.buffer_packets or default
-        self.buffer_packets = min(buffer_packets, self.dialect.max_buffer_packets)
+        self.buffer_packets = min(buffer_packets, self.dialect.max_announced)
         self.window = min(config.window or _WINDOW, self.dialect.max_window)
         salt = secrets.randbits(32) if self.dialect.greets else 0
         self.codec = self.dialect.codec(salt, engine)

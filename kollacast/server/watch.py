@@ -11,6 +11,8 @@ from kollacast.server.roster import Roster
 
 #: A client syncs several GB to its disk before its last answer: so much longer it may take.
 _SYNC_FACTOR = 10.0
+#: Of the time for which clients wait behind their READY: so much the others get for theirs.
+_READY_SHARE = 0.8
 #: Seconds between looks, at the most.
 _WATCH_S = 1.0
 
@@ -18,7 +20,8 @@ _WATCH_S = 1.0
 class Watch:
     """Drops who has been silent for ``timeout_s``; detaches who is late by ``patience_s``.
 
-    Nobody is detached while ``can_fetch()`` is false.
+    Nobody is detached while ``can_fetch()`` is false.  Who has answered READY gives up
+    after ``ready_wait_s``, so the others have to answer before.
     """
 
     def __init__(
@@ -28,17 +31,20 @@ class Watch:
         *,
         timeout_s: float,
         patience_s: float,
+        ready_wait_s: float,
         can_fetch: Callable[[], bool],
     ) -> None:
         self._roster = roster
         self._timeout_s = timeout_s
         self._patience_s = patience_s
+        self._ready_s = _READY_SHARE * ready_wait_s
         self._can_fetch = can_fetch
         self._looking = LoopingCall(self._look)
         self._looking.clock = reactor
 
     def start(self) -> None:
-        self._looking.start(min(_WATCH_S, self._patience_s / 4), now=False)
+        # Late by what is left of the wait would be too late.
+        self._looking.start(min(_WATCH_S, self._patience_s / 4, self._ready_s / 16), now=False)
 
     def stop(self) -> None:
         """No-op when it has not started."""
@@ -50,6 +56,8 @@ class Watch:
             timeout = self._timeout_s * (_SYNC_FACTOR if client.is_finishing else 1.0)
             if client.silent_s() > timeout:
                 client.drop(f"no {client.owes} for {timeout:g} s")
+            elif client.member is not None and client.member.ready_owed_s() > self._ready_s:
+                client.drop(f"no READY for {self._ready_s:g} s, and jasmine clients wait no longer")
         if self._can_fetch():
             self._detach_slow()
 

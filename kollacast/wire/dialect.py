@@ -6,6 +6,7 @@ packed and parsed here or is a field of :class:`Dialect`.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,9 @@ class Dialect:
     first; ``answers_unheld`` whether a request for a packet that the server
     does not hold is answered with an empty packet instead of the door.
     ``max_buffer_packets`` and ``max_window`` bound one buffer and the buffers
-    in flight.
+    in flight; ``max_announced`` is the most packets of a buffer that every
+    client takes, ``max_mtu`` likewise.  ``ready_wait_s`` is for how many seconds
+    a client of any make waits behind its READY for a datagram or SENT.
     """
 
     name: str
@@ -39,8 +42,10 @@ class Dialect:
     descending: bool
     answers_unheld: bool
     max_buffer_packets: int
+    max_announced: int
     max_window: int
     max_mtu: int
+    ready_wait_s: float
     default_group: str
 
     def codec(self, salt: int, engine: Engine) -> PacketCodec:
@@ -108,11 +113,15 @@ KOLLACAST = Dialect(
     descending=False,
     answers_unheld=False,
     max_buffer_packets=65536,
+    max_announced=65536,
     max_window=64,
     max_mtu=65535,
+    ready_wait_s=math.inf,
     default_group="239.238.0.31",
 )
 
+# The C programs up to May 2017 announce and take 1024 packets and wait for 5 s, those since then
+# 65536 and 20 s; on the wire there is no telling them apart.
 JASMINE = Dialect(
     name="jasmine",
     byte_order="<",
@@ -122,9 +131,11 @@ JASMINE = Dialect(
     fetches=False,
     descending=True,
     answers_unheld=True,
-    max_buffer_packets=1024,
+    max_buffer_packets=65536,
+    max_announced=1024,
     max_window=1,
     max_mtu=1500,
+    ready_wait_s=5.0,
     default_group="224.238.0.31",
 )
 

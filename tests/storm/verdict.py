@@ -63,6 +63,7 @@ _REASONS: tuple[tuple[str, set[str]], ...] = (
         },
     ),
     (r"what answers at .+ is no kollacast server: it has not greeted.+", {"cut", "slow"}),
+    (r"what answers at .+ has not said a word within .+", {"cut", "slow"}),
     (r"the server has another image now, and a part .+ already", {"server killed"}),
     (r"the image is not the server's: .+", {"bad part", "damaged stream"}),
     (r"cannot write the image: No space left on device", {"full disk"}),
