@@ -11,13 +11,16 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from fuzz import recorded
+from kollacast.client.terms import of_greeting, of_group_info
+from kollacast.config import ServerConfig
 from kollacast.core import coding
 from kollacast.core.buffer import PacketBuffer
 from kollacast.options import ClientOptions, ServerOptions
 from kollacast.outcome import Status
+from kollacast.server.session import Session
 from kollacast.wire.checksum import crcmod_engine
 from kollacast.wire.dialect import KOLLACAST
-from kollacast.wire.greeting import Greeting, Hello, encode_json
+from kollacast.wire.greeting import Greeting, GroupInfo, Hello, encode_json
 from kollacast.wire.structures import BufferCtl, Tag
 from tests import vectors
 
@@ -180,6 +183,19 @@ class ReadmeTests(SynchronousTestCase):
             if default is not None:
                 shown = f"{default:g}" if isinstance(default, float) else str(default)
                 self.assertIn(shown, rows[f"--{name}"][1].split(), name)
+
+    def test_receive_buffer(self) -> None:
+        """What README has the kernel allow is what a client asks for with the defaults."""
+        [allowed] = re.findall(r"net\.core\.rmem_max=(\d+)", _page("README.md"))
+        session = Session(
+            ServerConfig("127.0.0.1", 1, 18383, "239.238.0.31", 8, 1500),
+            crcmod_engine(),
+            None,
+            None,
+        )
+        assert isinstance(session.greeting, Greeting)
+        self.assertEqual(of_greeting(session.greeting).unread, int(allowed))
+        self.assertEqual(of_group_info(GroupInfo("224.238.0.31", 18383)).unread, int(allowed))
 
     def test_server_options(self) -> None:
         self._check_options("### Options of the server", ServerOptions())

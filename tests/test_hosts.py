@@ -119,10 +119,10 @@ async def test_loss_in_the_jasmine_dialect(crew: Crew) -> None:
             crew.peer(
                 "jasmine_client",
                 *(host.address, lab.server.address, str(crew.port)),
-                *("--patience", str(PATIENCE_S)),
+                *("--patience", str(PATIENCE_S), "--generation", generation),
                 host=host,
             )
-            for host in lab.clients[2:]
+            for host, generation in zip(lab.clients[2:], "12", strict=True)
         ]
         assert await ends(server, *ours, *theirs) == [0] * 5, server.errors
     for client in (*ours, *theirs):

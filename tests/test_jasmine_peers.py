@@ -12,6 +12,7 @@ import io
 import json
 import queue
 import random
+import select
 import socket
 import struct
 import subprocess
@@ -25,7 +26,7 @@ from pathlib import Path
 from twisted.trial import unittest
 
 from tests.peers import jasmine_client, jasmine_server
-from tests.peers.jasmine_client import ClientTally
+from tests.peers.jasmine_client import GENERATIONS, ClientTally, Generation
 from tests.peers.jasmine_server import Mischief, ServerTally
 
 _LOOPBACK = "127.0.0.1"
@@ -118,7 +119,7 @@ def _session(
 
 
 class RecordedSession(unittest.TestCase):
-    """The session recorded from the C programs: 2926 bytes, one client that asks again."""
+    """The session of docs/protocol.md: 2926 bytes, one client that asks again, as no C client does."""
 
     def test_byte_for_byte_at_both_ends(self) -> None:
         image = bytes((7 * i + 3) % 256 for i in range(2926))
@@ -192,6 +193,12 @@ class Sizes(unittest.TestCase):
 
     def test_one_more_than_a_buffer(self) -> None:
         self._arrives(1024 * 1460 + 1, packets=1025, buffers=3)
+
+    def test_a_buffer_of_the_second_generation(self) -> None:
+        image = _image(3000 * 1460)
+        outcome = _session(image, buffer_packets=65536)
+        self.assertEqual(outcome.clients[0].image, image)
+        self.assertEqual((outcome.server.packets, outcome.server.buffers), (3000, 2))
 
 
 class Repair(unittest.TestCase):
@@ -365,7 +372,8 @@ class ClientStrictness(unittest.TestCase):
     def _play(
         self,
         script: Callable[[socket.socket], None],
-        silence_s: float = _PATIENCE_S,
+        generation: Generation = GENERATIONS[2],
+        patience_s: float = _PATIENCE_S,
         watch_s: float = 0.0,
     ) -> tuple[bytes, ClientTally]:
         output = io.BytesIO()
@@ -377,8 +385,8 @@ class ClientStrictness(unittest.TestCase):
                 _LOOPBACK,
                 listener.getsockname()[1],
                 output,
-                silence_s=silence_s,
-                patience_s=_PATIENCE_S,
+                generation=generation,
+                patience_s=patience_s,
                 watch_s=watch_s,
             )
             connection, _ = listener.accept()
@@ -394,7 +402,8 @@ class ClientStrictness(unittest.TestCase):
         self,
         reason: str,
         *turns: bytes | int,
-        silence_s: float = _PATIENCE_S,
+        generation: Generation = GENERATIONS[2],
+        patience_s: float = _PATIENCE_S,
         watch_s: float = 0.0,
     ) -> None:
         """Say each turn of bytes, read each turn that is a number; then the client gives up."""
@@ -410,7 +419,12 @@ class ClientStrictness(unittest.TestCase):
                 connection.recv(4096)
 
         error = self.assertRaises(
-            jasmine_client.PeerError, self._play, script, silence_s=silence_s, watch_s=watch_s
+            jasmine_client.PeerError,
+            self._play,
+            script,
+            generation=generation,
+            patience_s=patience_s,
+            watch_s=watch_s,
         )
         self.assertIn(reason, str(error))
 
@@ -432,7 +446,10 @@ class ClientStrictness(unittest.TestCase):
         self._refuses("not a multicast", self._info[:4] + bytes([10, 0, 0, 1]) + bytes(8))
 
     def test_too_many_packets(self) -> None:
-        self._refuses("more than 1024", self._info, struct.pack("<IIII", 1, 1025, 0, 1025))
+        for number, generation in GENERATIONS.items():
+            most = {1: 1024, 2: 65536}[number]
+            ctl = struct.pack("<IIII", 1, most + 1, 0, most + 1)
+            self._refuses(f"more than {most}", self._info, ctl, generation=generation)
 
     def test_network_byte_order(self) -> None:
         self._refuses("packets", self._info, struct.pack(">IIII", 1, 4, 0, 1))
@@ -464,9 +481,17 @@ class ClientStrictness(unittest.TestCase):
         self._refuses("10 where SENT", self._info, self._ONE, 1, b"\x10")
 
     def test_silence(self) -> None:
-        self._refuses("0.1 seconds of silence", self._info, self._ONE, 1, silence_s=0.1)
-        turns = self._info, self._ONE, 1, _SENT, 9, _packet(0, b"abcd")[:13]
-        self._refuses("1 seconds of silence waiting for packet 0", *turns, silence_s=1.0)
+        """Between READY and SENT, for each generation as long as it takes; nowhere else."""
+        self.assertEqual([GENERATIONS[n].silence_s for n in (1, 2)], [5.0, 20.0])
+        hasty = Generation(1024, 0.1)
+        data = "0.1 seconds of silence while waiting for data"
+        self._refuses(data, self._info, self._ONE, 1, generation=hasty)
+        for turns in (
+            (),
+            (self._info, self._NOTHING, 1),
+            (self._info, self._ONE, 1, _SENT, 9, _packet(0, b"abcd")[:13]),
+        ):
+            self._refuses("1 seconds of silence", *turns, generation=hasty, patience_s=1.0)
 
     def test_wrong_retransmission(self) -> None:
         asked = self._info, self._ONE, 1, _SENT, 9
@@ -588,6 +613,20 @@ class ServerStrictness(unittest.TestCase):
         self._refuses("01 where CLIENT_REQ or DONE", *said, _READY)
         self._refuses("01 after 04", *said, _DONE + _READY)
         self._refuses("closed in the middle", *said)
+
+    def test_a_latecomer_waits_in_the_backlog_and_is_reset_at_the_end(self) -> None:
+        def script(connection: socket.socket) -> None:
+            with socket.create_connection(connection.getpeername()) as late:
+                late.settimeout(_PATIENCE_S)
+                for _ in range(2):
+                    _read(connection, 16)
+                    connection.sendall(_READY)
+                    _read(connection, 1)
+                    self.assertEqual(select.select([late], [], [], 0.0)[0], [])
+                    connection.sendall(_DONE)
+                self.assertRaises(ConnectionResetError, late.recv, 1)
+
+        self._play(script)
 
     def test_requests(self) -> None:
         said = 16, _READY, 1

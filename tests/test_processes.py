@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -172,12 +173,16 @@ async def test_ways_of_the_image(crew: Crew, way_in: str) -> None:
     assert names_in(crew.folder) == ["by-option", "by-redirection", "image"]
 
 
+@pytest.mark.parametrize("generation", ["1", "2"])
 @on_the_reactor
-async def test_our_server_with_jasmine_clients_and_our_own_in_one_session(crew: Crew) -> None:
+async def test_our_server_with_jasmine_clients_and_our_own_in_one_session(
+    crew: Crew, generation: str
+) -> None:
     image = image_of(700_001)
     words = (*_JASMINE, "--buffer-packets", "100", "--report", "server.json")
     server = crew.server("--input", str(crew.file("image", image)), *words, clients=5)
-    at = (LOOPBACK, LOOPBACK, str(crew.port), "--patience", str(PATIENCE_S))
+    kind = ("--patience", str(PATIENCE_S), "--generation", generation)
+    at = (LOOPBACK, LOOPBACK, str(crew.port), *kind)
     await server.said("waiting for clients")  # a jasmine client tries to connect but once
     theirs = [
         crew.peer("jasmine_client", *at),
@@ -201,18 +206,29 @@ async def test_our_server_with_jasmine_clients_and_our_own_in_one_session(crew: 
     assert report["packets_multicast"] == packets
 
 
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (400_003, "--generation 1 --buffer-packets 40"),
+        (400_003, "--generation 2 --buffer-packets 40"),
+        (6_000_001, "--generation 1"),
+        (6_000_001, "--generation 2"),
+    ],
+)
 @on_the_reactor
-async def test_our_clients_with_a_jasmine_server(crew: Crew) -> None:
-    image = image_of(400_003)
+async def test_our_clients_with_a_jasmine_server(crew: Crew, size: int, words: str) -> None:
+    """Of 6 MB the second generation makes one buffer."""
+    image = image_of(size)
     source = crew.file("image", image)
     patience = ("--patience", str(PATIENCE_S))
-    mischief = ("--buffer-packets", "40", "--short-reads", "--lose", "9", "--corrupt", "11")
+    mischief = (*words.split(), "--short-reads", "--lose", "9", "--corrupt", "11")
     server = crew.peer(
         "jasmine_server", LOOPBACK, "4", "0", "--input", str(source), *mischief, *patience
     )
     port = int((await server.said("listening on port")).split()[-1])
     ours = [crew.client("--report", f"{number}.json", port=port) for number in range(3)]
-    theirs = crew.peer("jasmine_client", LOOPBACK, LOOPBACK, str(port), *patience)
+    generation = words.split()[:2]
+    theirs = crew.peer("jasmine_client", LOOPBACK, LOOPBACK, str(port), *patience, *generation)
     await _all_well(server, *ours, theirs)
     for client in (*ours, theirs):
         assert client.output == image
@@ -221,6 +237,56 @@ async def test_our_clients_with_a_jasmine_server(crew: Crew) -> None:
         assert (report["ok"], report["dialect"]) == (True, "jasmine")
         assert report["packets_damaged"] > 0
         assert report["packets_repaired"] >= report["packets_damaged"]
+
+
+@on_the_reactor
+async def test_a_stranger_among_jasmine_clients(crew: Crew) -> None:
+    """It counts as long as it may be a client; then the C client of 5 s has not given up yet."""
+    image = image_of(300_000)
+    words = (*_JASMINE, "--report", "server.json")
+    server = crew.server("--input", str(crew.file("image", image)), *words, clients=2)
+    await server.said("waiting for clients")
+    with socket.create_connection((LOOPBACK, crew.port)):
+        await server.said("1 of 2")
+        theirs = crew.peer(
+            *("jasmine_client", LOOPBACK, LOOPBACK, str(crew.port), "--generation", "1")
+        )
+        await server.said("does not count as a client: no READY for 4 s")
+        assert await ends(server, theirs) == [4, 0], (server.errors, theirs.errors)
+    assert theirs.output == image
+    report = _read(crew.folder / "server.json")
+    assert (report["clients_verified"], len(report["clients"])) == (1, 1)
+    assert server.lines[-1].endswith("1 of 2 clients have the image")
+
+
+@on_the_reactor
+async def test_a_jasmine_client_and_the_default_dialect(crew: Crew) -> None:
+    image = image_of(10_000)
+    server = crew.server("--input", str(crew.file("image", image)))
+    await server.said("waiting for clients")
+    theirs = crew.peer("jasmine_client", LOOPBACK, LOOPBACK, str(crew.port))
+    line = await server.said("as the C client jasminec does")
+    assert line.endswith("which needs a server with --dialect jasmine")
+    assert await ends(theirs) == [1]
+    client = crew.client()
+    await _all_well(server, client)
+    assert client.output == image
+
+
+@on_the_reactor
+async def test_a_jasmine_server_in_the_middle_of_another_session(crew: Crew) -> None:
+    """Who comes too late hears nothing until that one is over, and then that nobody is there."""
+    words = ("--input", str(crew.file("image", image_of(10_000))))
+    server = crew.peer("jasmine_server", LOOPBACK, "1", "0", *words)
+    port = int((await server.said("listening on port")).split()[-1])
+    with socket.create_connection((LOOPBACK, port)):
+        late = crew.client("--connect-timeout", "12", "--output", "copy", port=port)
+        line = await late.said("has not said a word within 10 s")
+        assert "a jasmine server in the middle of another session" in line
+    await ends(server)
+    assert await late.end() == 1
+    assert f"no server at {LOOPBACK} port {port} within 12 s: " in late.lines[-1]
+    assert names_in(crew.folder) == ["image"]
 
 
 @on_the_reactor

@@ -10,9 +10,9 @@ from kollacast.wire.structures import payload_capacity
 
 #: Payload bytes of the buffers that this client is willing to hold, where it has a say.
 _MEMORY = 64 * 1024 * 1024
-#: Payload bytes that the kernel should be able to hold of a jasmine server's buffer, which may
-#: have 1.5 or 96 MB: as much as of a window of our own server's.
-_JASMINE_UNREAD = 4 * 6 * 1024 * 1024
+#: Packets that the kernel should be able to hold of a jasmine server's buffer, which may have 1024
+#: or 65536: as many as a window of our own server has, for which a host may be set up.
+_JASMINE_UNREAD = 4 * 4309
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,15 @@ def of_greeting(greeting: Greeting) -> Terms:
 
 def of_group_info(info: GroupInfo) -> Terms:
     """The terms of a jasmine server, which are all but the group known beforehand."""
+    capacity = payload_capacity(JASMINE.max_mtu)
     return Terms(
         dialect=JASMINE,
         salt=0,
         group=(info.group, info.port),
-        capacity=payload_capacity(JASMINE.max_mtu),
+        capacity=capacity,
         packets=JASMINE.max_buffer_packets,
         buffer_packets=JASMINE.max_buffer_packets,
         window=JASMINE.max_window,
-        unread=_JASMINE_UNREAD,
+        unread=_JASMINE_UNREAD * capacity,
         digest="sha256",
     )

@@ -4,10 +4,11 @@
     jasmine_client.py <local_ip> <server_ip> [port] > image
 
 Shares no line with the program under test, so that a misreading there is not repeated here.
-It never speaks first, holds one buffer of at most 1024 slots of 1472 bytes, asks once a buffer
-for what it lacks, and gives up at the first byte that the dialect does not allow: one line on
+It never speaks first, holds one buffer of slots of 1472 bytes, asks once a buffer for the slots
+that are empty, and gives up at the first byte that the dialect does not allow: one line on
 standard error and exit status 1 (2 for usage). The image goes out buffer by buffer, so a
-failed run leaves a part of it, as the C program does.
+failed run leaves a part of it, as the C program does. There are two generations of that: 1, up
+to May 2017, and 2, all since.
 """
 
 from __future__ import annotations
@@ -24,8 +25,18 @@ from dataclasses import dataclass
 from typing import BinaryIO, TextIO
 
 DEFAULT_PORT = 18383
-SLOTS = 1024
 SLOT_BYTES = 1472
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the C programs of one time have in them; on the wire they are alike."""
+
+    slots: int  # packets of a buffer, at the most
+    silence_s: float  # between READY and SENT, while slots are empty and no datagram comes
+
+
+GENERATIONS = {1: Generation(1024, 5.0), 2: Generation(65536, 20.0)}
 
 _HEADER = struct.Struct("<III")  # seq, sum, data_size
 _BUFFER_CTL = struct.Struct("<IIII")  # buffer_id, buffer_size, packet_id_base, pkt_count
@@ -83,7 +94,7 @@ def receive(
     *,
     drop_every: int = 0,
     ask_again: bool = False,
-    silence_s: float = 20.0,
+    generation: Generation = GENERATIONS[2],
     patience_s: float = 120.0,
     watch_s: float = 0.0,
     trace: Trace | None = None,
@@ -91,16 +102,17 @@ def receive(
     """Run one session and write the image to `output`; return its tally.
 
     `drop_every` N throws away every Nth datagram (0: none). `ask_again` asks for the last
-    packet of each buffer although it is there. `silence_s` is the longest wait for data or
-    SENT, `patience_s` for anything else. Each time before the client speaks it listens for
-    `watch_s` seconds that the server does not speak out of turn.
+    packet of each buffer although it is there, which no C client does. `generation` bounds the
+    wait for data, and `patience_s`, for the sake of the tests, all that a C client waits for
+    without an end. Each time before the client speaks it listens for `watch_s` seconds that the
+    server does not speak out of turn.
 
     Raises `PeerError` for a breach of the dialect, `OSError` where a socket or file fails.
     """
     with socket.create_connection((server_ip, port), timeout=patience_s) as tcp:
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         session = _Session(tcp, output, trace or Trace(None), drop_every, ask_again)
-        session.silence_s = silence_s
+        session.generation = generation
         session.patience_s = patience_s
         session.watch_s = watch_s
         group, group_port = session.read_group_info()
@@ -133,7 +145,7 @@ def _join(local_ip: str, group: str, port: int) -> socket.socket:
 class _Session:
     """One TCP connection to the server, and the single buffer under way."""
 
-    silence_s = 20.0
+    generation = GENERATIONS[2]
     patience_s = 120.0
     watch_s = 0.0
 
@@ -151,6 +163,7 @@ class _Session:
         self._base = 0
         self._next_base = 0
         self._slots: list[bytes | None] = []
+        self._empty = 0
 
     def read_group_info(self) -> tuple[str, int]:
         info = self._read("the group info", 16, self.patience_s)
@@ -169,6 +182,7 @@ class _Session:
         """Go through one buffer from its announcement to DONE; False after the empty one."""
         buffer_size, pkt_count = self._read_buffer_ctl()
         self._slots = [None] * pkt_count
+        self._empty = pkt_count
         self._speak(_READY)
         self._take_datagrams_until_sent(udp)
         wanted = [self._base + i for i, data in enumerate(self._slots) if data is None]
@@ -197,8 +211,9 @@ class _Session:
         raw = self._read("buffer_ctl", _BUFFER_CTL.size, self.patience_s)
         self._trace.add("S>C", raw)
         buffer_id, buffer_size, base, pkt_count = _BUFFER_CTL.unpack(raw)
-        if pkt_count > SLOTS:
-            raise PeerError(f"buffer {buffer_id} has {pkt_count} packets, more than {SLOTS}")
+        slots = self.generation.slots
+        if pkt_count > slots:
+            raise PeerError(f"buffer {buffer_id} has {pkt_count} packets, more than {slots}")
         if not self._used_ids and buffer_id != 1:
             raise PeerError(f"the first buffer_id is {buffer_id}, not 1")
         if buffer_id in self._used_ids:
@@ -216,14 +231,16 @@ class _Session:
 
     def _take_datagrams_until_sent(self, udp: socket.socket) -> None:
         while True:
-            readable, _, _ = select.select([udp, self._tcp], [], [], self.silence_s)
+            # For SENT behind a complete buffer no timer runs.
+            timeout_s = self.generation.silence_s if self._empty else self.patience_s
+            readable, _, _ = select.select([udp, self._tcp], [], [], timeout_s)
             if not readable:
-                raise PeerError(f"{self.silence_s:g} seconds of silence while waiting for data")
+                raise PeerError(f"{timeout_s:g} seconds of silence while waiting for data")
             # Datagrams first: what was sent before SENT shall count before SENT.
             self._drain(udp)
             if self._tcp in readable:
                 break
-        signal = self._read("SENT", 1, self.silence_s)
+        signal = self._read("SENT", 1, self.patience_s)
         self._trace.add("S>C", signal)
         if signal != _SENT:
             raise PeerError(f"signal {_head(signal)} where SENT (08) belongs")
@@ -252,11 +269,12 @@ class _Session:
             return False
         if self._slots[seq - self._base] is None:
             self._slots[seq - self._base] = data
+            self._empty -= 1
             self.tally.multicast_packets += 1
         return True
 
     def _take_retransmission(self, wanted: int) -> None:
-        header = self._read(f"packet {wanted}", _HEADER.size, self.silence_s)
+        header = self._read(f"packet {wanted}", _HEADER.size, self.patience_s)
         seq, checksum, data_size = _HEADER.unpack(header)
         if seq != wanted:
             raise PeerError(f"retransmission of packet {seq} where {wanted} was asked for")
@@ -264,7 +282,7 @@ class _Session:
             raise PeerError(f"server does not hold packet {wanted}")
         if data_size > _MAX_DATA:
             raise PeerError(f"retransmission of packet {wanted} has {data_size} bytes")
-        data = self._read(f"packet {wanted}", data_size, self.silence_s)
+        data = self._read(f"packet {wanted}", data_size, self.patience_s)
         self._trace.add("S>C", header + data)
         if word_sum(data) != checksum:
             raise PeerError(f"retransmission of packet {wanted} has a wrong sum")
@@ -332,7 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", metavar="FILE", help="default: standard output")
     parser.add_argument("--drop", metavar="N", type=_whole_number, default=0)
     parser.add_argument("--ask-again", action="store_true", help="ask for last packets twice")
-    parser.add_argument("--silence", metavar="SECONDS", type=float, default=20.0)
+    parser.add_argument("--generation", type=int, choices=sorted(GENERATIONS), default=2)
     parser.add_argument("--patience", metavar="SECONDS", type=float, default=120.0)
     parser.add_argument("--watch", metavar="SECONDS", type=float, default=0.0)
     parser.add_argument("--record", metavar="FILE", help="write a trace in JSON lines")
@@ -352,7 +370,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 output,
                 drop_every=options.drop,
                 ask_again=options.ask_again,
-                silence_s=options.silence,
+                generation=GENERATIONS[options.generation],
                 patience_s=options.patience,
                 watch_s=options.watch,
                 trace=Trace(record),

@@ -6,7 +6,9 @@
 Shares no line with the program under test, so that a misreading there is not repeated here.
 One buffer at a time, its packets multicast from the last to the first; a client that says a
 byte out of turn, or goes away, ends the whole session: one line on standard error and exit
-status 1 (2 for usage). Port 0 takes a free one, which standard error then names.
+status 1 (2 for usage). Who comes too late waits in the backlog, and is reset at the end. Port 0
+takes a free one, which standard error then names. There are two generations of the C program:
+1, up to May 2017, and 2, all since.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from typing import BinaryIO, NoReturn, TextIO
 DEFAULT_PORT = 18383
 DEFAULT_GROUP = "224.238.0.31"
 DEFAULT_TTL = 8
-MAX_BUFFER_PACKETS = 1024
+#: Packets of a buffer, by generation.
+MAX_BUFFER_PACKETS = {1: 1024, 2: 65536}
 PACKET_BYTES = 1460  # payload of a packet at MTU 1500
 
 _HEADER = struct.Struct("<III")  # seq, sum, data_size
@@ -101,7 +104,7 @@ def serve(
     *,
     group: str = DEFAULT_GROUP,
     ttl: int = DEFAULT_TTL,
-    buffer_packets: int = MAX_BUFFER_PACKETS,
+    buffer_packets: int = MAX_BUFFER_PACKETS[2],
     mischief: Mischief | None = None,
     patience_s: float = 120.0,
     watch_s: float = 0.0,
@@ -131,7 +134,6 @@ def serve(
             on_listening(port)
         info = struct.pack("<H", socket.AF_INET) + struct.pack(">H", port)
         session.accept(listener, number_of_clients, info + socket.inet_aton(group) + bytes(8))
-        listener.close()
         while session.one_buffer(source, buffer_packets):
             pass
         session.close_clients()
@@ -314,7 +316,7 @@ class _Session:
             if len(inbox) < 5:
                 return False
             (count,) = struct.unpack_from("<I", inbox, 1)
-            if count > MAX_BUFFER_PACKETS:
+            if count > MAX_BUFFER_PACKETS[2]:
                 raise PeerError(f"{client.name}: asks for {count} packets at once")
             size = 5 + 4 * count
             if len(inbox) < size:
@@ -426,8 +428,9 @@ def _whole_number(text: str) -> int:
 
 def _packets_a_buffer(text: str) -> int:
     value = _whole_number(text)
-    if value > MAX_BUFFER_PACKETS:
-        raise argparse.ArgumentTypeError(f"{value} is more than {MAX_BUFFER_PACKETS}")
+    most = MAX_BUFFER_PACKETS[2]
+    if value > most:
+        raise argparse.ArgumentTypeError(f"{value} is more than {most}")
     return value
 
 
@@ -440,7 +443,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--input", metavar="FILE", help="default: standard input")
     parser.add_argument("--group", default=DEFAULT_GROUP)
     parser.add_argument("--ttl", type=_whole_number, default=DEFAULT_TTL)
-    parser.add_argument("--buffer-packets", type=_packets_a_buffer, default=MAX_BUFFER_PACKETS)
+    parser.add_argument("--generation", type=int, choices=sorted(MAX_BUFFER_PACKETS), default=2)
+    parser.add_argument("--buffer-packets", type=_packets_a_buffer, help="fewer than it would take")
     parser.add_argument("--short-reads", action="store_true", help="short packets in mid-stream")
     parser.add_argument("--lose", metavar="N", type=_whole_number, default=0)
     parser.add_argument("--corrupt", metavar="N", type=_whole_number, default=0)
@@ -448,6 +452,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--watch", metavar="SECONDS", type=float, default=0.0)
     parser.add_argument("--record", metavar="FILE", help="write a trace in JSON lines")
     options = parser.parse_args(argv)
+    most = MAX_BUFFER_PACKETS[options.generation]
 
     def announce(port: int) -> None:
         print(f"jasmine_server: listening on port {port}", file=sys.stderr, flush=True)
@@ -467,7 +472,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 source,
                 group=options.group,
                 ttl=options.ttl,
-                buffer_packets=options.buffer_packets,
+                buffer_packets=min(most, options.buffer_packets or most),
                 mischief=Mischief(options.short_reads, options.lose, options.corrupt),
                 patience_s=options.patience,
                 watch_s=options.watch,
