@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import itertools
+import mmap
 import os
 import random
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakSet
 
 from twisted.internet.error import CannotListenError
@@ -1100,6 +1101,22 @@ class JasmineTests(_ClientTestCase):
         outcome = self.assert_whole(client, image)
         self.assertEqual(outcome.report["packets_multicast"], 3001)
         self.assertEqual(outcome.report["packets_repaired"], 65536)
+
+    def test_no_memory_for_what_is_announced(self) -> None:
+        """It is asked for when it is announced, and the reason is this host's."""
+        server, client = self._meet(failsafe="10.0.0.9:4000")
+        server.send(self._group_info)
+        asked: list[int] = []
+
+        def refuse(file: int, size: int, **options: int) -> NoReturn:
+            asked.append(size)
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+        self.patch(mmap, "mmap", refuse)
+        server.announce(1, 30000, 0, 30000)
+        line = "cannot hold the image: no memory for a buffer of 30000 packets:"
+        self.assert_failed(client, f"{line} Cannot allocate memory")
+        self.assertEqual((asked, server.client.data), ([12 * 30000], b""))
 
     def test_a_disk_that_fails_at_the_commit_leaves_the_end_unanswered(self) -> None:
         sink = MemorySink(commit_error=OSError(errno.EIO, "Input/output error"))

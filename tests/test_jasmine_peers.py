@@ -119,7 +119,7 @@ def _session(
 
 
 class RecordedSession(unittest.TestCase):
-    """The session of docs/protocol.md: 2926 bytes, one client that asks again, as no C client does."""
+    """That of docs/protocol.md: 2926 bytes, and a client that asks again, as no C client does."""
 
     def test_byte_for_byte_at_both_ends(self) -> None:
         image = bytes((7 * i + 3) % 256 for i in range(2926))

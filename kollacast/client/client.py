@@ -506,6 +506,8 @@ class Client:
             self._end("cannot write the image: nothing reads standard output any more")
         elif isinstance(error, OSError):
             self._end(f"cannot write the image: {error.strerror or error}")
+        elif isinstance(error, MemoryError):
+            self._end(f"cannot hold the image: {error}")
         elif not self._ended:
             _log.failure("an error of the program", failure=failure)
             self._end(f"an error of the program: {error!r}")

@@ -24,6 +24,8 @@ from kollacast.wire.structures import BufferCtl, Tag, WireError
 
 #: How often a packet may arrive damaged by TCP before the server is given up.
 _MAX_DAMAGED = 16
+#: Packets for which a buffer has room, however few are announced: as many as most sessions ever do.
+_LEAST_ROOM = 8192
 #: So many buffers in a row, each of at least so many packets, are not lost by chance.
 _UNHEARD = 2
 _MANY_PACKETS = 64
@@ -58,7 +60,8 @@ class Reception:
     Each buffer is handed on to ``keep(views)``.  ``drain`` empties the multicast
     socket.  :attr:`ended` fires when the empty buffer is sent and all before it is
     flushed: DONE for it is then due.
-    It fails with OSError when the sink does, and with InconsistentBuffer.
+    It fails with OSError when the sink does, with InconsistentBuffer, and with
+    MemoryError where there is not enough for what is announced.
     """
 
     def __init__(
@@ -207,7 +210,13 @@ class Reception:
             if flight.ready:
                 continue
             if not flight.ctl.is_end:
-                buffer = self._take_buffer()
+                try:
+                    buffer = self._take_buffer(flight.ctl.pkt_count)
+                except OSError as error:
+                    packets = flight.ctl.pkt_count
+                    text = f"no memory for a buffer of {packets} packets: {error.strerror}"
+                    self._failed(Failure(MemoryError(text)))
+                    return
                 if buffer is None:
                     return
                 buffer.init(flight.ctl)
@@ -216,13 +225,18 @@ class Reception:
             flight.ready = True
             self._connection.send(bytes((Tag.CLIENT_READY,)))
 
-    def _take_buffer(self) -> PacketBuffer | None:
+    def _take_buffer(self, packets: int) -> PacketBuffer | None:
+        """One for so many packets, or None for now.  Raises OSError when there is no memory."""
         if self._free:
-            return self._free.pop()
-        if self._unallocated == 0:
+            buffer = self._free.pop()
+            if packets <= buffer.max_packets:
+                return buffer
+        elif self._unallocated:
+            self._unallocated -= 1
+        else:
             return None
-        self._unallocated -= 1
-        return PacketBuffer(self.intake.capacity, self._buffer_packets)
+        room = min(max(packets, _LEAST_ROOM), self._buffer_packets)
+        return PacketBuffer(self.intake.capacity, room)
 
     def _flush(self, flight: _Flight) -> None:
         flight.flushing = True
