@@ -14,9 +14,11 @@ from twisted.trial import unittest
 from kollacast.core import coding
 from kollacast.core.buffer import PacketBuffer
 from kollacast.core.intake import Intake
+from kollacast.wire import recipes
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST
-from kollacast.wire.structures import SEQ_LIMIT, BufferCtl
+from kollacast.wire.messages import BufferCtl
+from kollacast.wire.structures import SEQ_LIMIT
 from tests.vectors import PROPERTY
 
 _ENGINE, _ = best_crc32c()
@@ -62,9 +64,9 @@ class Plans(unittest.SynchronousTestCase):
                     [[s for s in seqs if start <= s < start + 1024] for seqs in lost], 32
                 )
             ]
-            recipes = coding.recipes(planned, 0, 1460)
+            told = recipes.pack(planned, 0, 1460)
             worst = max(map(len, lost))
-            self.assertLess((len(planned) + 2 * len(recipes)) / worst, most, (clients, share))
+            self.assertLess((len(planned) + 2 * len(told)) / worst, most, (clients, share))
 
     def test_no_packet_of_a_thousand_clients_is_left_out(self) -> None:
         chance = random.Random(6)
@@ -74,57 +76,6 @@ class Plans(unittest.SynchronousTestCase):
         self.assertEqual(named, sorted(set().union(*lost)))
         for terms in planned:
             self.assertLessEqual(max(len(seqs.intersection(terms)) for seqs in lost), 1)
-
-
-class Recipes(unittest.SynchronousTestCase):
-    def test_the_bytes_of_a_recipe(self) -> None:
-        self.assertEqual(
-            coding.recipes([[5, 9], [7]], 3, _CAPACITY),
-            [
-                bytes.fromhex("80000003 00000002 00000005 00000009 00000001 00000007").ljust(
-                    _CAPACITY, b"\0"
-                )
-            ],
-        )
-
-    def test_seqs_are_reserved_ones_and_go_round(self) -> None:
-        self.assertEqual(coding.combination_seq(0), SEQ_LIMIT)
-        self.assertEqual(coding.combination_seq(coding.SEQ_SPAN + 2), 0x8000_0002)
-        self.assertEqual(coding.recipe_seq(1), 0xC000_0001)
-        self.assertEqual(coding.recipe_seq(coding.SEQ_SPAN), 0xC000_0000)
-
-    @PROPERTY
-    @given(
-        st.integers(16, 200) | st.just(1460),
-        st.data(),
-        st.integers(0, 2 * coding.SEQ_SPAN),
-    )
-    def test_what_is_told_is_understood(
-        self, capacity: int, data: st.DataObject, first: int
-    ) -> None:
-        terms = st.lists(
-            st.integers(0, SEQ_LIMIT - 1), min_size=1, max_size=coding.max_terms(capacity)
-        )
-        combinations = data.draw(st.lists(terms, max_size=20))
-        found: dict[int, tuple[int, ...]] = {}
-        for packet in coding.recipes(combinations, first, capacity):
-            self.assertEqual(len(packet), capacity)
-            found.update(coding.read_recipe(packet))
-        expected = {
-            coding.combination_seq(first + number): tuple(terms)
-            for number, terms in enumerate(combinations)
-        }
-        self.assertEqual(found, expected)
-
-    def test_the_smallest_packets_that_can_name_a_combination(self) -> None:
-        self.assertEqual([coding.max_terms(capacity) for capacity in (16, 20, 1460)], [1, 2, 32])
-        self.assertLess(coding.max_terms(12), 1)
-
-    @PROPERTY
-    @given(st.binary(max_size=100))
-    def test_nonsense_tells_little_and_breaks_nothing(self, data: bytes) -> None:
-        named = sum(map(len, coding.read_recipe(data).values()))
-        self.assertLessEqual(4 * named, len(data))
 
 
 class Combinations(unittest.SynchronousTestCase):
@@ -162,20 +113,20 @@ class Decoding(unittest.SynchronousTestCase):
             payload = self.source.get(seq)
             assert payload is not None
             if seq not in lost:
-                self.intake.datagram(_CODEC.header(seq, payload) + payload)
+                self.intake.datagram(_CODEC.sealed(seq, [payload]) + payload)
         self.assertEqual(self.target.missing(), sorted(lost))
 
-    def repair(self, combinations: list[list[int]], *, recipes: bool = True) -> None:
-        if recipes:
-            for number, packet in enumerate(coding.recipes(combinations, 0, _CAPACITY)):
-                self.datagram(coding.recipe_seq(number), packet)
+    def repair(self, combinations: list[list[int]], *, told: bool = True) -> None:
+        if told:
+            for number, packet in enumerate(recipes.pack(combinations, 0, _CAPACITY)):
+                self.datagram(recipes.recipe_seq(number), packet)
         for number, terms in enumerate(combinations):
             held = [self.source.get(term) for term in terms]
             payload = coding.combine([view for view in held if view is not None], _CAPACITY)
-            self.datagram(coding.combination_seq(number), payload)
+            self.datagram(recipes.combination_seq(number), payload)
 
     def datagram(self, seq: int, payload: bytes) -> None:
-        self.intake.datagram(_CODEC.header(seq, memoryview(payload)) + payload)
+        self.intake.datagram(_CODEC.sealed(seq, [memoryview(payload)]) + payload)
 
     def whole(self) -> None:
         self.assertEqual(self.target.missing(), [])
@@ -206,10 +157,10 @@ class Decoding(unittest.SynchronousTestCase):
         slot[:] = b"x" * len(slot)
         short = memoryview(b"short")
         self.datagram(107, bytes(short))
-        self.datagram(coding.recipe_seq(0), coding.recipes([[102, 107]], 0, _CAPACITY)[0])
+        self.datagram(recipes.recipe_seq(0), recipes.pack([[102, 107]], 0, _CAPACITY)[0])
         first = self.source.get(102)
         assert first is not None
-        self.datagram(coding.combination_seq(0), coding.combine([first, short], _CAPACITY))
+        self.datagram(recipes.combination_seq(0), coding.combine([first, short], _CAPACITY))
         self.assertEqual(self.target.get(102), first)
 
     def test_a_combination_of_one_packet(self) -> None:
@@ -231,15 +182,15 @@ class Decoding(unittest.SynchronousTestCase):
 
     def test_without_its_recipe_a_combination_is_nothing(self) -> None:
         self.receive(100)
-        self.repair([[100, 101]], recipes=False)
+        self.repair([[100, 101]], told=False)
         self.assertEqual(self.target.missing(), [100])
 
     def test_what_came_meanwhile_is_not_decoded_again(self) -> None:
         self.receive(100)
-        for number, packet in enumerate(coding.recipes([[100, 101]], 0, _CAPACITY)):
-            self.datagram(coding.recipe_seq(number), packet)
+        for number, packet in enumerate(recipes.pack([[100, 101]], 0, _CAPACITY)):
+            self.datagram(recipes.recipe_seq(number), packet)
         self.target.put(100, self.source.payloads[0])
-        self.repair([[100, 101]], recipes=False)
+        self.repair([[100, 101]], told=False)
         self.whole()
         self.assertEqual(self.intake.counts.decoded, 0)
 
@@ -258,13 +209,13 @@ class Decoding(unittest.SynchronousTestCase):
             max_size=5,
         )
     )
-    def test_recipes_of_any_kind_break_nothing(self, recipes: list[list[int]]) -> None:
+    def test_recipes_of_any_kind_break_nothing(self, told: list[list[int]]) -> None:
         """What comes of them may be wrong, as the sender of a valid sum is believed."""
         self.setUp()
         self.receive(102, 109)
-        for number, words in enumerate(recipes):
+        for number, words in enumerate(told):
             payload = struct.pack(f"!{len(words)}I", *words).ljust(_CAPACITY, b"\0")[:_CAPACITY]
-            self.datagram(coding.recipe_seq(number), payload)
+            self.datagram(recipes.recipe_seq(number), payload)
             for combination in (*words, SEQ_LIMIT, SEQ_LIMIT + 1, 0xBFFF_FFFF):
                 self.datagram(max(combination, SEQ_LIMIT), bytes(_CAPACITY))
         received = set(range(100, 110)).difference(self.target.missing())
@@ -274,18 +225,18 @@ class Decoding(unittest.SynchronousTestCase):
     def test_a_buffer_that_is_through_takes_no_repairs(self) -> None:
         """Its memory may hold another buffer by then."""
         self.receive(100)
-        for number, packet in enumerate(coding.recipes([[100, 101]], 0, _CAPACITY)):
-            self.datagram(coding.recipe_seq(number), packet)
+        for number, packet in enumerate(recipes.pack([[100, 101]], 0, _CAPACITY)):
+            self.datagram(recipes.recipe_seq(number), packet)
         self.intake.disarm(self.target)
         self.target.init(BufferCtl(2, 10 * _CAPACITY, 110, 10))
         self.intake.arm(self.target)
-        self.repair([[100, 101]], recipes=False)
+        self.repair([[100, 101]], told=False)
         self.assertEqual(self.target.missing_count, 10)
 
     @PROPERTY
     @given(st.lists(st.sets(st.integers(100, 109), max_size=6), min_size=1, max_size=4))
     def test_a_plan_for_several_clients_mends_each(self, lost: list[set[int]]) -> None:
-        combinations = coding.plan(lost, coding.max_terms(_CAPACITY))
+        combinations = coding.plan(lost, recipes.max_terms(_CAPACITY))
         for lacking in lost:
             self.setUp()
             self.receive(*lacking)
@@ -297,9 +248,9 @@ class Decoding(unittest.SynchronousTestCase):
         codec = JASMINE.codec(0, _ENGINE)
         intake = Intake(codec, _CAPACITY, coded=False)
         intake.arm(self.target)
-        recipe = coding.recipes([[100, 101]], 0, _CAPACITY)[0]
+        recipe = recipes.pack([[100, 101]], 0, _CAPACITY)[0]
         self.target.put(101, bytes(_CAPACITY))
-        for seq, payload in ((coding.recipe_seq(0), recipe), (SEQ_LIMIT, bytes(_CAPACITY))):
-            intake.datagram(codec.header(seq, memoryview(payload)) + payload)
+        for seq, payload in ((recipes.recipe_seq(0), recipe), (SEQ_LIMIT, bytes(_CAPACITY))):
+            intake.datagram(codec.sealed(seq, [memoryview(payload)]) + payload)
         self.assertEqual(self.target.missing_count, 9)
         self.assertEqual(intake.counts.repeated, 2)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from twisted.trial import unittest
 
 from kollacast.wire import structures
-from kollacast.wire.structures import SEQ_LIMIT, BufferCtl, Tag, WireError, payload_capacity
+from kollacast.wire.messages import BufferCtl
+from kollacast.wire.structures import SEQ_LIMIT, Tag, WireError, payload_capacity
 from tests.vectors import PROPERTY
 
 

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kollacast.core.buffer import PacketBuffer
-from kollacast.core.coding import COMBINATION_BASE, RECIPE_BASE, combine, read_recipe
-from kollacast.wire.packets import Headers, PacketCodec
-from kollacast.wire.structures import PACKET_HEADER_SIZE, BufferCtl
+from kollacast.core.coding import combine
+from kollacast.wire.messages import BufferCtl
+from kollacast.wire.packets import Opened, PacketCodec, header_at
+from kollacast.wire.recipes import COMBINATION_BASE, RECIPE_BASE, Recipe
 
 #: The most packets of one batch: what recvmmsg is asked for at once, and more
 #: than the 45 packets of 1472 bytes that one coalesced datagram can hold.
@@ -60,10 +61,11 @@ class Intake:
     def __init__(self, codec: PacketCodec, capacity: int, *, coded: bool = True) -> None:
         self.counts = IntakeCounts()
         self.capacity = capacity
-        self.stride = PACKET_HEADER_SIZE + capacity
         # The first slots are for what is moved, the last ones for what overflows a landing.
         self.scratch = PacketBuffer(capacity, RUN + BATCH)
         self.scratch.init(BufferCtl(0, 0, 0, RUN + BATCH))
+        self._layout = self.scratch.layout
+        self.stride = self._layout.stride
         self._codec = codec
         self._coded_from = COMBINATION_BASE if coded else _NO_SEQ
         self._buffers: list[PacketBuffer] = []
@@ -123,8 +125,7 @@ class Intake:
             for start in range(0, length, segment):
                 self.datagram(data[start : start + segment])
             return
-        count = -(-length // self.stride)
-        last = length - (count - 1) * self.stride - PACKET_HEADER_SIZE
+        count, last = self._layout.cut(length)
         in_place = min(count, landing.room)
         if in_place == count:
             self._take(landing.buffer, landing.slot, self._sizes(count, last))
@@ -141,17 +142,18 @@ class Intake:
         if lengths.count(self.stride) == len(lengths):
             sizes = self._full_sizes[: len(lengths)]
         else:
-            sizes = tuple([length - PACKET_HEADER_SIZE for length in lengths])
+            sizes = self._layout.payload_sizes(lengths)
         self._take(landing.buffer, landing.slot, sizes)
 
     def datagram(self, data: bytes) -> None:
         """One datagram of any shape, from any other place."""
-        if len(data) > self.stride or len(data) <= PACKET_HEADER_SIZE:
+        size = self._layout.payload_size(len(data))
+        if not 0 < size <= self.capacity:
             self.counts.damaged += 1
             return
-        self.scratch.headers[:PACKET_HEADER_SIZE] = data[:PACKET_HEADER_SIZE]
-        self.scratch.payload[: len(data) - PACKET_HEADER_SIZE] = data[PACKET_HEADER_SIZE:]
-        self._take(self.scratch, 0, (len(data) - PACKET_HEADER_SIZE,))
+        self.scratch.headers[header_at(0)] = data[:-size]
+        self.scratch.payload[:size] = data[-size:]
+        self._take(self.scratch, 0, (size,))
 
     def _sizes(self, count: int, last: int) -> tuple[int, ...]:
         if last == self.capacity:
@@ -179,7 +181,7 @@ class Intake:
             self.counts.placed += store.mark(slot, sizes)
             self._expected = first + count
             return
-        headers = self._codec.read(store.headers, slot, count)
+        origin = slot
         if store is not self.scratch:
             # Packets are about to be copied forward over each other's slots.
             start = slot * self.capacity
@@ -187,23 +189,22 @@ class Intake:
                 start : start + count * self.capacity
             ]
             payloads = [p[: max(s, 0)] for p, s in zip(self.scratch.payloads, sizes, strict=False)]
-            slot = 0
-        crcs = self._codec.checksum.batch(headers.seqs, payloads)
-        self._place(slot, headers, crcs, payloads, sizes)
+            origin = 0
+        opened = self._codec.open(store.headers, slot, payloads, sizes)
+        self._place(origin, opened, payloads, sizes)
 
     def _place(
         self,
         origin: int,
-        headers: Headers,
-        crcs: tuple[int, ...],
+        opened: Opened,
         payloads: list[memoryview],
         sizes: tuple[int, ...],
     ) -> None:
         """Copy the packets in the scratch slots from ``origin`` on to where they belong.
 
-        ``crcs`` are of their ``payloads``, and ``sizes`` what the datagrams held.
+        ``sizes`` are what the datagrams held of their ``payloads``.
         """
-        seqs = headers.seqs
+        seqs, intact = opened
         start = 0
         while start < len(seqs):
             buffer = self._buffer_of(seqs[start])
@@ -214,8 +215,7 @@ class Intake:
                 run = self._run_end(seqs, start) - start
                 end = start + max(buffer.vacant_run(slot, run), 1)
                 if (
-                    headers.crcs[start:end] == crcs[start:end]
-                    and headers.sizes[start:end] == sizes[start:end]
+                    intact.find(0, start, end) < 0
                     and sizes[start:end].count(self.capacity) == end - start
                     and buffer.vacant_run(slot, 1)
                 ):
@@ -230,8 +230,7 @@ class Intake:
                     start = end
                     continue
             for index in range(start, end):
-                intact = headers.crcs[index] == crcs[index] and headers.sizes[index] == sizes[index]
-                self._place_one(buffer, seqs[index], payloads[index], intact)
+                self._place_one(buffer, seqs[index], payloads[index], intact[index] == 1)
             start = end
 
     def _place_one(
@@ -253,7 +252,7 @@ class Intake:
     def _coded(self, seq: int, payload: memoryview) -> None:
         """Note a recipe that can help, or mend a loss with its combination."""
         if seq >= RECIPE_BASE:
-            for combination, terms in read_recipe(payload).items():
+            for combination, terms in Recipe.decode(payload).named():
                 lacking = [term for term in terms if self._lacks(term)]
                 if len(lacking) == 1 and len(self._recipes) < _MAX_RECIPES:
                     self._recipes[combination] = (lacking[0], terms)

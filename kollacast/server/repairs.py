@@ -24,6 +24,7 @@ from kollacast.core.buffer import PacketBuffer
 from kollacast.core.rate_control import RateControl
 from kollacast.server.session import Flight, Session
 from kollacast.transport.sender import MulticastProtocol
+from kollacast.wire import recipes
 
 #: Seconds for which first requests are gathered.
 _GRACE_S = 0.1
@@ -188,7 +189,7 @@ class Repairs:
         direct: list[tuple[Requester, list[int]]] = []
         for start in range(base, base + buffer.ctl.pkt_count, _SLICE):
             slices = [[s for s in seqs if start <= s < start + _SLICE] for seqs in wanted.values()]
-            planned = coding.plan(slices, coding.max_terms(capacity))
+            planned = coding.plan(slices, recipes.max_terms(capacity))
             if len(planned) > _WORTH * sum(map(len, slices)):
                 direct += zip(wanted, slices, strict=True)
             else:
@@ -212,15 +213,15 @@ class Repairs:
     def _multicast(
         self, capacity: int, combinations: list[list[int]], payloads: list[bytes]
     ) -> Deferred[float]:
-        recipes = coding.recipes(combinations, self._combinations, capacity)
-        recipe_seq = coding.recipe_seq(self._recipes)
-        combination_seq = coding.combination_seq(self._combinations)
-        self._recipes += len(recipes)
+        told = recipes.pack(combinations, self._combinations, capacity)
+        recipe_seq = recipes.recipe_seq(self._recipes)
+        combination_seq = recipes.combination_seq(self._combinations)
+        self._recipes += len(told)
         self._combinations += len(combinations)
-        self.packets_coded += 2 * len(recipes) + len(combinations)
+        self.packets_coded += 2 * len(told) + len(combinations)
         # Twice: whoever misses a recipe can use none of its combinations.
         for _ in range(2):
-            self._sender.multicast(_coded_buffer(capacity, recipe_seq, recipes), urgent=True)
+            self._sender.multicast(_coded_buffer(capacity, recipe_seq, told), urgent=True)
         return self._sender.multicast(
             _coded_buffer(capacity, combination_seq, payloads), urgent=True
         )

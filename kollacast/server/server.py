@@ -198,7 +198,7 @@ class Server:
                 begun = self._phase != _ACCEPTING
                 what = "the session has begun without this client" if begun else "all is fetched"
                 return f"{what}, and {lack}"
-        if hello is None and self.session.dialect.greets:
+        if hello is None and self.session.dialect.introduces:
             # Who it is decides: it may come back on another connection.
             return None
         if not self._roster.has_room(hello):
@@ -388,7 +388,7 @@ class Server:
             self.session.buffer_packets,
             max(len(members), 1),
             size=self.session.size,
-            fixed=self._config.buffer_packets is not None or not self.session.dialect.greets,
+            fixed=self._config.buffer_packets is not None or not self.session.dialect.resizes,
         )
         self._reader = ReadAhead(
             self._source,
