@@ -8,6 +8,7 @@ returns the message.  ``limit`` bounds what has no size of its own: the packets 
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -26,8 +27,6 @@ from kollacast.wire.greeting import (
 )
 from kollacast.wire.packets import header_at
 from kollacast.wire.structures import (
-    BUFFER_CTL_SIZE,
-    DIGEST_SIZE,
     MAX_FETCH,
     PACKET_HEADER_SIZE,
     SEQ_LIMIT,
@@ -40,21 +39,35 @@ _T = TypeVar("_T")
 Decoding = Generator[int, bytes, _T]
 
 
+@functools.cache
+def _body(byte_order: str, layout: str) -> struct.Struct:
+    return struct.Struct(byte_order + layout)
+
+
 class TaggedMessage:
-    """A message that its tag says all of; the others add what follows it."""
+    """A message whose fields follow its tag, in a struct's ``layout``; without one, it is all."""
 
     __slots__ = ()
+    __match_args__: ClassVar[tuple[str, ...]] = ()
     tag: ClassVar[Tag]
+    layout: ClassVar[str] = ""
 
     def encode(self, dialect: Dialect) -> bytes:
         """The whole message."""
-        return bytes((self.tag,))
+        fields = [getattr(self, name) for name in self.__match_args__]
+        return dialect.head(self.tag) + _body(dialect.byte_order, self.layout).pack(*fields)
 
     @classmethod
     def decode(cls, dialect: Dialect, limit: int) -> Decoding[Message]:
         """Read what follows the tag."""
-        yield from ()
-        return cls()  # type: ignore[return-value]
+        if not cls.layout:
+            return cls()  # type: ignore[return-value]
+        body = _body(dialect.byte_order, cls.layout)
+        return cls(*body.unpack((yield body.size)))._checked()
+
+    def _checked(self) -> Message:
+        """Itself, when these fields can be."""
+        return self  # type: ignore[return-value]
 
 
 # From the client.
@@ -76,9 +89,8 @@ class Request(TaggedMessage):
 
     def encode(self, dialect: Dialect) -> bytes:
         count = len(self.seqs)
-        return bytes((self.tag,)) + struct.pack(
-            f"{dialect.byte_order}{1 + count}I", count, *self.seqs
-        )
+        body = struct.pack(f"{dialect.byte_order}{1 + count}I", count, *self.seqs)
+        return bytes((self.tag,)) + body
 
     @classmethod
     def decode(cls, dialect: Dialect, limit: int) -> Decoding[Request]:
@@ -100,18 +112,14 @@ class Fetch(TaggedMessage):
     """The client asks for ``count`` packets from seq ``first`` on, whatever the others do."""
 
     tag = Tag.FETCH
+    layout = "2I"
     first: int
     count: int
 
-    def encode(self, dialect: Dialect) -> bytes:
-        return struct.pack("!B2I", self.tag, self.first, self.count)
-
-    @classmethod
-    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Fetch]:
-        first, count = struct.unpack("!2I", (yield 8))
-        if count > MAX_FETCH or first + count > SEQ_LIMIT:
-            raise WireError(f"a fetch of {count} packets from {first} on")
-        return cls(first, count)
+    def _checked(self) -> Fetch:
+        if self.count > MAX_FETCH or self.first + self.count > SEQ_LIMIT:
+            raise WireError(f"a fetch of {self.count} packets from {self.first} on")
+        return self
 
 
 # From the server.
@@ -126,23 +134,11 @@ class BufferCtl(TaggedMessage):
     """
 
     tag = Tag.BUFFER
+    layout = "4I"
     buffer_id: int
     buffer_size: int
     packet_id_base: int
     pkt_count: int
-
-    def encode(self, dialect: Dialect) -> bytes:
-        return dialect.head(self.tag) + struct.pack(
-            dialect.byte_order + "4I",
-            self.buffer_id,
-            self.buffer_size,
-            self.packet_id_base,
-            self.pkt_count,
-        )
-
-    @classmethod
-    def decode(cls, dialect: Dialect, limit: int) -> Decoding[BufferCtl]:
-        return cls(*struct.unpack(dialect.byte_order + "4I", (yield BUFFER_CTL_SIZE)))
 
     @property
     def is_end(self) -> bool:
@@ -179,14 +175,8 @@ class Repaired(TaggedMessage):
     """Coded repairs of a buffer have been multicast: ask for what is still missing."""
 
     tag = Tag.REPAIRED
+    layout = "I"
     buffer_id: int
-
-    def encode(self, dialect: Dialect) -> bytes:
-        return struct.pack("!BI", self.tag, self.buffer_id)
-
-    @classmethod
-    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Repaired]:
-        return cls(*struct.unpack("!I", (yield 4)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,14 +223,8 @@ class Digest(TaggedMessage):
     """The digest of the whole image, 32 bytes."""
 
     tag = Tag.DIGEST
+    layout = "32s"
     value: bytes
-
-    def encode(self, dialect: Dialect) -> bytes:
-        return bytes((self.tag,)) + self.value
-
-    @classmethod
-    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Digest]:
-        return cls((yield DIGEST_SIZE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,14 +232,8 @@ class Proof(TaggedMessage):
     """The server knows the shared secret, which 32 bytes prove."""
 
     tag = Tag.PROOF
+    layout = "32s"
     value: bytes
-
-    def encode(self, dialect: Dialect) -> bytes:
-        return bytes((self.tag,)) + self.value
-
-    @classmethod
-    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Proof]:
-        return cls((yield DIGEST_SIZE))
 
 
 # From both.

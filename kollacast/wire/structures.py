@@ -11,8 +11,6 @@ import enum
 
 #: Bytes of ``packet_ctl`` before its data: seq, crc, data_size.
 PACKET_HEADER_SIZE = 12
-#: Bytes of ``buffer_ctl``: buffer_id, buffer_size, packet_id_base, pkt_count.
-BUFFER_CTL_SIZE = 16
 #: Bytes of the group info a jasmine server opens with: a ``sockaddr_in``.
 GROUP_INFO_SIZE = 16
 
@@ -28,8 +26,6 @@ SEQ_LIMIT = 0x8000_0000
 
 #: Length bound of a greeting, a hello and a report, in bytes of JSON.
 MAX_JSON_SIZE = 64 * 1024
-
-DIGEST_SIZE = 32
 
 #: The most packets that one FETCH may ask for.
 MAX_FETCH = 65536
