@@ -22,9 +22,10 @@ from twisted.python.failure import Failure
 from twisted.trial import unittest
 
 from kollacast.config import ServerConfig
+from kollacast.congestion.control import Epoch
+from kollacast.congestion.trials import Trials
 from kollacast.core import coding
 from kollacast.core.buffer import PacketBuffer
-from kollacast.core.rate_control import RateControl
 from kollacast.server.repairs import Repairs
 from kollacast.server.session import Flight, Session
 from kollacast.transport.sender import MulticastProtocol
@@ -100,7 +101,7 @@ class _Sender:
         return {seq: payload for seq, payload in self.packets if seq < recipes.RECIPE_BASE}
 
 
-class _Control(RateControl):
+class _Control(Trials):
     """Keeps what is reported."""
 
     def __init__(self) -> None:
@@ -151,7 +152,7 @@ class _RepairsTest(unittest.SynchronousTestCase):
         buffer.payload[:size] = random.Random(packets).randbytes(size)
         buffer.announce(len(self.session.flights) + 1, self.next_seq, size)
         self.next_seq += packets
-        flight = Flight(buffer, sent=True, epoch=3, sent_bps=1e9)
+        flight = Flight(buffer, sent=True, epoch=Epoch(3), sent_bps=1e9)
         self.session.flights.append(flight)
         self.repairs.begin(flight, self.clients)
         return flight

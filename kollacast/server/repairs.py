@@ -19,9 +19,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
+from kollacast.congestion import CongestionControl
 from kollacast.core import coding
 from kollacast.core.buffer import PacketBuffer
-from kollacast.core.rate_control import RateControl
 from kollacast.server.session import Flight, Session
 from kollacast.transport.sender import MulticastProtocol
 from kollacast.wire import recipes
@@ -70,7 +70,7 @@ class Repairs:
         clock: IReactorTime,
         session: Session,
         sender: MulticastProtocol,
-        control: RateControl | None,
+        control: CongestionControl,
         failed: Callable[[Failure], None],
     ) -> None:
         self._clock = clock
@@ -112,8 +112,7 @@ class Repairs:
 
     def left(self, client: Requester) -> None:
         """``client`` is out, and not waited for."""
-        if self._control is not None:
-            self._control.forget(client)
+        self._control.forget(client)
         for current in list(self._rounds.values()):
             current.wanted.pop(client, None)
             current.lost.pop(client, None)
@@ -169,7 +168,7 @@ class Repairs:
 
     def _report(self, current: _Round) -> None:
         flight = current.flight
-        if self._control is not None and flight.sent_bps and current.lost:
+        if flight.sent_bps and current.lost:
             packets = flight.buffer.ctl.pkt_count
             losses: dict[Hashable, float] = {c: n / packets for c, (n, _) in current.lost.items()}
             bursts: dict[Hashable, float] = {

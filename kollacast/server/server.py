@@ -21,10 +21,10 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kollacast import congestion
 from kollacast.config import ServerConfig
 from kollacast.core.buffer_sizing import BufferSizing
 from kollacast.core.digest import Digester
-from kollacast.core.rate_control import RateControl
 from kollacast.outcome import Outcome, Progress, Status
 from kollacast.server.client_protocol import ClientFactory, ClientProtocol
 from kollacast.server.cycle import cycle
@@ -102,7 +102,7 @@ class Server:
             (config.group, config.port),
             descending=self.session.dialect.descending,
         )
-        self._control = RateControl() if config.rate_bps is None else None
+        self._control = congestion.choose(config.rate_bps)
         self.repairs = Repairs(reactor, self.session, self._sender, self._control, self.fail)
         # Half of what the clients leave: as many may just have been shown the door.
         strangers = min((max_connections - config.clients) // 2, _MAX_STRANGERS)
@@ -330,9 +330,8 @@ class Server:
             self._through.addCallback(lambda _: self._retire(flight))
             return not buffer.ctl.is_end
 
-        if self._control is not None:
-            self._pacer.rate_bps = self._control.rate_bps
-            flight.epoch = self._control.epoch
+        self._pacer.rate_bps = self._control.rate_bps
+        flight.epoch = self._control.epoch
         # With nobody in step, the image is only read.
         leaving = self._sender.multicast(buffer) if members else succeed(0.0)
         return leaving.addCallback(sent)

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from kollacast.config import ServerConfig
+from kollacast.congestion.control import FIRST_EPOCH, Epoch
 from kollacast.core.buffer import PacketBuffer
 from kollacast.wire import proof
 from kollacast.wire.checksum import Engine
@@ -32,13 +33,13 @@ _WINDOW = 4
 class Flight:
     """A buffer under way; requests for its packets are good once it is ``sent``.
 
-    ``epoch`` is the rate control's when it began to leave, and ``sent_bps``
+    ``epoch`` is the congestion control's when it began to leave, and ``sent_bps``
     how fast it did, 0 while that is not known.
     """
 
     buffer: PacketBuffer
     sent: bool = False
-    epoch: int = 0
+    epoch: Epoch = FIRST_EPOCH
     sent_bps: float = 0.0
 
 
