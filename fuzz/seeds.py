@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 
 from fuzz import recorded
-from kollacast.core import coding
+from kollacast.repair.xor import combine
 from kollacast.wire import recipes
 
 
@@ -40,7 +40,7 @@ def _datagrams() -> Iterator[bytes]:
     packets = [_sealed(seq, bytes((seq,)) * 40) for seq in range(34)] + [_sealed(34, bytes(33))]
     yield b"".join(packets)
     [recipe] = recipes.pack([lost], 0, 40)
-    mix = coding.combine([memoryview(bytes((seq,)) * 40) for seq in lost], 40)
+    mix = combine([memoryview(bytes((seq,)) * 40) for seq in lost], 40)
     mend = [_sealed(0xC0, recipe), _sealed(0x80, mix)]
     yield b"".join([p for seq, p in enumerate(packets) if seq != 3] + mend)
     yield b"".join([*packets[:20], b"\x03\x00", *packets[10:30]])

@@ -11,10 +11,10 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from fuzz import recorded
-from kollacast.core import coding
 from kollacast.core.buffer import PacketBuffer
 from kollacast.options import ClientOptions, ServerOptions
 from kollacast.outcome import Status
+from kollacast.repair.xor import combine
 from kollacast.wire import recipes
 from kollacast.wire.checksum import crcmod_engine
 from kollacast.wire.dialect import KOLLACAST
@@ -113,7 +113,7 @@ class ExampleTests(SynchronousTestCase):
 
     def test_coding(self) -> None:
         [recipe] = recipes.pack([[1, 2]], 0, 1460)
-        combination = coding.combine(self.buffer.slots(1, 2), 1460)
+        combination = combine(self.buffer.slots(1, 2), 1460)
         packets = ((recipes.recipe_seq(0), recipe), (recipes.combination_seq(0), combination))
         self.assertShown(
             "coding",

@@ -24,8 +24,8 @@ from twisted.trial import unittest
 from kollacast.config import ServerConfig
 from kollacast.congestion.control import Epoch
 from kollacast.congestion.trials import Trials
-from kollacast.core import coding
 from kollacast.core.buffer import PacketBuffer
+from kollacast.repair.planning import plan as planner
 from kollacast.server.repairs import Repairs
 from kollacast.server.session import Flight, Session
 from kollacast.transport.sender import MulticastProtocol
@@ -469,9 +469,8 @@ class Planning(_RepairsTest):
             happened.append("plan")
             return planner(wanted, terms_limit)
 
-        planner = coding.plan
         flight = self.begin(8000)
-        with mock.patch.object(coding, "plan", plan):
+        with mock.patch("kollacast.repair.xor.plan", plan):
             self.clock.callLater(0, turn, 20)
             for number, client in enumerate(self.clients):
                 self.repairs.requested(client, self.losses(flight, share, number))

@@ -16,21 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kollacast.core.buffer import PacketBuffer
-from kollacast.core.coding import combine
+from kollacast.repair import SCHEME, Decoder
 from kollacast.wire.messages import BufferCtl
 from kollacast.wire.packets import Opened, PacketCodec, header_at
-from kollacast.wire.recipes import COMBINATION_BASE, RECIPE_BASE, Recipe
+from kollacast.wire.structures import SEQ_LIMIT
 
 #: The most packets of one batch: what recvmmsg is asked for at once, and more
 #: than the 45 packets of 1472 bytes that one coalesced datagram can hold.
 BATCH = 64
 #: The most that are verified in one go: four coalesced datagrams, and room for a fifth.
 RUN = 240
-
-#: Above all seqs.
-_NO_SEQ = 1 << 32
-#: Combinations that are waited for at a time.
-_MAX_RECIPES = 65536
 
 
 @dataclass(slots=True)
@@ -67,10 +62,9 @@ class Intake:
         self._layout = self.scratch.layout
         self.stride = self._layout.stride
         self._codec = codec
-        self._coded_from = COMBINATION_BASE if coded else _NO_SEQ
+        self._decoder: Decoder | None = SCHEME.decoder(capacity, self) if coded else None
         self._buffers: list[PacketBuffer] = []
         self._expected = 0
-        self._recipes: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._full_sizes = (capacity,) * RUN
 
     def arm(self, buffer: PacketBuffer) -> None:
@@ -82,11 +76,9 @@ class Intake:
     def disarm(self, buffer: PacketBuffer) -> None:
         """Let nothing more land in ``buffer``."""
         self._buffers.remove(buffer)
-        self._recipes = {
-            combination: recipe
-            for combination, recipe in self._recipes.items()
-            if buffer.slot_of(recipe[0]) is None
-        }
+        if self._decoder is not None:
+            first = buffer.ctl.packet_id_base
+            self._decoder.forget(range(first, first + buffer.ctl.pkt_count))
 
     def landing(self, most: int = BATCH) -> Landing:
         """The slots where the next batch most likely belongs, ``most`` of them up to `RUN`."""
@@ -239,8 +231,8 @@ class Intake:
         if not intact or not payload:
             # Another session's packets look like damaged ones of this session.
             self.counts.damaged += 1
-        elif seq >= self._coded_from:
-            self._coded(seq, payload)
+        elif seq >= SEQ_LIMIT and self._decoder is not None:
+            self._coded(self._decoder.take(seq, payload))
         elif buffer is None:
             self.counts.repeated += 1
         elif buffer.put(seq, payload):
@@ -249,29 +241,29 @@ class Intake:
         else:
             self.counts.repeated += 1
 
-    def _coded(self, seq: int, payload: memoryview) -> None:
-        """Note a recipe that can help, or mend a loss with its combination."""
-        if seq >= RECIPE_BASE:
-            for combination, terms in Recipe.decode(payload).named():
-                lacking = [term for term in terms if self._lacks(term)]
-                if len(lacking) == 1 and len(self._recipes) < _MAX_RECIPES:
-                    self._recipes[combination] = (lacking[0], terms)
+    def _coded(self, mended: tuple[int, bytes] | None) -> None:
+        """Place what has come out of a coded packet."""
+        if mended is None:
             return
-        missing, terms = self._recipes.pop(seq, (0, ()))
-        buffer = self._buffer_of(missing)
-        if not terms or buffer is None or not self._lacks(missing):
-            return
+        seq, payload = mended
+        buffer = self._buffer_of(seq)
+        assert buffer is not None
         # Behind a short payload its slot has what has landed there before.
-        held = [buffer.received(term) for term in terms if term != missing]
-        known = [view for view in held if view is not None]
-        size = len(buffer.slots(missing - buffer.ctl.packet_id_base, 1)[0])
-        if len(known) == len(terms) - 1:
-            buffer.put(missing, combine([payload, *known], self.capacity)[:size])
-            self.counts.decoded += 1
+        size = len(buffer.slots(seq - buffer.ctl.packet_id_base, 1)[0])
+        buffer.put(seq, payload[:size])
+        self.counts.decoded += 1
 
-    def _lacks(self, seq: int) -> bool:
+    # What a decoder asks.
+
+    def lacks(self, seq: int) -> bool:
+        """Whether this packet is of a buffer here, and has not come."""
         buffer = self._buffer_of(seq)
         return buffer is not None and buffer.lacks(seq)
+
+    def received(self, seq: int) -> memoryview | None:
+        """The payload of a packet that has come, None without one."""
+        buffer = self._buffer_of(seq)
+        return None if buffer is None else buffer.received(seq)
 
     def _run_end(self, seqs: tuple[int, ...], start: int) -> int:
         """The end of the run of consecutive seqs that begins at ``start``."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from kollacast.config import ServerConfig
 from kollacast.congestion.control import FIRST_EPOCH, Epoch
 from kollacast.core.buffer import PacketBuffer
+from kollacast.repair import SCHEME
 from kollacast.wire import proof
 from kollacast.wire.checksum import Engine
 from kollacast.wire.dialect import DIALECTS
 from kollacast.wire.greeting import Greeting, GroupInfo, Hello
 from kollacast.wire.messages import Proof
-from kollacast.wire.recipes import max_terms
 from kollacast.wire.structures import payload_capacity
 
 #: Payload bytes of a buffer unless ``--buffer-packets`` says otherwise.  A client
@@ -64,6 +64,7 @@ class Session:
         buffer_packets = config.buffer_packets or default
         self.buffer_packets = min(buffer_packets, self.dialect.max_buffer_packets)
         self.window = min(config.window or _WINDOW, self.dialect.max_window)
+        self.coding = self.dialect.codes and SCHEME.works_with(self.capacity)
         salt = secrets.randbits(32) if self.dialect.seeds_crc else 0
         self.codec = self.dialect.codec(salt, engine)
         self.greeting: Greeting | GroupInfo
@@ -77,7 +78,7 @@ class Session:
                 buffer_packets=self.buffer_packets,
                 window=self.window,
                 digest=config.digest,
-                coding=max_terms(self.capacity) >= 2,
+                coding=self.coding,
                 name=name,
                 size=size,
                 image=self._image(identity),
@@ -85,7 +86,6 @@ class Session:
             )
         else:
             self.greeting = GroupInfo(config.group, config.port)
-        self.coding = self.dialect.codes and max_terms(self.capacity) >= 2
         self.flights: deque[Flight] = deque()
 
     def greet(self, nonce: str, *, fetch: bool, pull: bool, late_join: bool) -> bytes:

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
-from kollacast.core import coding
 from kollacast.core.buffer import PacketBuffer
 from kollacast.core.intake import Intake
+from kollacast.repair.planning import plan
+from kollacast.repair.xor import combine
 from kollacast.wire import recipes
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST
@@ -34,7 +35,7 @@ class Plans(unittest.SynchronousTestCase):
     def test_every_client_can_decode_all_it_wants(
         self, wanted: list[set[int]], terms_limit: int
     ) -> None:
-        combinations = coding.plan(wanted, terms_limit)
+        combinations = plan(wanted, terms_limit)
         for terms in combinations:
             self.assertLessEqual(len(terms), terms_limit)
             for lacking in wanted:
@@ -43,14 +44,14 @@ class Plans(unittest.SynchronousTestCase):
         self.assertEqual(sorted(named), sorted(set().union(*wanted)))
 
     def test_losses_of_different_clients_are_mended_together(self) -> None:
-        self.assertEqual(len(coding.plan([{1, 5}, {2, 6}, {3, 7}], 32)), 2)
+        self.assertEqual(len(plan([{1, 5}, {2, 6}, {3, 7}], 32)), 2)
 
     def test_a_loss_common_to_all_is_sent_once(self) -> None:
-        self.assertEqual(coding.plan([{4}, {4}, {4}], 32), [[4]])
+        self.assertEqual(plan([{4}, {4}, {4}], 32), [[4]])
 
     def test_nobody_wants_anything(self) -> None:
-        self.assertEqual(coding.plan([], 32), [])
-        self.assertEqual(coding.plan([set(), set()], 32), [])
+        self.assertEqual(plan([], 32), [])
+        self.assertEqual(plan([set(), set()], 32), [])
 
     def test_it_takes_little_more_than_the_worst_client_has_lost(self) -> None:
         """Independent losses of a buffer of 4300 packets, 1024 at a time as the server plans."""
@@ -60,7 +61,7 @@ class Plans(unittest.SynchronousTestCase):
             planned = [
                 terms
                 for start in range(0, 4300, 1024)
-                for terms in coding.plan(
+                for terms in plan(
                     [[s for s in seqs if start <= s < start + 1024] for seqs in lost], 32
                 )
             ]
@@ -71,7 +72,7 @@ class Plans(unittest.SynchronousTestCase):
     def test_no_packet_of_a_thousand_clients_is_left_out(self) -> None:
         chance = random.Random(6)
         lost = [{s for s in range(200) if chance.random() < 0.01} for _ in range(1000)]
-        planned = coding.plan(lost, 32)
+        planned = plan(lost, 32)
         named = sorted(s for terms in planned for s in terms)
         self.assertEqual(named, sorted(set().union(*lost)))
         for terms in planned:
@@ -81,7 +82,7 @@ class Plans(unittest.SynchronousTestCase):
 class Combinations(unittest.SynchronousTestCase):
     def test_short_packets_count_as_padded(self) -> None:
         self.assertEqual(
-            coding.combine([memoryview(b"\x01\x02\x03\x04"), memoryview(b"\xf1\xf2")], 4),
+            combine([memoryview(b"\x01\x02\x03\x04"), memoryview(b"\xf1\xf2")], 4),
             b"\xf0\xf0\x03\x04",
         )
 
@@ -90,7 +91,7 @@ class Combinations(unittest.SynchronousTestCase):
     def test_it_is_the_xor_of_all(self, payloads: list[bytes]) -> None:
         columns = zip(*(payload.ljust(_CAPACITY, b"\0") for payload in payloads), strict=True)
         self.assertEqual(
-            coding.combine([memoryview(payload) for payload in payloads], _CAPACITY),
+            combine([memoryview(payload) for payload in payloads], _CAPACITY),
             bytes(reduce(xor, column) for column in columns),
         )
 
@@ -122,7 +123,7 @@ class Decoding(unittest.SynchronousTestCase):
                 self.datagram(recipes.recipe_seq(number), packet)
         for number, terms in enumerate(combinations):
             held = [self.source.get(term) for term in terms]
-            payload = coding.combine([view for view in held if view is not None], _CAPACITY)
+            payload = combine([view for view in held if view is not None], _CAPACITY)
             self.datagram(recipes.combination_seq(number), payload)
 
     def datagram(self, seq: int, payload: bytes) -> None:
@@ -160,7 +161,7 @@ class Decoding(unittest.SynchronousTestCase):
         self.datagram(recipes.recipe_seq(0), recipes.pack([[102, 107]], 0, _CAPACITY)[0])
         first = self.source.get(102)
         assert first is not None
-        self.datagram(recipes.combination_seq(0), coding.combine([first, short], _CAPACITY))
+        self.datagram(recipes.combination_seq(0), combine([first, short], _CAPACITY))
         self.assertEqual(self.target.get(102), first)
 
     def test_a_combination_of_one_packet(self) -> None:
@@ -236,7 +237,7 @@ class Decoding(unittest.SynchronousTestCase):
     @PROPERTY
     @given(st.lists(st.sets(st.integers(100, 109), max_size=6), min_size=1, max_size=4))
     def test_a_plan_for_several_clients_mends_each(self, lost: list[set[int]]) -> None:
-        combinations = coding.plan(lost, recipes.max_terms(_CAPACITY))
+        combinations = plan(lost, recipes.max_terms(_CAPACITY))
         for lacking in lost:
             self.setUp()
             self.receive(*lacking)

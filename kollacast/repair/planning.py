@@ -1,10 +1,4 @@
-"""Coded repairs: one multicast packet that mends a different loss at each client.
-
-A client that lacks one packet of a combination and has all the others gets
-the missing one by XOR.  The server knows who asked for what, so it combines
-packets that no client lacks two of: with four clients that each lost 5 % on
-their own, 5 % of the packets mend all four, where sending each lost packet
-again takes 18 %, and sending it to each client that lost it 20 %.
+"""Which packets are combined, so that each client gets all that it lacks.
 
 This is index coding with side information (Bar-Yossef, Birk, Jayram and Kol,
 2006; for multicast repair Rozner and others, "ER", 2007), by first fit.
@@ -12,9 +6,7 @@ This is index coding with side information (Bar-Yossef, Birk, Jayram and Kol,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import reduce
-from operator import xor
+from collections.abc import Iterable
 
 #: Sets of clients whose combinations a packet is tried to fit into.
 _OPEN = 48
@@ -52,9 +44,3 @@ def plan(wanted: Iterable[Iterable[int]], terms_limit: int) -> list[list[int]]:
             if len(fitting) > _OPEN:
                 del fitting[next(iter(fitting))]
     return combinations
-
-
-def combine(payloads: Sequence[memoryview], capacity: int) -> bytes:
-    """The XOR of ``payloads``, each as if padded with zeros to ``capacity``."""
-    total = reduce(xor, [int.from_bytes(payload, "little") for payload in payloads])
-    return total.to_bytes(capacity, "little")
