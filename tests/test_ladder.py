@@ -708,9 +708,9 @@ class HostileTests(_LadderTestCase):
         for _ in range(3):
             raw = self.raw()
             raw.send(bytes((Tag.FETCH,)) + bytes(7) + b"\x01")
-            self.assertEqual(len(server.server.history._waiting), 1)
+            self.assertEqual(len(server.server.history.waiting), 1)
             raw.close()
-            self.assertEqual(server.server.history._waiting, [])
+            self.assertEqual(len(server.server.history.waiting), 0)
         clients = [self.network.join() for _ in range(2)]
         self.assert_whole(*clients)
 

@@ -25,6 +25,7 @@ from kollacast import congestion
 from kollacast.config import ServerConfig
 from kollacast.core.buffer_sizing import BufferSizing
 from kollacast.core.digest import Digester
+from kollacast.core.observer import Observer
 from kollacast.outcome import Outcome, Progress, Status
 from kollacast.server.client_protocol import ClientFactory, ClientProtocol
 from kollacast.server.cycle import cycle
@@ -136,7 +137,7 @@ class Server:
         self._through: Deferred[None] = succeed(None)
         self._bytes_done = 0
         self._digest: bytes | None = None
-        self._digest_waiting: list[Deferred[bytes]] = []
+        self._digest_known: Observer[bytes] = Observer()
         self._proved = False
         self._started_at = 0.0
         self._seconds = 0.0
@@ -284,12 +285,7 @@ class Server:
         self._consider_end()
 
     def digest(self) -> Deferred[bytes]:
-        waiter: Deferred[bytes] = Deferred()
-        if self._digest is not None:
-            waiter.callback(self._digest)
-        else:
-            self._digest_waiting.append(waiter)
-        return waiter
+        return self._digest_known.wait() if self._digest is None else succeed(self._digest)
 
     # The machine's work, state by state.
 
@@ -454,9 +450,7 @@ class Server:
 
     def _digested(self, digest: bytes) -> None:
         self._digest = digest
-        waiting, self._digest_waiting = self._digest_waiting, []
-        for waiter in waiting:
-            waiter.callback(digest)
+        self._digest_known.fire(digest)
 
     def _consider_end(self) -> None:
         """End once nobody is left who has not got the image, and nobody may come back."""
@@ -499,7 +493,7 @@ class Server:
             self._accept_timer.cancel()
         if self._return_timer is not None and self._return_timer.active():
             self._return_timer.cancel()
-        self._digest_waiting.clear()
+        self._digest_known.clear()
         self.repairs.stop()
         self.history.close()
         for worker in self._workers:
