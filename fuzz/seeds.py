@@ -6,7 +6,8 @@ import struct
 from collections.abc import Iterator
 
 from fuzz import recorded
-from kollacast.core import coding
+from kollacast.repair.xor import combine
+from kollacast.wire import recipes
 
 
 def of(target: str) -> list[bytes]:
@@ -38,8 +39,8 @@ def _datagrams() -> Iterator[bytes]:
     lost = (3, 12)
     packets = [_sealed(seq, bytes((seq,)) * 40) for seq in range(34)] + [_sealed(34, bytes(33))]
     yield b"".join(packets)
-    [recipe] = coding.recipes([lost], 0, 40)
-    mix = coding.combine([memoryview(bytes((seq,)) * 40) for seq in lost], 40)
+    [recipe] = recipes.pack([lost], 0, 40)
+    mix = combine([memoryview(bytes((seq,)) * 40) for seq in lost], 40)
     mend = [_sealed(0xC0, recipe), _sealed(0x80, mix)]
     yield b"".join([p for seq, p in enumerate(packets) if seq != 3] + mend)
     yield b"".join([*packets[:20], b"\x03\x00", *packets[10:30]])
@@ -61,5 +62,5 @@ _SEEDS = {
     "introductions": list(_json()),
     "datagrams_of_kollacast": list(_datagrams()),
     "datagrams_of_jasmine": list(_datagrams()),
-    "recipes": coding.recipes([[1, 2], [3, 4, 5]], 0, 40) + coding.recipes([[7, 8]], -1, 24),
+    "recipes": recipes.pack([[1, 2], [3, 4, 5]], 0, 40) + recipes.pack([[7, 8]], -1, 24),
 }

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 from fuzz.deliveries import WAYS, Delivery
 from kollacast.client.terms import of_greeting
-from kollacast.core import coding
 from kollacast.core.buffer import PacketBuffer
 from kollacast.core.intake import Intake
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, Hello, Refusal, decode_json
-from kollacast.wire.parser import ClientStream, Message, Sent, ServerStream
-from kollacast.wire.structures import MAX_JSON_SIZE, BufferCtl, WireError
+from kollacast.wire.messages import BufferCtl, Message, Sent
+from kollacast.wire.parser import ClientStream, ServerStream
+from kollacast.wire.recipes import COMBINATION_BASE, RECIPE_BASE, Recipe, pack
+from kollacast.wire.structures import MAX_JSON_SIZE, WireError
 
 Target = Callable[[bytes], None]
 #: The messages of a stream, and the error that ended it.
@@ -192,7 +193,7 @@ def _steps(dialect: Dialect, data: bytes) -> Iterator[list[bytes] | None]:
             run = []
         elif body:
             payload = body[1 : 1 + _CAPACITY]
-            run.append(codec.header(_seq(body[0]), memoryview(payload)) + payload)
+            run.append(codec.sealed(_seq(body[0]), [memoryview(payload)]) + payload)
     yield run
 
 
@@ -200,7 +201,7 @@ def _seq(byte: int) -> int:
     """A seq around the buffers, of a combination, or of a recipe."""
     if byte < 0x80:
         return byte
-    return (coding.COMBINATION_BASE if byte < 0xC0 else coding.RECIPE_BASE) + byte % 0x40
+    return (COMBINATION_BASE if byte < 0xC0 else RECIPE_BASE) + byte % 0x40
 
 
 class _Buffer(PacketBuffer):
@@ -248,17 +249,17 @@ def _received(
 
 def recipes(data: bytes) -> None:
     """The payload of a recipe: no more is read than is there, and it reads the same anew."""
-    found = coding.read_recipe(data)
+    found = dict(Recipe.decode(data).named())
     for combination, terms in found.items():
-        if not terms or not coding.COMBINATION_BASE <= combination < coding.RECIPE_BASE:
+        if not terms or not COMBINATION_BASE <= combination < RECIPE_BASE:
             raise AssertionError(f"combination {combination:#x} of {len(terms)} packets")
     if sum(map(len, found.values())) * 4 > len(data):
         raise AssertionError("more packets than the recipe has room for")
     if found:
-        first = next(iter(found)) - coding.COMBINATION_BASE
+        first = next(iter(found)) - COMBINATION_BASE
         again: dict[int, tuple[int, ...]] = {}
-        for packet in coding.recipes(list(found.values()), first, len(data) + 8):
-            again.update(coding.read_recipe(packet))
+        for packet in pack(list(found.values()), first, len(data) + 8):
+            again.update(Recipe.decode(packet).named())
         _same(dict(found), again, "packed anew")
 
 

@@ -27,14 +27,13 @@ from kollacast.outcome import Status
 from kollacast.source import is_read_twice, prove_readable
 from kollacast.spool import prove_spool
 from kollacast.wire.dialect import DIALECTS, JASMINE, KOLLACAST
-from kollacast.wire.structures import IP_UDP_HEADER_SIZE, MAX_MTU, PACKET_HEADER_SIZE
+from kollacast.wire.structures import MAX_MTU, MIN_MTU
 
 DEFAULT_PORT = 18383
 DEFAULT_SPOOL_BYTES = 32 * 10**9
 
 PROGRESS_MODES = ("auto", "bar", "plain", "none")
 
-_LEAST_MTU = IP_UDP_HEADER_SIZE + PACKET_HEADER_SIZE + 4  # payload comes in multiples of 4 bytes
 
 _MOST_CLIENTS = 65535
 
@@ -223,7 +222,7 @@ class ServerOptions(_Options):
             None,
             1500,
             "Bytes of one datagram with its IP and UDP headers.",
-            values.integer("--mtu", _LEAST_MTU, MAX_MTU),
+            values.integer("--mtu", MIN_MTU, MAX_MTU),
         ],
         [
             "buffer-packets",

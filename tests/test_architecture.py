@@ -121,6 +121,18 @@ class MapTests(SynchronousTestCase):
                 if not any(name.startswith(f"{pure}.") for pure in _PURE):
                     self.assertNotIn(name.partition(".")[0], _IO, module)
 
+    def test_only_the_wire_puts_bytes_together(self) -> None:
+        """Above it a message is a value, and nobody knows how long a header is."""
+        inner = {"structures.Tag", "structures.PACKET_HEADER_SIZE", "greeting.encode_json"}
+        for module, path in self.files.items():
+            if module.startswith("kollacast.wire."):
+                continue
+            names = set(_imports(path))
+            self.assertEqual({f"kollacast.wire.{name}" for name in inner} & names, set(), module)
+            if not module.startswith("kollacast.transport."):
+                # There it is for what the kernel's calls are given.
+                self.assertNotIn("struct", names, module)
+
     def test_only_the_commands_know_which_reactor_runs(self) -> None:
         taken = {
             module

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial import unittest
 
 from kollacast.core.buffer import InconsistentBuffer, PacketBuffer
-from kollacast.wire.structures import BufferCtl
+from kollacast.wire.messages import BufferCtl
 from tests.vectors import PROPERTY
 
 _CAPACITY = 8

@@ -22,7 +22,7 @@ from kollacast.core.buffer import PacketBuffer
 from kollacast.outcome import Outcome, Status
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.greeting import MAGIC, Hello, Refusal, encode_json
-from kollacast.wire.parser import Done, Ready, Report, Request
+from kollacast.wire.messages import Done, Ready, Report, Request
 from kollacast.wire.structures import MAX_JSON_SIZE
 from tests.simulation.image import MemorySink
 from tests.simulation.network import Network

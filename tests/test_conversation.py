@@ -9,8 +9,7 @@ from typing import Any
 
 from kollacast.outcome import Status
 from kollacast.wire.dialect import JASMINE
-from kollacast.wire.parser import Packet, Sent
-from kollacast.wire.structures import BufferCtl
+from kollacast.wire.messages import BufferCtl, Packet, Request, Sent
 from tests.simulation.links import Weather
 from tests.simulation.multicast import MemoryReceivePort
 from tests.simulation.network import Network
@@ -214,7 +213,7 @@ class LossTests(_ConversationTestCase):
         self.network.settle()
         for seq in range(40):
             payload = bytes(CAPACITY)
-            header = server.server.session.codec.header(seq ^ 1, memoryview(payload))
+            header = server.server.session.codec.sealed(seq ^ 1, [memoryview(payload)])
             stranger = seq.to_bytes(4, "big") + header[4:] + payload
             self.network.multicast((server.config.group, server.config.port), stranger)
         self.network.settle()
@@ -329,7 +328,7 @@ class JasmineTests(_ConversationTestCase):
             raw.transport.pauseProducing()
             # In one piece: no answer is under way yet when DONE comes.
             raw.expect_packets(200)
-            raw.send(JASMINE.request(range(200)) + b"\x04")
+            raw.send(Request(tuple(range(200))).encode(JASMINE) + b"\x04")
             for other in others:
                 other.close()
             raw.transport.resumeProducing()

@@ -13,15 +13,17 @@ from twisted.trial.unittest import SynchronousTestCase
 from fuzz import recorded
 from kollacast.client.terms import of_greeting, of_group_info
 from kollacast.config import ServerConfig
-from kollacast.core import coding
 from kollacast.core.buffer import PacketBuffer
 from kollacast.options import ClientOptions, ServerOptions
 from kollacast.outcome import Status
+from kollacast.repair.xor import combine
 from kollacast.server.session import Session
+from kollacast.wire import recipes
 from kollacast.wire.checksum import crcmod_engine
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Greeting, GroupInfo, Hello, encode_json
-from kollacast.wire.structures import BufferCtl, Tag
+from kollacast.wire.messages import BufferCtl, Repaired, Request, encode_sealed
+from kollacast.wire.structures import Tag
 from tests import vectors
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
@@ -89,22 +91,22 @@ class ExampleTests(SynchronousTestCase):
             size=2926,
         )
         report = encode_json({"ok": True, "packets_multicast": 2})
-        packet = KOLLACAST.packets(self.buffer.headers, [1], self.buffer.slots(1, 1))
+        packet = encode_sealed(KOLLACAST, self.buffer.headers, [1], self.buffer.slots(1, 1))
         ready, done, sent = (bytes((tag,)) for tag in (1, 4, 8))
         self.assertShown(
             "kollacast",
             [
                 ("S>C", greeting.encode()),
                 ("C>S", Hello("host-1", 45964, coding=True).encode()),
-                ("S>C", KOLLACAST.buffer(self.ctl)),
-                ("S>C", KOLLACAST.buffer(BufferCtl(2, 0, 3, 0))),
+                ("S>C", self.ctl.encode(KOLLACAST)),
+                ("S>C", BufferCtl(2, 0, 3, 0).encode(KOLLACAST)),
                 ("C>S", ready),
                 ("C>S", ready),
                 *(("udp", datagram) for datagram in self.datagrams),
                 ("S>C", sent),
                 ("S>C", sent),
                 ("S>C", bytes((Tag.DIGEST,)) + hashlib.sha256(vectors.IMAGE).digest()),
-                ("C>S", KOLLACAST.request([1])),
+                ("C>S", Request((1,)).encode(KOLLACAST)),
                 ("S>C", packet),
                 ("C>S", done),
                 ("C>S", done),
@@ -113,14 +115,14 @@ class ExampleTests(SynchronousTestCase):
         )
 
     def test_coding(self) -> None:
-        [recipe] = coding.recipes([[1, 2]], 0, 1460)
-        combination = coding.combine(self.buffer.slots(1, 2), 1460)
-        packets = ((coding.recipe_seq(0), recipe), (coding.combination_seq(0), combination))
+        [recipe] = recipes.pack([[1, 2]], 0, 1460)
+        combination = combine(self.buffer.slots(1, 2), 1460)
+        packets = ((recipes.recipe_seq(0), recipe), (recipes.combination_seq(0), combination))
         self.assertShown(
             "coding",
             [
-                *(("udp", self.codec.header(s, memoryview(data)) + data) for s, data in packets),
-                ("S>C", KOLLACAST.repaired(1)),
+                *(("udp", self.codec.sealed(s, [memoryview(data)]) + data) for s, data in packets),
+                ("S>C", Repaired(1).encode(KOLLACAST)),
             ],
         )
 

@@ -20,6 +20,7 @@ import pytest_twisted
 from kollacast.outcome import Status
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Hello
+from kollacast.wire.messages import Fetch
 from kollacast.wire.structures import Tag
 from tests.processes import Crew, ends, make_crew, on_the_reactor
 from tests.transfer import PACKETS, SIZE, SLOW, Transfer, part_of, transfer
@@ -85,7 +86,7 @@ async def test_a_client_that_does_not_read_its_connection(crew: Crew, what: str)
         if what == "barrier":
             mute.write(bytes((Tag.CLIENT_READY,)) * 3)
         else:
-            mute.write(KOLLACAST.fetch(0, PACKETS - 1) * 16)
+            mute.write(Fetch(0, PACKETS - 1).encode(KOLLACAST) * 16)
         await run.have_it([0, 1])
         assert run.server.peak_memory() < 64 * _MIB
         assert await run.server.end() == Status.PARTIAL, run.server.errors

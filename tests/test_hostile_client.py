@@ -10,7 +10,8 @@ from twisted.internet.task import LoopingCall
 
 from kollacast.wire.dialect import JASMINE, KOLLACAST
 from kollacast.wire.greeting import Greeting, GroupInfo, encode_json
-from kollacast.wire.structures import MAX_JSON_SIZE, BufferCtl
+from kollacast.wire.messages import BufferCtl
+from kollacast.wire.structures import MAX_JSON_SIZE
 from tests.processes import LOOPBACK, Crew, free_port, make_crew, names_in, on_the_reactor
 
 crew = pytest_twisted.async_yield_fixture(make_crew)
@@ -29,7 +30,7 @@ _GREETING = Greeting(
     digest="sha256",
 ).encode()
 _GROUP_INFO = GroupInfo("224.238.0.31", free_port()).encode()
-_BUFFER = KOLLACAST.buffer(BufferCtl(1, 20 * 1460, 0, 20))
+_BUFFER = BufferCtl(1, 20 * 1460, 0, 20).encode(KOLLACAST)
 _HUGE = BufferCtl(1, 0xFFFFFFFF, 0, 10**9)
 
 
@@ -43,14 +44,14 @@ _CASES = [
     (b"KCST" + _brackets(), "JSON cannot be read"),
     (b"KCST" + encode_json({"version": 1, "mtu": 10**30}), "mtu is not a number"),
     (_GREETING + struct.pack("!B3I", 0x20, 0, 0, 0xFFFFFFFF), "a packet of 4294967295 bytes"),
-    (_GREETING + KOLLACAST.buffer(_HUGE), "a buffer of 1000000000 packets is announced"),
+    (_GREETING + _HUGE.encode(KOLLACAST), "a buffer of 1000000000 packets is announced"),
     (_GREETING + _BUFFER * 100, "a buffer is announced that begins with seq 0"),
     (_GREETING + b"\x08", "SENT for a buffer that was not announced"),
     (_GREETING + b"\x40" + bytes(32), "the digest comes before the end of the image"),
     (_GREETING + b"\xff", "begins with the byte 0xff"),
     (_GREETING + b"\x80" + _brackets(), "JSON cannot be read"),
-    (_GROUP_INFO + JASMINE.buffer(_HUGE), "a buffer of 1000000000 packets is announced"),
-    (_GROUP_INFO + JASMINE.buffer(BufferCtl(1, 1460, 0, 1)) + b"\xff", "where SENT is due"),
+    (_GROUP_INFO + _HUGE.encode(JASMINE), "a buffer of 1000000000 packets is announced"),
+    (_GROUP_INFO + BufferCtl(1, 1460, 0, 1).encode(JASMINE) + b"\xff", "where SENT is due"),
 ]
 
 

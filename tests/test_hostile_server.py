@@ -23,8 +23,9 @@ from twisted.python.failure import Failure
 
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Hello, encode_json
-from kollacast.wire.parser import Message, Sent, ServerStream
-from kollacast.wire.structures import MAX_JSON_SIZE, BufferCtl
+from kollacast.wire.messages import BufferCtl, Fetch, Message, Request, Sent
+from kollacast.wire.parser import ServerStream
+from kollacast.wire.structures import MAX_JSON_SIZE
 from tests.processes import LOOPBACK, Crew, Program, ends, image_of, make_crew, on_the_reactor
 
 crew = pytest_twisted.async_yield_fixture(make_crew)
@@ -50,7 +51,7 @@ def _brackets() -> bytes:
 
 
 def _fetch(first: int, count: int) -> bytes:
-    return KOLLACAST.fetch(first, count)
+    return Fetch(first, count).encode(KOLLACAST)
 
 
 class _Offender(Protocol):
@@ -121,7 +122,7 @@ _AT_THE_DOOR = [
     (_MEMBER + b"\x02" + struct.pack("!I", 10**9), "a request for 1000000000 packets"),
     (_MEMBER + _READY * 2, "READY for a buffer that was not announced"),
     (_MEMBER + _DONE, "DONE for a buffer that was not sent"),
-    (_MEMBER + KOLLACAST.request((0,)), "a request before SENT"),
+    (_MEMBER + Request((0,)).encode(KOLLACAST), "a request before SENT"),
     (_MEMBER + _fetch(0, 1) * 10_000, "a fetch by a client in the barrier"),
     (_MEMBER + b"\x80\xff\xff\xff\xff", "4294967295 bytes of JSON are announced"),
     (_MEMBER + b"\x80" + _brackets(), "JSON cannot be read"),
@@ -162,7 +163,7 @@ async def test_before_the_start(crew: Crew) -> None:
 _IN_STEP = {
     "READY twice": (BufferCtl, _READY * 5, "READY for a buffer that was not announced"),
     "DONE before READY": (BufferCtl, _DONE, "DONE for a buffer that was not sent"),
-    "a request before SENT": (BufferCtl, KOLLACAST.request((0,)), "a request before SENT"),
+    "a request before SENT": (BufferCtl, Request((0,)).encode(KOLLACAST), "a request before SENT"),
     "a request for a billion packets": (
         Sent,
         b"\x02" + struct.pack("!I", 10**9),
@@ -170,12 +171,12 @@ _IN_STEP = {
     ),
     "a request for packets never sent": (
         Sent,
-        KOLLACAST.request((3, 0x7FFFFFFF)),
+        Request((3, 0x7FFFFFFF)).encode(KOLLACAST),
         "a request for a packet that is not held",
     ),
     "the same packets again and again": (
         Sent,
-        KOLLACAST.request((0,) * 80) * 1000,
+        Request((0,) * 80).encode(KOLLACAST) * 1000,
         "requests for more than 80 packets at once",
     ),
     "a fetch in the barrier": (Sent, _fetch(0, 1), "a fetch by a client in the barrier"),
@@ -234,7 +235,10 @@ async def test_one_byte_a_second(crew: Crew) -> None:
     at_the_door = _offend(crew, b"")
     in_step = _offend(crew, Hello("hostile", 1 << 16).encode())
     server.write(_IMAGE[: 5 * _BUFFER])
-    slow_words = {at_the_door: iter(_MEMBER), in_step: iter(KOLLACAST.request(range(20)))}
+    slow_words = {
+        at_the_door: iter(_MEMBER),
+        in_step: iter(Request(tuple(range(20))).encode(KOLLACAST)),
+    }
 
     def drip() -> None:
         for offender, left in slow_words.items():

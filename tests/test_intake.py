@@ -14,8 +14,8 @@ from kollacast.core.buffer import PacketBuffer
 from kollacast.core.intake import Intake
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
+from kollacast.wire.messages import BufferCtl
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.structures import BufferCtl
 from tests.vectors import PROPERTY
 
 _ENGINE, _ = best_crc32c()
@@ -27,7 +27,7 @@ _CODEC = KOLLACAST.codec(_SALT, _ENGINE)
 
 
 def _datagram(seq: int, payload: bytes, codec: PacketCodec = _CODEC) -> bytes:
-    return codec.header(seq, memoryview(payload)) + payload
+    return codec.sealed(seq, [memoryview(payload)]) + payload
 
 
 class _Sent:

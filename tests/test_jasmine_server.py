@@ -14,8 +14,7 @@ from twisted.logger import LogEvent, capturedLogs, formatEvent
 from kollacast.outcome import Status
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.greeting import Hello
-from kollacast.wire.parser import Sent
-from kollacast.wire.structures import BufferCtl
+from kollacast.wire.messages import BufferCtl, Request, Sent
 from tests.simulation.image import MemorySource
 from tests.simulation.network import Network
 from tests.simulation.raw_ends import RawClient
@@ -204,7 +203,7 @@ class PatienceTests(_JasmineTestCase):
         server = self.serve(1, rate_bps=10_000)
         raw = self.client(BufferCtl)
         self.network.run_until(lambda: raw.count(Sent))
-        request = JASMINE.request(range(BUFFER_PACKETS))
+        request = Request(tuple(range(BUFFER_PACKETS))).encode(JASMINE)
         raw.expect_packets(100 * BUFFER_PACKETS)
         before = len(self.network.datagrams)
         raw.transport.write(100 * request)

@@ -12,8 +12,8 @@ from kollacast.outcome import Status
 from kollacast.spool import Spool
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Hello, encode_json
-from kollacast.wire.parser import Detach, Digest, Report, Sent
-from kollacast.wire.structures import BufferCtl, Tag
+from kollacast.wire.messages import BufferCtl, Detach, Digest, Fetch, Report, Sent
+from kollacast.wire.structures import Tag
 from tests.simulation.image import MemorySink, MemorySource
 from tests.simulation.multicast import MemoryReceivePort
 from tests.simulation.network import Network
@@ -149,7 +149,7 @@ class SlowTests(_LadderTestCase):
 
     def test_one_that_has_the_digest_is_not_told_it_again(self) -> None:
         server, raw = self._detached_with_the_digest()
-        raw.send(KOLLACAST.fetch(40, 2))
+        raw.send(Fetch(40, 2).encode(KOLLACAST))
         self.assertEqual(raw.last(BufferCtl).packet_id_base, 41)
         raw.report()
         self.assertEqual(server.finish().status, Status.OK)
@@ -708,9 +708,9 @@ class HostileTests(_LadderTestCase):
         for _ in range(3):
             raw = self.raw()
             raw.send(bytes((Tag.FETCH,)) + bytes(7) + b"\x01")
-            self.assertEqual(len(server.server.history._waiting), 1)
+            self.assertEqual(len(server.server.history.waiting), 1)
             raw.close()
-            self.assertEqual(server.server.history._waiting, [])
+            self.assertEqual(len(server.server.history.waiting), 0)
         clients = [self.network.join() for _ in range(2)]
         self.assert_whole(*clients)
 

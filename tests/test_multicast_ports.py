@@ -24,7 +24,8 @@ from kollacast.transport.receiver import MulticastReceiver, open_receiver
 from kollacast.transport.sender import MulticastProtocol, open_sender
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
-from kollacast.wire.structures import BufferCtl, payload_capacity
+from kollacast.wire.messages import BufferCtl
+from kollacast.wire.structures import payload_capacity
 
 _LOOPBACK = "127.0.0.1"
 _GROUP = "239.255.76.67"

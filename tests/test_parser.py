@@ -15,8 +15,8 @@ from twisted.trial import unittest
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, GroupInfo, Hello, Refusal, encode_json
-from kollacast.wire.parser import (
-    ClientStream,
+from kollacast.wire.messages import (
+    BufferCtl,
     Detach,
     Digest,
     Done,
@@ -25,14 +25,14 @@ from kollacast.wire.parser import (
     Packet,
     Proof,
     Ready,
-    ReceiveQueue,
     Repaired,
     Report,
     Request,
     Sent,
-    ServerStream,
+    encode_sealed,
 )
-from kollacast.wire.structures import MAX_JSON_SIZE, BufferCtl, WireError
+from kollacast.wire.parser import ClientStream, ReceiveQueue, ServerStream
+from kollacast.wire.structures import MAX_JSON_SIZE, WireError
 from tests.test_greeting import GREETING
 from tests.vectors import GROUP_INFO, IMAGE, JASMINE_CLIENT, JASMINE_SERVER, PROPERTY
 
@@ -44,8 +44,8 @@ _CODEC = KOLLACAST.codec(GREETING.salt, _ENGINE)
 
 
 def _packet(seq: int, payload: bytes) -> tuple[bytes, Packet]:
-    header = _CODEC.header(seq, memoryview(payload))
-    data = KOLLACAST.packets(memoryview(header), [0], [memoryview(payload)])
+    header = _CODEC.sealed(seq, [memoryview(payload)])
+    data = encode_sealed(KOLLACAST, memoryview(header), [0], [memoryview(payload)])
     return data, Packet(seq, int.from_bytes(header[4:8], "big"), payload)
 
 
@@ -206,9 +206,9 @@ class Sessions(unittest.SynchronousTestCase):
         codec = JASMINE.codec(0, _ENGINE)
         for number, payloads in enumerate(buffers):
             ctl = BufferCtl(number + 1, sum(map(len, payloads)), 0, len(payloads))
-            session += ((JASMINE.buffer(ctl), ctl), (b"\x08", Sent()))
+            session += ((ctl.encode(JASMINE), ctl), (b"\x08", Sent()))
             for seq, payload in enumerate(payloads):
-                header = codec.header(seq, memoryview(payload))
+                header = codec.sealed(seq, [memoryview(payload)])
                 crc = int.from_bytes(header[4:8], "little")
                 session.append((header + payload, Packet(seq, crc, payload)))
         self.read_server(tuple(session), _split(_bytes(session), cuts), list(map(len, buffers)))
@@ -290,9 +290,11 @@ class HostileClients(_Hostile):
 
     def test_the_largest_request_is_taken(self) -> None:
         seqs = tuple(range(_MAX_REQUEST))
-        self.assertEqual(_read(self.introduced(), [KOLLACAST.request(seqs)]), [Request(seqs)])
+        self.assertEqual(
+            _read(self.introduced(), [Request(seqs).encode(KOLLACAST)]), [Request(seqs)]
+        )
         stream = _client_stream(JASMINE)
-        self.assertEqual(_read(stream, [JASMINE.request(seqs)]), [Request(seqs)])
+        self.assertEqual(_read(stream, [Request(seqs).encode(JASMINE)]), [Request(seqs)])
 
     def test_bytes_that_begin_no_message_of_a_client(self) -> None:
         for tag in set(range(256)) - {0x01, 0x02, 0x04, 0x12, 0x14, 0x80}:

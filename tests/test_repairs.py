@@ -22,16 +22,19 @@ from twisted.python.failure import Failure
 from twisted.trial import unittest
 
 from kollacast.config import ServerConfig
-from kollacast.core import coding
+from kollacast.congestion.control import Epoch
+from kollacast.congestion.trials import Trials
 from kollacast.core.buffer import PacketBuffer
-from kollacast.core.rate_control import RateControl
+from kollacast.repair.planning import plan as planner
 from kollacast.server.repairs import Repairs
 from kollacast.server.session import Flight, Session
 from kollacast.transport.sender import MulticastProtocol
+from kollacast.wire import recipes
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import KOLLACAST
-from kollacast.wire.parser import Packet, Sent
-from kollacast.wire.structures import BufferCtl, Tag
+from kollacast.wire.messages import BufferCtl, Packet, Request, Sent
+from kollacast.wire.recipes import Recipe
+from kollacast.wire.structures import Tag
 from tests.simulation.network import Network
 from tests.simulation.settings import GROUP, PORT, SERVER_IP
 from tests.simulation.testcase import MemoryTestCase
@@ -87,18 +90,18 @@ class _Sender:
 
     @property
     def recipes(self) -> dict[int, tuple[int, ...]]:
-        recipes: dict[int, tuple[int, ...]] = {}
+        told: dict[int, tuple[int, ...]] = {}
         for seq, payload in self.packets:
-            if seq >= coding.RECIPE_BASE:
-                recipes.update(coding.read_recipe(payload))
-        return recipes
+            if seq >= recipes.RECIPE_BASE:
+                told.update(Recipe.decode(payload).named())
+        return told
 
     @property
     def combinations(self) -> dict[int, bytes]:
-        return {seq: payload for seq, payload in self.packets if seq < coding.RECIPE_BASE}
+        return {seq: payload for seq, payload in self.packets if seq < recipes.RECIPE_BASE}
 
 
-class _Control(RateControl):
+class _Control(Trials):
     """Keeps what is reported."""
 
     def __init__(self) -> None:
@@ -149,7 +152,7 @@ class _RepairsTest(unittest.SynchronousTestCase):
         buffer.payload[:size] = random.Random(packets).randbytes(size)
         buffer.announce(len(self.session.flights) + 1, self.next_seq, size)
         self.next_seq += packets
-        flight = Flight(buffer, sent=True, epoch=3, sent_bps=1e9)
+        flight = Flight(buffer, sent=True, epoch=Epoch(3), sent_bps=1e9)
         self.session.flights.append(flight)
         self.repairs.begin(flight, self.clients)
         return flight
@@ -214,9 +217,9 @@ class Rounds(_RepairsTest):
             self.repairs.requested(client, self.losses(flight, 0.1, number))
         self.turn()
         seqs = [seq for seq, _ in self.sender.packets]
-        recipes = [seq for seq in seqs if seq >= coding.RECIPE_BASE]
-        self.assertEqual(seqs[: len(recipes)], recipes)
-        self.assertEqual(recipes[: len(recipes) // 2] * 2, recipes)
+        told = [seq for seq in seqs if seq >= recipes.RECIPE_BASE]
+        self.assertEqual(seqs[: len(told)], told)
+        self.assertEqual(told[: len(told) // 2] * 2, told)
         self.assertEqual(self.repairs.packets_coded, len(seqs))
 
     def test_rounds_do_not_share_seqs(self) -> None:
@@ -227,7 +230,7 @@ class Rounds(_RepairsTest):
             self.turn()
         for flight in flights:
             self.assert_mended(flight, *(self.losses(flight, 0.1, seed) for seed in range(4)))
-        combined = [seq for seq, _ in self.sender.packets if seq < coding.RECIPE_BASE]
+        combined = [seq for seq, _ in self.sender.packets if seq < recipes.RECIPE_BASE]
         self.assertEqual(len(set(combined)), len(combined))
         self.assertEqual(self.clients[0].told, [1, 2])
 
@@ -466,9 +469,8 @@ class Planning(_RepairsTest):
             happened.append("plan")
             return planner(wanted, terms_limit)
 
-        planner = coding.plan
         flight = self.begin(8000)
-        with mock.patch.object(coding, "plan", plan):
+        with mock.patch("kollacast.repair.xor.plan", plan):
             self.clock.callLater(0, turn, 20)
             for number, client in enumerate(self.clients):
                 self.repairs.requested(client, self.losses(flight, share, number))
@@ -599,8 +601,8 @@ class OneServer(MemoryTestCase):
             client.answer(BufferCtl)
             client.hello()
         self.network.run_until(lambda: modest.count(Sent))
-        greedy.transport.write(KOLLACAST.request(range(self.packets)))
-        modest.transport.write(KOLLACAST.request((7,)))
+        greedy.transport.write(Request(tuple(range(self.packets))).encode(KOLLACAST))
+        modest.transport.write(Request((7,)).encode(KOLLACAST))
         self.network.run_until(lambda: modest.count(Packet))
         self.assertLess(greedy.count(Packet), self.packets / 2)
         self.assertEqual(modest.last(Packet).seq, 7)
@@ -617,7 +619,9 @@ class OneServer(MemoryTestCase):
         client.ready()
         network.run_until(lambda: client.count(Sent))
         began = network.clock.seconds()
-        client.transport.write(KOLLACAST.request(range(requested)) + bytes((Tag.CLIENT_READY,)))
+        client.transport.write(
+            Request(tuple(range(requested))).encode(KOLLACAST) + bytes((Tag.CLIENT_READY,))
+        )
         network.run_until(lambda: len(network.datagrams) == 200)
         self.assertEqual(client.count(Packet), requested)
         return network.clock.seconds() - began

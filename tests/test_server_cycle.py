@@ -22,8 +22,7 @@ from kollacast.server.client_protocol import HELLO_TIMEOUT_S
 from kollacast.server.cycle import cycle
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.greeting import Greeting, Hello, Refusal, encode_json
-from kollacast.wire.parser import Digest, Packet, Report, Sent
-from kollacast.wire.structures import BufferCtl
+from kollacast.wire.messages import BufferCtl, Digest, Packet, Report, Sent
 from tests.simulation.image import MemorySource
 from tests.simulation.network import Network
 from tests.simulation.raw_ends import RawClient

@@ -10,8 +10,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, settings
 
 from kollacast.wire.greeting import GroupInfo
-from kollacast.wire.parser import Done, Message, Packet, Ready, Request, Sent
-from kollacast.wire.structures import BufferCtl
+from kollacast.wire.messages import BufferCtl, Done, Message, Packet, Ready, Request, Sent
 
 #: For every property test: the machine may be busy, and nothing is kept between runs.
 PROPERTY = settings(

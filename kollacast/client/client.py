@@ -32,11 +32,11 @@ from kollacast.sink import Sink
 from kollacast.transport.receiver import open_receiver
 from kollacast.transport.worker import ThreadWorker, Worker
 from kollacast.wire.checksum import best_crc32c
-from kollacast.wire.greeting import Greeting, GroupInfo, Hello, Refusal, clean_text, encode_json
+from kollacast.wire.greeting import Greeting, GroupInfo, Hello, Refusal
+from kollacast.wire.messages import Digest, Done, Message, Proof, Report
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.parser import Digest, Message, Proof, Report
 from kollacast.wire.proof import METHOD, Challenge
-from kollacast.wire.structures import Tag, WireError
+from kollacast.wire.structures import WireError
 
 _log = Logger()
 
@@ -228,7 +228,7 @@ class Client:
 
     @property
     def _greets(self) -> bool:
-        return self._terms is not None and self._terms.dialect.greets
+        return self._terms is not None and self._terms.dialect.introduces
 
     def _try_later(self, reason: str) -> None:
         """The server takes an earlier connection of this host for one that still works."""
@@ -285,14 +285,12 @@ class Client:
             self._take_output(self._new_output(self._terms, 0))
             self._begin_route(self._terms, Route.receive)
         elif isinstance(message, Report):
-            reason = message.fields.get("reason")
-            text = clean_text(reason) if isinstance(reason, str) else "it gave no reason"
-            refused = message.fields.get("refused") is True
-            if refused and message.fields.get("later") is True and self._waits_for_others:
-                self._try_later(text)
+            refused = message.says("refused")
+            if refused and message.says("later") and self._waits_for_others:
+                self._try_later(message.reason)
                 return
             what = "refuses this client" if refused else "gave up"
-            self._end(f"the server {what}: {text}", keep=True)
+            self._end(f"the server {what}: {message.reason}", keep=True)
         elif self._proof_due is not None:
             if not (isinstance(message, Proof) and compare_digest(message.value, self._proof_due)):
                 self._end("the server does not know the shared secret")
@@ -412,7 +410,7 @@ class Client:
 
     def _codec(self, terms: Terms) -> PacketCodec:
         engine, warning = best_crc32c()
-        if warning and terms.dialect.greets and not self._routes:
+        if warning and terms.dialect.seeds_crc and not self._routes:
             _log.warn("{warning}", warning=warning)
         return terms.dialect.codec(terms.salt, engine)
 
@@ -489,9 +487,9 @@ class Client:
             committed.callback(None)
         if not self._ended and self._connection is not None:
             if self._terms.dialect.proves:
-                self._connection.send(self._report_message(None))
+                self._connection.send(Report(self._report(None)).encode(self._terms.dialect))
             else:
-                self._connection.send(bytes((Tag.CLIENT_DONE,)))
+                self._connection.send(Done().encode(self._terms.dialect))
         self._end(None)
 
     def _cannot_keep(self, failure: Failure) -> None:
@@ -528,7 +526,7 @@ class Client:
         connection = self._connection
         if connection is not None and self._closed is not None:
             if reason is not None and self._terms is not None and self._terms.dialect.proves:
-                connection.send(self._report_message(reason))
+                connection.send(Report(self._report(reason)).encode(self._terms.dialect))
             closing.append(self._closed)
             timer = self._reactor.callLater(_LINGER_S, connection.abort)
             self._closed.addCallback(lambda _: timer.active() and timer.cancel())
@@ -565,9 +563,6 @@ class Client:
     @property
     def _packets_repaired(self) -> int:
         return sum(reception.packets_repaired for reception in self._receptions)
-
-    def _report_message(self, reason: str | None) -> bytes:
-        return bytes((Tag.REPORT,)) + encode_json(self._report(reason))
 
     def _report(self, reason: str | None) -> dict[str, Any]:
         terms, output = self._terms, self._output

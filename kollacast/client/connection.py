@@ -13,7 +13,8 @@ from twisted.python.failure import Failure
 from kollacast.transport.keepalive import watch_peer
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
-from kollacast.wire.parser import Message, ServerStream
+from kollacast.wire.messages import Message
+from kollacast.wire.parser import ServerStream
 from kollacast.wire.structures import WireError
 
 

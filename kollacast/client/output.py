@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred, FirstError, gatherResults, succeed
 from twisted.python.failure import Failure
 
 from kollacast.core.digest import Digester
+from kollacast.core.observer import Observer
 from kollacast.sink import Sink
 from kollacast.transport.worker import Worker
 
@@ -65,8 +66,8 @@ class Output:
         self._digested = 0  # with what is under way to the digester
         self._reading_back = False
         self._under_way = 0
-        self._settling: list[Deferred[None]] = []
-        self._catching_up: list[Deferred[None]] = []
+        self._settling: Observer[None] = Observer()
+        self._catching_up: Observer[None] = Observer()
 
     def begin(self) -> None:
         """Digest what is there already; to be called once, when :attr:`failed` is set."""
@@ -105,23 +106,17 @@ class Output:
 
     def settled(self) -> Deferred[None]:
         """Fires once nothing is under way: :attr:`bytes_kept` then stands still."""
-        return self._wait(self._settling) if self._under_way else succeed(None)
+        return self._settling.wait() if self._under_way else succeed(None)
 
     async def digest(self) -> bytes:
         """The digest of all that was kept, once nothing is under way."""
         if self._digested < self.bytes_kept:
-            await self._wait(self._catching_up)
+            await self._catching_up.wait()
         return await self._digest_worker.run(self.digester.value)
 
     async def commit(self, digest: bytes) -> None:
         """Give the image, whose digest this is, its name."""
         await self._disk.run(self._sink.commit, f"{self.digester.name}:{digest.hex()}")
-
-    @staticmethod
-    def _wait(waiting: list[Deferred[None]]) -> Deferred[None]:
-        waiter: Deferred[None] = Deferred()
-        waiting.append(waiter)
-        return waiter
 
     # Writing.
 
@@ -175,7 +170,7 @@ class Output:
         self._under_way -= 1
         if not self._under_way:
             self._put = self.bytes_kept
-            _fire(self._settling)
+            self._settling.fire(None)
 
     # Digesting what is not digested as it comes.
 
@@ -183,7 +178,7 @@ class Output:
         if self._reading_back:
             return
         if self._digested >= self.bytes_kept:
-            _fire(self._catching_up)
+            self._catching_up.fire(None)
             return
         self._reading_back = True
         size = min(_PIECE, self.bytes_kept - self._digested)
@@ -200,10 +195,3 @@ class Output:
 
     def _fail(self, failure: Failure) -> None:
         self.failed(failure)
-
-
-def _fire(waiting: list[Deferred[None]]) -> None:
-    waiters = waiting[:]
-    waiting.clear()
-    for waiter in waiters:
-        waiter.callback(None)

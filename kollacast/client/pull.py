@@ -9,9 +9,9 @@ from twisted.python.failure import Failure
 
 from kollacast.client.output import Output
 from kollacast.wire.dialect import Dialect
+from kollacast.wire.messages import BufferCtl, Fetch, Packet
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.parser import Packet
-from kollacast.wire.structures import MAX_FETCH, BufferCtl, WireError
+from kollacast.wire.structures import MAX_FETCH, WireError
 
 #: Payload bytes asked for at a time, and how many such pieces may be under way: enough for the
 #: delay of a long line, and little beside what receiving by multicast takes.
@@ -73,7 +73,7 @@ class Pull:
             count = piece if self._limit is None else min(piece, self._limit - self._asked)
             if count <= 0 or self._asked + count - self._kept_up_to > _PIECES * piece:
                 break
-            self._connection.send(self._dialect.fetch(self._asked, count))
+            self._connection.send(Fetch(self._asked, count).encode(self._dialect))
             self._asked += count
         self._consider_limit()
 

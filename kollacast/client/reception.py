@@ -18,9 +18,9 @@ from twisted.python.failure import Failure
 from kollacast.core.buffer import InconsistentBuffer, PacketBuffer
 from kollacast.core.intake import Intake
 from kollacast.wire.dialect import Dialect
+from kollacast.wire.messages import BufferCtl, Done, Packet, Ready, Request
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.parser import Packet
-from kollacast.wire.structures import BufferCtl, Tag, WireError
+from kollacast.wire.structures import WireError
 
 #: How often a packet may arrive damaged by TCP before the server is given up.
 _MAX_DAMAGED = 16
@@ -76,7 +76,7 @@ class Reception:
         keep: Callable[[Sequence[memoryview]], Deferred[None]],
         first: int | None = 0,
     ) -> None:
-        self.intake = Intake(codec, capacity, coded=dialect.greets)
+        self.intake = Intake(codec, capacity, coded=dialect.codes)
         self.drain: Callable[[], None] = lambda: None
         self.ended: Deferred[None] = Deferred()
         #: Called once, when buffers go by and no datagram at all has come.
@@ -203,7 +203,7 @@ class Reception:
 
     def _ask(self, seqs: list[int]) -> None:
         self._connection.expect_packets(len(seqs))
-        self._connection.send(self._dialect.request(seqs))
+        self._connection.send(Request(tuple(seqs)).encode(self._dialect))
 
     def _make_ready(self) -> None:
         for flight in self._flights:
@@ -223,7 +223,7 @@ class Reception:
                 flight.buffer = buffer
                 self.intake.arm(buffer)
             flight.ready = True
-            self._connection.send(bytes((Tag.CLIENT_READY,)))
+            self._connection.send(Ready().encode(self._dialect))
 
     def _take_buffer(self, packets: int) -> PacketBuffer | None:
         """One for so many packets, or None for now.  Raises OSError when there is no memory."""
@@ -265,7 +265,7 @@ class Reception:
             if flight.buffer is not None:
                 if not self._end_announced:
                     self._free.append(flight.buffer)
-                self._connection.send(bytes((Tag.CLIENT_DONE,)))
+                self._connection.send(Done().encode(self._dialect))
                 self._make_ready()
             else:
                 self.ended.callback(None)

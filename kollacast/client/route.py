@@ -21,9 +21,9 @@ from kollacast.client.pull import Pull
 from kollacast.client.reception import Reception
 from kollacast.client.terms import Terms
 from kollacast.transport.receiver import MulticastReceiver
+from kollacast.wire.messages import BufferCtl, Detach, Done, Message, Packet, Repaired, Sent
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.parser import Detach, Message, Packet, Repaired, Sent
-from kollacast.wire.structures import BufferCtl, Tag, WireError
+from kollacast.wire.structures import WireError
 
 _log = Logger()
 
@@ -226,7 +226,7 @@ class Route:
         )
         self.is_unreached = True
         if self._terms.fetch:
-            self._connection.send(bytes((Tag.DETACH,)))
+            self._connection.send(Detach().encode(self._terms.dialect))
 
     # By TCP.
 
@@ -266,7 +266,7 @@ class Route:
 
     def _received_all(self, reception: Reception) -> None:
         if self._terms.dialect.proves:
-            self._connection.send(bytes((Tag.CLIENT_DONE,)))
+            self._connection.send(Done().encode(self._terms.dialect))
         if self._pull is None or self._pull.ended.called:
             self._end()
 

@@ -16,7 +16,8 @@ import mmap
 from collections.abc import Callable, Sequence
 from itertools import compress
 
-from kollacast.wire.structures import PACKET_HEADER_SIZE, BufferCtl
+from kollacast.wire.messages import BufferCtl
+from kollacast.wire.packets import PacketLayout, header_at
 
 #: Swaps 0 and 1.
 _INVERT = bytes((1, 0)) + bytes(254)
@@ -46,7 +47,8 @@ class PacketBuffer:
     def __init__(self, capacity: int, max_packets: int) -> None:
         self.capacity = capacity
         self.max_packets = max_packets
-        self.headers = _memory(PACKET_HEADER_SIZE * max_packets)
+        self.layout = PacketLayout(capacity)
+        self.headers = _memory(self.layout.header_size * max_packets)
         self.payload = _memory(capacity * max_packets)
         #: The payload of each slot, as far as slots have been used: a view costs
         #: as much as 100 bytes of payload.
@@ -73,10 +75,7 @@ class PacketBuffer:
     def vector(self, first: int, count: int) -> list[memoryview]:
         """Header and payload of slots ``first`` on in turn, each payload at its full size."""
         views = [self.headers] * (2 * count)
-        views[0::2] = [
-            self.headers[PACKET_HEADER_SIZE * slot : PACKET_HEADER_SIZE * (slot + 1)]
-            for slot in range(first, first + count)
-        ]
+        views[0::2] = [self.headers[header_at(slot)] for slot in range(first, first + count)]
         views[1::2] = self.payloads[first : first + count]
         return views
 

@@ -16,20 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kollacast.core.buffer import PacketBuffer
-from kollacast.core.coding import COMBINATION_BASE, RECIPE_BASE, combine, read_recipe
-from kollacast.wire.packets import Headers, PacketCodec
-from kollacast.wire.structures import PACKET_HEADER_SIZE, BufferCtl
+from kollacast.repair import SCHEME, Decoder
+from kollacast.wire.messages import BufferCtl
+from kollacast.wire.packets import Opened, PacketCodec, header_at
+from kollacast.wire.structures import SEQ_LIMIT
 
 #: The most packets of one batch: what recvmmsg is asked for at once, and more
 #: than the 45 packets of 1472 bytes that one coalesced datagram can hold.
 BATCH = 64
 #: The most that are verified in one go: four coalesced datagrams, and room for a fifth.
 RUN = 240
-
-#: Above all seqs.
-_NO_SEQ = 1 << 32
-#: Combinations that are waited for at a time.
-_MAX_RECIPES = 65536
 
 
 @dataclass(slots=True)
@@ -60,15 +56,15 @@ class Intake:
     def __init__(self, codec: PacketCodec, capacity: int, *, coded: bool = True) -> None:
         self.counts = IntakeCounts()
         self.capacity = capacity
-        self.stride = PACKET_HEADER_SIZE + capacity
         # The first slots are for what is moved, the last ones for what overflows a landing.
         self.scratch = PacketBuffer(capacity, RUN + BATCH)
         self.scratch.init(BufferCtl(0, 0, 0, RUN + BATCH))
+        self._layout = self.scratch.layout
+        self.stride = self._layout.stride
         self._codec = codec
-        self._coded_from = COMBINATION_BASE if coded else _NO_SEQ
+        self._decoder: Decoder | None = SCHEME.decoder(capacity, self) if coded else None
         self._buffers: list[PacketBuffer] = []
         self._expected = 0
-        self._recipes: dict[int, tuple[int, tuple[int, ...]]] = {}
         self._full_sizes = (capacity,) * RUN
 
     def arm(self, buffer: PacketBuffer) -> None:
@@ -80,11 +76,9 @@ class Intake:
     def disarm(self, buffer: PacketBuffer) -> None:
         """Let nothing more land in ``buffer``."""
         self._buffers.remove(buffer)
-        self._recipes = {
-            combination: recipe
-            for combination, recipe in self._recipes.items()
-            if buffer.slot_of(recipe[0]) is None
-        }
+        if self._decoder is not None:
+            first = buffer.ctl.packet_id_base
+            self._decoder.forget(range(first, first + buffer.ctl.pkt_count))
 
     def landing(self, most: int = BATCH) -> Landing:
         """The slots where the next batch most likely belongs, ``most`` of them up to `RUN`."""
@@ -123,8 +117,7 @@ class Intake:
             for start in range(0, length, segment):
                 self.datagram(data[start : start + segment])
             return
-        count = -(-length // self.stride)
-        last = length - (count - 1) * self.stride - PACKET_HEADER_SIZE
+        count, last = self._layout.cut(length)
         in_place = min(count, landing.room)
         if in_place == count:
             self._take(landing.buffer, landing.slot, self._sizes(count, last))
@@ -141,17 +134,18 @@ class Intake:
         if lengths.count(self.stride) == len(lengths):
             sizes = self._full_sizes[: len(lengths)]
         else:
-            sizes = tuple([length - PACKET_HEADER_SIZE for length in lengths])
+            sizes = self._layout.payload_sizes(lengths)
         self._take(landing.buffer, landing.slot, sizes)
 
     def datagram(self, data: bytes) -> None:
         """One datagram of any shape, from any other place."""
-        if len(data) > self.stride or len(data) <= PACKET_HEADER_SIZE:
+        size = self._layout.payload_size(len(data))
+        if not 0 < size <= self.capacity:
             self.counts.damaged += 1
             return
-        self.scratch.headers[:PACKET_HEADER_SIZE] = data[:PACKET_HEADER_SIZE]
-        self.scratch.payload[: len(data) - PACKET_HEADER_SIZE] = data[PACKET_HEADER_SIZE:]
-        self._take(self.scratch, 0, (len(data) - PACKET_HEADER_SIZE,))
+        self.scratch.headers[header_at(0)] = data[:-size]
+        self.scratch.payload[:size] = data[-size:]
+        self._take(self.scratch, 0, (size,))
 
     def _sizes(self, count: int, last: int) -> tuple[int, ...]:
         if last == self.capacity:
@@ -179,7 +173,7 @@ class Intake:
             self.counts.placed += store.mark(slot, sizes)
             self._expected = first + count
             return
-        headers = self._codec.read(store.headers, slot, count)
+        origin = slot
         if store is not self.scratch:
             # Packets are about to be copied forward over each other's slots.
             start = slot * self.capacity
@@ -187,23 +181,22 @@ class Intake:
                 start : start + count * self.capacity
             ]
             payloads = [p[: max(s, 0)] for p, s in zip(self.scratch.payloads, sizes, strict=False)]
-            slot = 0
-        crcs = self._codec.checksum.batch(headers.seqs, payloads)
-        self._place(slot, headers, crcs, payloads, sizes)
+            origin = 0
+        opened = self._codec.open(store.headers, slot, payloads, sizes)
+        self._place(origin, opened, payloads, sizes)
 
     def _place(
         self,
         origin: int,
-        headers: Headers,
-        crcs: tuple[int, ...],
+        opened: Opened,
         payloads: list[memoryview],
         sizes: tuple[int, ...],
     ) -> None:
         """Copy the packets in the scratch slots from ``origin`` on to where they belong.
 
-        ``crcs`` are of their ``payloads``, and ``sizes`` what the datagrams held.
+        ``sizes`` are what the datagrams held of their ``payloads``.
         """
-        seqs = headers.seqs
+        seqs, intact = opened
         start = 0
         while start < len(seqs):
             buffer = self._buffer_of(seqs[start])
@@ -214,8 +207,7 @@ class Intake:
                 run = self._run_end(seqs, start) - start
                 end = start + max(buffer.vacant_run(slot, run), 1)
                 if (
-                    headers.crcs[start:end] == crcs[start:end]
-                    and headers.sizes[start:end] == sizes[start:end]
+                    intact.find(0, start, end) < 0
                     and sizes[start:end].count(self.capacity) == end - start
                     and buffer.vacant_run(slot, 1)
                 ):
@@ -230,8 +222,7 @@ class Intake:
                     start = end
                     continue
             for index in range(start, end):
-                intact = headers.crcs[index] == crcs[index] and headers.sizes[index] == sizes[index]
-                self._place_one(buffer, seqs[index], payloads[index], intact)
+                self._place_one(buffer, seqs[index], payloads[index], intact[index] == 1)
             start = end
 
     def _place_one(
@@ -240,8 +231,8 @@ class Intake:
         if not intact or not payload:
             # Another session's packets look like damaged ones of this session.
             self.counts.damaged += 1
-        elif seq >= self._coded_from:
-            self._coded(seq, payload)
+        elif seq >= SEQ_LIMIT and self._decoder is not None:
+            self._coded(self._decoder.take(seq, payload))
         elif buffer is None:
             self.counts.repeated += 1
         elif buffer.put(seq, payload):
@@ -250,29 +241,29 @@ class Intake:
         else:
             self.counts.repeated += 1
 
-    def _coded(self, seq: int, payload: memoryview) -> None:
-        """Note a recipe that can help, or mend a loss with its combination."""
-        if seq >= RECIPE_BASE:
-            for combination, terms in read_recipe(payload).items():
-                lacking = [term for term in terms if self._lacks(term)]
-                if len(lacking) == 1 and len(self._recipes) < _MAX_RECIPES:
-                    self._recipes[combination] = (lacking[0], terms)
+    def _coded(self, mended: tuple[int, bytes] | None) -> None:
+        """Place what has come out of a coded packet."""
+        if mended is None:
             return
-        missing, terms = self._recipes.pop(seq, (0, ()))
-        buffer = self._buffer_of(missing)
-        if not terms or buffer is None or not self._lacks(missing):
-            return
+        seq, payload = mended
+        buffer = self._buffer_of(seq)
+        assert buffer is not None
         # Behind a short payload its slot has what has landed there before.
-        held = [buffer.received(term) for term in terms if term != missing]
-        known = [view for view in held if view is not None]
-        size = len(buffer.slots(missing - buffer.ctl.packet_id_base, 1)[0])
-        if len(known) == len(terms) - 1:
-            buffer.put(missing, combine([payload, *known], self.capacity)[:size])
-            self.counts.decoded += 1
+        size = len(buffer.slots(seq - buffer.ctl.packet_id_base, 1)[0])
+        buffer.put(seq, payload[:size])
+        self.counts.decoded += 1
 
-    def _lacks(self, seq: int) -> bool:
+    # What a decoder asks.
+
+    def lacks(self, seq: int) -> bool:
+        """Whether this packet is of a buffer here, and has not come."""
         buffer = self._buffer_of(seq)
         return buffer is not None and buffer.lacks(seq)
+
+    def received(self, seq: int) -> memoryview | None:
+        """The payload of a packet that has come, None without one."""
+        buffer = self._buffer_of(seq)
+        return None if buffer is None else buffer.received(seq)
 
     def _run_end(self, seqs: tuple[int, ...], start: int) -> int:
         """The end of the run of consecutive seqs that begins at ``start``."""

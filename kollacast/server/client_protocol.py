@@ -28,10 +28,10 @@ from kollacast.server.session import Session
 from kollacast.transport.keepalive import watch_peer
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
-from kollacast.wire.greeting import Hello, Refusal, clean_text, encode_json
-from kollacast.wire.parser import (
-    ClientStream,
+from kollacast.wire.greeting import Hello, Refusal
+from kollacast.wire.messages import (
     Detach,
+    Digest,
     Done,
     Fetch,
     Message,
@@ -39,7 +39,8 @@ from kollacast.wire.parser import (
     Report,
     Request,
 )
-from kollacast.wire.structures import SEQ_LIMIT, Tag, WireError
+from kollacast.wire.parser import ClientStream
+from kollacast.wire.structures import WireError
 
 _log = Logger()
 
@@ -147,12 +148,12 @@ class ClientProtocol(Protocol):
             reason = "this host is not among those that may join"
             _log.warn("{address} is refused: it may not join", address=self.record.address)
         if reason is not None:
-            if self._dialect.greets:
+            if self._dialect.introduces:
                 self._outgoing.send(Refusal(reason).encode())
             self._close()
             return
         self._outgoing.send(self._host.greeting(self._nonce))
-        if self._dialect.greets:
+        if self._dialect.introduces:
             self._hello_timer = self._host.clock.callLater(HELLO_TIMEOUT_S, self._no_hello)
             crowded_out = self._host.lobby.enter(self)
             if crowded_out is not None:
@@ -243,7 +244,7 @@ class ClientProtocol(Protocol):
         )
         self._is_detached = True
         self._serve(reason)
-        self._outgoing.send(bytes((Tag.DETACH,)))
+        self._outgoing.send(Detach().encode(self._dialect))
         member.leave()
 
     def drop(self, reason: str) -> None:
@@ -329,7 +330,7 @@ class ClientProtocol(Protocol):
         if isinstance(message, Hello):
             self._introduced(message)
         elif isinstance(message, Report):
-            self._reported(message.fields)
+            self._reported(message)
         elif isinstance(message, Fetch) and self.puller is not None:
             if member is not None and not member.is_before(message):
                 raise WireError("a fetch of what comes by multicast")
@@ -383,7 +384,7 @@ class ClientProtocol(Protocol):
         if self.member is None and hello is not None and (hello.late_join or not hello.pull):
             # Its hello has crossed the start, or the last announcement.
             self._is_detached = True
-            self._outgoing.send(bytes((Tag.DETACH,)))
+            self._outgoing.send(Detach().encode(self._dialect))
 
     def new_member(self, host: Host) -> Member:
         """Make this client one of those that receive in step."""
@@ -402,19 +403,18 @@ class ClientProtocol(Protocol):
         if self.puller is None:
             self.puller = Puller(self._session, self._host.history, self, self._host.fail)
 
-    def _reported(self, fields: dict[str, Any]) -> None:
-        if fields.get("ok") is not True:
-            reason = fields.get("reason")
-            self.drop(clean_text(reason) if isinstance(reason, str) else "it gave no reason")
+    def _reported(self, report: Report) -> None:
+        if not report.says("ok"):
+            self.drop(report.reason)
             return
         # Of who was taken out of the barrier with the digest in hand, the last DONE is ignored.
         is_due = self._is_report_due or (self._digest_told and self._is_detached)
         if not is_due:
             raise WireError("a report that is not due")
-        self.record.packets_multicast = _count(fields, "packets_multicast")
+        self.record.packets_multicast = report.count("packets_multicast")
         # The client alone knows how many losses coded repairs have mended.
         self.record.packets_repaired = (
-            _count(fields, "packets_repaired") or self.record.packets_repaired
+            report.count("packets_repaired") or self.record.packets_repaired
         )
         self._verify()
         if self.member is not None:
@@ -439,7 +439,7 @@ class ClientProtocol(Protocol):
         knows_end = self._is_through or (self.member is not None and self.member.is_all_sent)
         if knows_end and not self._digest_told and not self._closed:
             self._digest_told = True
-            self.send(bytes((Tag.DIGEST,)) + digest)
+            self.send(Digest(digest).encode(self._dialect))
 
     def _ended(self) -> None:
         """The client has kept all that came by multicast."""
@@ -490,7 +490,7 @@ class ClientProtocol(Protocol):
                 report["refused"] = True
             if later:
                 report["later"] = True
-            self._outgoing.send(bytes((Tag.REPORT,)) + encode_json(report))
+            self._outgoing.send(Report(report).encode(self._dialect))
         self._close()
 
     def _close(self) -> None:
@@ -520,12 +520,6 @@ class ClientProtocol(Protocol):
             if timer is not None:
                 timer.cancel()
         self._hello_timer = self._linger_timer = None
-
-
-def _count(fields: dict[str, Any], key: str) -> int | None:
-    """A number of packets in a client's report, None where there is none."""
-    value = fields.get(key)
-    return value if isinstance(value, int) and 0 <= value <= SEQ_LIMIT else None
 
 
 class ClientFactory(ServerFactory):

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
+from kollacast.core.observer import Observer
 from kollacast.source import Source
 from kollacast.spool import Spool
 from kollacast.transport.worker import Worker
@@ -35,7 +36,8 @@ class History:
         self._worker = worker
         self._bytes = 0
         self._over = False
-        self._waiting: list[Deferred[None]] = []
+        #: Who waits for more of the image to be read.
+        self.waiting: Observer[None] = Observer()
 
     @property
     def lack(self) -> str | None:
@@ -63,9 +65,7 @@ class History:
         """``size`` more bytes have been read, or the end for 0."""
         self._bytes += size
         self._over = size == 0
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            waiter.callback(None)
+        self.waiting.fire(None)
 
     def read(self, offset: int, size: int) -> Deferred[bytes]:
         """The bytes from ``offset`` on, once they have been read: fewer only at the end.
@@ -76,19 +76,13 @@ class History:
 
     def close(self) -> None:
         """Nothing is read any more."""
-        self._waiting.clear()
+        self.waiting.clear()
         if self._spool is not None:
             self._spool.close()
 
-    def _forget(self, waiter: Deferred[None]) -> None:
-        if waiter in self._waiting:
-            self._waiting.remove(waiter)
-
     async def _read(self, offset: int, size: int) -> bytes:
         while not self._over and self._bytes < offset + size:
-            waiter: Deferred[None] = Deferred(self._forget)
-            self._waiting.append(waiter)
-            await waiter
+            await self.waiting.wait()
         size = min(size, self._bytes - offset)
         if size <= 0:
             return b""

@@ -16,8 +16,8 @@ from kollacast.server.repairs import Repairs
 from kollacast.server.session import Session
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
-from kollacast.wire.parser import Fetch
-from kollacast.wire.structures import BufferCtl, Tag, WireError
+from kollacast.wire.messages import BufferCtl, Fetch, Packet, Repaired, Sent, encode_sealed
+from kollacast.wire.structures import WireError
 
 #: Payload bytes of retransmissions made at a time.
 _REPAIR_CHUNK = 128 * 1024
@@ -92,13 +92,13 @@ class Member:
             if self._first is None:
                 self._first = value
             self._announced.append(_Due(value, now))
-            self._outgoing.send(self._dialect.buffer(value))
+            self._outgoing.send(value.encode(self._dialect))
         elif phase is Phase.SENT:
             if not self.takes(value):
                 self._answered(phase)
                 return
             self._sent.append(_Due(value, now))
-            self._outgoing.send(bytes((Tag.SERVER_SENT,)))
+            self._outgoing.send(Sent().encode(self._dialect))
             if value.is_end:
                 self._sent_all()
         elif self._has_reported:
@@ -132,7 +132,7 @@ class Member:
         if self.group is not None:
             self._unanswered = len(self._requested)
             self._asks_anew = True
-            self._outgoing.send(self._dialect.repaired(buffer_id))
+            self._outgoing.send(Repaired(buffer_id).encode(self._dialect))
 
     # From the client.
 
@@ -166,7 +166,7 @@ class Member:
             seqs = tuple(seq for seq in seqs if seq not in waiting)
         if self._unanswered + len(seqs) > self._session.max_request:
             raise WireError(f"requests for more than {self._session.max_request} packets at once")
-        if not self._dialect.answers_unheld and not self._session.holds_all(seqs):
+        if not self._dialect.answers_all and not self._session.holds_all(seqs):
             raise WireError("a request for a packet that is not held")
         self._unanswered += len(seqs)
         self._host.repairs.requested(self, seqs)
@@ -239,8 +239,8 @@ class Member:
                 buffer = self._session.held(seq)
                 slot = None if buffer is None else buffer.slot_of(seq)
             if slot is None:
-                if self._dialect.answers_unheld:
-                    queue.append(self._dialect.unheld_packet(seq))
+                if self._dialect.answers_all:
+                    queue.append(Packet(seq, 0, b"").encode(self._dialect))
                 continue
             slots.append(slot)
         self._append_packets(queue, buffer, slots)
@@ -248,10 +248,10 @@ class Member:
     def _close_requests(self) -> None:
         """The client is done with all that it may have asked for.
 
-        Late datagrams have brought it.  Where answers have no tags, they
+        Late datagrams have brought it.  Where all is answered, answers
         still have to come, and before the next announcement.
         """
-        if not self._dialect.tagged:
+        if self._dialect.answers_all:
             while self._requested:
                 self.refill(self._outgoing.queue)
         self._requested.clear()
@@ -262,5 +262,5 @@ class Member:
     ) -> None:
         if buffer is not None and slots:
             payloads = [buffer.slots(slot, 1)[0] for slot in slots]
-            queue.append(self._dialect.packets(buffer.headers, slots, payloads))
+            queue.append(encode_sealed(self._dialect, buffer.headers, slots, payloads))
             self._resent(len(slots))

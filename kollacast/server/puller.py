@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 from kollacast.server.history import History, NotHeld
 from kollacast.server.session import Session
 from kollacast.transport.send_queue import SendQueue
-from kollacast.wire.parser import Fetch
-from kollacast.wire.structures import PACKET_HEADER_SIZE, BufferCtl, WireError
+from kollacast.wire.messages import BufferCtl, Fetch, encode_sealed
+from kollacast.wire.structures import WireError
 
 #: Payload bytes read at a time.
 _PIECE = 64 * 1024
@@ -115,18 +115,16 @@ class Puller:
         if ended:
             self.stop()
         view = memoryview(data)
+        dialect = self._session.dialect
         payloads = [view[at : at + capacity] for at in range(0, len(data), capacity)]
         if payloads:
-            headers = bytearray(PACKET_HEADER_SIZE * len(payloads))
-            self._session.codec.seal(headers, 0, first, payloads)
-            message = self._session.dialect.packets(
-                memoryview(headers), range(len(payloads)), payloads
-            )
+            headers = self._session.codec.sealed(first, payloads)
+            message = encode_sealed(dialect, headers, range(len(payloads)), payloads)
             self._client.served(len(payloads))
             self._client.send(message)
         if ended:
             packets = -(-self._history.bytes_read // capacity)
-            self._client.send(self._session.dialect.buffer(BufferCtl(0, 0, packets, 0)))
+            self._client.send(BufferCtl(0, 0, packets, 0).encode(dialect))
             self._client.told_end()
 
     def _not_read(self, failure: Failure) -> Deferred[None] | None:

@@ -19,9 +19,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 
-from kollacast.core import coding
+from kollacast.congestion import CongestionControl
 from kollacast.core.buffer import PacketBuffer
-from kollacast.core.rate_control import RateControl
+from kollacast.repair import SCHEME, Encoder
 from kollacast.server.session import Flight, Session
 from kollacast.transport.sender import MulticastProtocol
 
@@ -69,7 +69,7 @@ class Repairs:
         clock: IReactorTime,
         session: Session,
         sender: MulticastProtocol,
-        control: RateControl | None,
+        control: CongestionControl,
         failed: Callable[[Failure], None],
     ) -> None:
         self._clock = clock
@@ -78,8 +78,7 @@ class Repairs:
         self._control = control
         self._failed = failed
         self._rounds: dict[int, _Round] = {}
-        self._combinations = 0
-        self._recipes = 0
+        self._encoder: Encoder = SCHEME.encoder(session.capacity)
         self.packets_coded = 0
 
     def begin(self, flight: Flight, clients: Sequence[Requester]) -> None:
@@ -111,8 +110,7 @@ class Repairs:
 
     def left(self, client: Requester) -> None:
         """``client`` is out, and not waited for."""
-        if self._control is not None:
-            self._control.forget(client)
+        self._control.forget(client)
         for current in list(self._rounds.values()):
             current.wanted.pop(client, None)
             current.lost.pop(client, None)
@@ -168,7 +166,7 @@ class Repairs:
 
     def _report(self, current: _Round) -> None:
         flight = current.flight
-        if self._control is not None and flight.sent_bps and current.lost:
+        if flight.sent_bps and current.lost:
             packets = flight.buffer.ctl.pkt_count
             losses: dict[Hashable, float] = {c: n / packets for c, (n, _) in current.lost.items()}
             bursts: dict[Hashable, float] = {
@@ -182,48 +180,30 @@ class Repairs:
         buffer = current.flight.buffer
         buffer_id = buffer.ctl.buffer_id
         base = buffer.ctl.packet_id_base
-        capacity = buffer.capacity
-        combinations: list[list[int]] = []
-        payloads: list[bytes] = []
+        mending = self._encoder.begin(buffer.get)
         direct: list[tuple[Requester, list[int]]] = []
         for start in range(base, base + buffer.ctl.pkt_count, _SLICE):
             slices = [[s for s in seqs if start <= s < start + _SLICE] for seqs in wanted.values()]
-            planned = coding.plan(slices, coding.max_terms(capacity))
-            if len(planned) > _WORTH * sum(map(len, slices)):
+            if not mending.add(slices, _WORTH * sum(map(len, slices))):
                 direct += zip(wanted, slices, strict=True)
-            else:
-                combinations += planned
-                for terms in planned:
-                    known = [p for seq in terms if (p := buffer.get(seq)) is not None]
-                    payloads.append(coding.combine(known, capacity))
             await deferLater(self._clock, 0)
             if self._rounds.get(buffer_id) is not current:
                 # Late datagrams have brought all, and the buffer is another one now.
-                combinations, direct = [], []
                 break
-        for client, lacking in direct:
-            if lacking:
-                client.repair(lacking)
-        if combinations:
-            await self._multicast(capacity, combinations, payloads)
+        else:
+            for client, lacking in direct:
+                if lacking:
+                    client.repair(lacking)
+            leaving: Deferred[float] | None = None
+            for seq, payloads in mending.runs():
+                self.packets_coded += len(payloads)
+                leaving = self._sender.multicast(
+                    _coded_buffer(buffer.capacity, seq, payloads), urgent=True
+                )
+            if leaving is not None:
+                await leaving
         for client in wanted:
             client.repaired(buffer_id)
-
-    def _multicast(
-        self, capacity: int, combinations: list[list[int]], payloads: list[bytes]
-    ) -> Deferred[float]:
-        recipes = coding.recipes(combinations, self._combinations, capacity)
-        recipe_seq = coding.recipe_seq(self._recipes)
-        combination_seq = coding.combination_seq(self._combinations)
-        self._recipes += len(recipes)
-        self._combinations += len(combinations)
-        self.packets_coded += 2 * len(recipes) + len(combinations)
-        # Twice: whoever misses a recipe can use none of its combinations.
-        for _ in range(2):
-            self._sender.multicast(_coded_buffer(capacity, recipe_seq, recipes), urgent=True)
-        return self._sender.multicast(
-            _coded_buffer(capacity, combination_seq, payloads), urgent=True
-        )
 
 
 def _coded_buffer(capacity: int, seq: int, payloads: Sequence[bytes]) -> PacketBuffer:

@@ -21,10 +21,11 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kollacast import congestion
 from kollacast.config import ServerConfig
 from kollacast.core.buffer_sizing import BufferSizing
 from kollacast.core.digest import Digester
-from kollacast.core.rate_control import RateControl
+from kollacast.core.observer import Observer
 from kollacast.outcome import Outcome, Progress, Status
 from kollacast.server.client_protocol import ClientFactory, ClientProtocol
 from kollacast.server.cycle import cycle
@@ -102,7 +103,7 @@ class Server:
             (config.group, config.port),
             descending=self.session.dialect.descending,
         )
-        self._control = RateControl() if config.rate_bps is None else None
+        self._control = congestion.choose(config.rate_bps)
         self.repairs = Repairs(reactor, self.session, self._sender, self._control, self.fail)
         # Half of what the clients leave: as many may just have been shown the door.
         strangers = min((max_connections - config.clients) // 2, _MAX_STRANGERS)
@@ -138,7 +139,7 @@ class Server:
         self._through: Deferred[None] = succeed(None)
         self._bytes_done = 0
         self._digest: bytes | None = None
-        self._digest_waiting: list[Deferred[bytes]] = []
+        self._digest_known: Observer[bytes] = Observer()
         self._proved = False
         self._started_at = 0.0
         self._seconds = 0.0
@@ -200,7 +201,7 @@ class Server:
                 begun = self._phase != _ACCEPTING
                 what = "the session has begun without this client" if begun else "all is fetched"
                 return f"{what}, and {lack}"
-        if hello is None and self.session.dialect.greets:
+        if hello is None and self.session.dialect.introduces:
             # Who it is decides: it may come back on another connection.
             return None
         if not self._roster.has_room(hello):
@@ -296,12 +297,7 @@ class Server:
         self._consider_end()
 
     def digest(self) -> Deferred[bytes]:
-        waiter: Deferred[bytes] = Deferred()
-        if self._digest is not None:
-            waiter.callback(self._digest)
-        else:
-            self._digest_waiting.append(waiter)
-        return waiter
+        return self._digest_known.wait() if self._digest is None else succeed(self._digest)
 
     # The machine's work, state by state.
 
@@ -345,9 +341,8 @@ class Server:
             self._through.addCallback(lambda _: self._retire(flight))
             return not buffer.ctl.is_end
 
-        if self._control is not None:
-            self._pacer.rate_bps = self._control.rate_bps
-            flight.epoch = self._control.epoch
+        self._pacer.rate_bps = self._control.rate_bps
+        flight.epoch = self._control.epoch
         # With nobody in step, the image is only read.
         leaving = self._sender.multicast(buffer) if members else succeed(0.0)
         return leaving.addCallback(sent)
@@ -416,7 +411,7 @@ class Server:
             self.session.buffer_packets,
             max(len(members), 1),
             size=self.session.size,
-            fixed=self._config.buffer_packets is not None or not self.session.dialect.greets,
+            fixed=self._config.buffer_packets is not None or not self.session.dialect.resizes,
         )
         self._reader = ReadAhead(
             self._source,
@@ -483,9 +478,7 @@ class Server:
 
     def _digested(self, digest: bytes) -> None:
         self._digest = digest
-        waiting, self._digest_waiting = self._digest_waiting, []
-        for waiter in waiting:
-            waiter.callback(digest)
+        self._digest_known.fire(digest)
 
     def _consider_end(self) -> None:
         """End once nobody is left who has not got the image, and nobody may come back."""
@@ -527,7 +520,7 @@ class Server:
         self._cancel_accept_timer()
         if self._return_timer is not None and self._return_timer.active():
             self._return_timer.cancel()
-        self._digest_waiting.clear()
+        self._digest_known.clear()
         self.repairs.stop()
         self.history.close()
         for worker in self._workers:

@@ -8,13 +8,15 @@ from collections import deque
 from dataclasses import dataclass, replace
 
 from kollacast.config import ServerConfig
+from kollacast.congestion.control import FIRST_EPOCH, Epoch
 from kollacast.core.buffer import PacketBuffer
-from kollacast.core.coding import max_terms
+from kollacast.repair import SCHEME
 from kollacast.wire import proof
 from kollacast.wire.checksum import Engine
 from kollacast.wire.dialect import DIALECTS
 from kollacast.wire.greeting import Greeting, GroupInfo, Hello
-from kollacast.wire.structures import Tag, payload_capacity
+from kollacast.wire.messages import Proof
+from kollacast.wire.structures import payload_capacity
 
 #: Payload bytes of a buffer unless ``--buffer-packets`` says otherwise.  A client
 #: costs about 500 bytes of control messages a buffer, headers included: for 256
@@ -31,13 +33,13 @@ _WINDOW = 4
 class Flight:
     """A buffer under way; requests for its packets are good once it is ``sent``.
 
-    ``epoch`` is the rate control's when it began to leave, and ``sent_bps``
+    ``epoch`` is the congestion control's when it began to leave, and ``sent_bps``
     how fast it did, 0 while that is not known.
     """
 
     buffer: PacketBuffer
     sent: bool = False
-    epoch: int = 0
+    epoch: Epoch = FIRST_EPOCH
     sent_bps: float = 0.0
 
 
@@ -62,10 +64,11 @@ class Session:
         buffer_packets = config.buffer_packets or default
         self.buffer_packets = min(buffer_packets, self.dialect.max_announced)
         self.window = min(config.window or _WINDOW, self.dialect.max_window)
-        salt = secrets.randbits(32) if self.dialect.greets else 0
+        self.coding = self.dialect.codes and SCHEME.works_with(self.capacity)
+        salt = secrets.randbits(32) if self.dialect.seeds_crc else 0
         self.codec = self.dialect.codec(salt, engine)
         self.greeting: Greeting | GroupInfo
-        if self.dialect.greets:
+        if self.dialect.introduces:
             self.greeting = Greeting(
                 session=secrets.token_hex(8),
                 salt=salt,
@@ -75,7 +78,7 @@ class Session:
                 buffer_packets=self.buffer_packets,
                 window=self.window,
                 digest=config.digest,
-                coding=max_terms(self.capacity) >= 2,
+                coding=self.coding,
                 name=name,
                 size=size,
                 image=self._image(identity),
@@ -83,7 +86,6 @@ class Session:
             )
         else:
             self.greeting = GroupInfo(config.group, config.port)
-        self.coding = self.dialect.greets and max_terms(self.capacity) >= 2
         self.flights: deque[Flight] = deque()
 
     def greet(self, nonce: str, *, fetch: bool, pull: bool, late_join: bool) -> bytes:
@@ -109,7 +111,7 @@ class Session:
             return None
         if not is_known:
             return None
-        return bytes((Tag.PROOF,)) + challenge.proof(self._secret, "server")
+        return Proof(challenge.proof(self._secret, "server")).encode(self.dialect)
 
     def _image(self, identity: str | None) -> str:
         """What the greeting calls the image: an input that nobody opens again is like no other."""

@@ -69,7 +69,7 @@ class RunSender:
         Returns how many packets the kernel has taken, in whole runs.  Raises
         OSError when it takes none.
         """
-        stride = len(buffer.headers) // buffer.max_packets + buffer.capacity
+        stride = buffer.layout.stride
         struct.pack_into(f"{_CMSG}H", self._control, 0, 18, SOL_UDP, UDP_SEGMENT, stride)
         vector = vectors(buffer)
         base = vector.address

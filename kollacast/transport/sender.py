@@ -27,7 +27,7 @@ from kollacast.transport import runs
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_SEGMENT, MulticastPort
 from kollacast.transport.pacing import Pacer
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.structures import IP_UDP_HEADER_SIZE, PACKET_HEADER_SIZE
+from kollacast.wire.structures import IP_UDP_HEADER_SIZE
 
 _log = Logger()
 
@@ -167,7 +167,7 @@ class MulticastProtocol(DatagramProtocol):
 
     def _send_batch(self, job: _Job) -> bool:
         """Send the job's next batch; False when the kernel takes none now."""
-        stride = PACKET_HEADER_SIZE + job.buffer.capacity
+        stride = job.buffer.layout.stride
         left = job.buffer.ctl.pkt_count - job.done
         run = min(_MAX_DATAGRAM // stride, _MAX_SEGMENTS) if self._segments else 1
         most = runs.MOST * run if self._runs is not None and self._segments else run
@@ -222,7 +222,7 @@ class MulticastProtocol(DatagramProtocol):
         vector[-1] = payloads[-1]
         if self._descending:
             vector = [view for slot in range(count - 1, -1, -1) for view in vector[2 * slot :][:2]]
-        stride = PACKET_HEADER_SIZE + buffer.capacity
+        stride = buffer.layout.stride
         ancillary: list[Any] = (
             [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", stride))] if count > 1 else []
         )

@@ -14,7 +14,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from kollacast.core.buffer import PacketBuffer
-from kollacast.wire.structures import PACKET_HEADER_SIZE
 
 #: Bytes of a pointer and of a ``size_t``, which all fields below are made of.
 WORD = 8
@@ -73,7 +72,7 @@ class Vectors:
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self.words = words(self._memory)
         for part, (view, size) in enumerate(
-            ((buffer.headers, PACKET_HEADER_SIZE), (buffer.payload, buffer.capacity))
+            ((buffer.headers, buffer.layout.header_size), (buffer.payload, buffer.capacity))
         ):
             base = ctypes.addressof(ctypes.c_char.from_buffer(view))
             self.words[2 * part :: 4] = array("Q", range(base, base + size * count, size))

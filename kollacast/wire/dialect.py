@@ -7,26 +7,28 @@ packed and parsed here or is a field of :class:`Dialect`.
 from __future__ import annotations
 
 import math
-import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kollacast.wire.checksum import Crc32c, Engine, WordSum
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.structures import PACKET_HEADER_SIZE, BufferCtl, Tag
+from kollacast.wire.structures import Tag
 
 
 @dataclass(frozen=True)
 class Dialect:
     """How one kind of peer speaks.
 
-    ``byte_order`` is a struct prefix; ``tagged`` says whether every message
-    begins with its tag; ``greets`` whether both sides introduce themselves in
-    JSON; ``proves`` whether a digest and reports follow the last buffer;
-    ``fetches`` whether a client may read the image by itself, outside the barrier;
-    ``descending`` whether a buffer is multicast from its last packet to its
-    first; ``answers_unheld`` whether a request for a packet that the server
-    does not hold is answered with an empty packet instead of the door.
+    ``byte_order`` is a struct prefix.  ``tags`` are the bytes that its messages begin with;
+    where those of structures are not among them, structures follow without one, and what comes
+    next follows from what went before.
+
+    ``introduces`` says whether both sides introduce themselves in JSON; ``seeds_crc`` whether a
+    packet's checksum depends on session and seq; ``resizes`` whether buffers may differ in size;
+    ``codes`` whether a packet can mend different losses of several clients; ``proves`` whether a
+    digest and reports follow the last buffer; ``fetches`` whether a client may read the image by
+    itself, outside the barrier; ``descending`` whether a buffer is multicast from its last packet
+    to its first; ``answers_all`` whether every packet that is asked for is answered, with an empty
+    one where it is not held, and even when the client has it by now.
     ``max_buffer_packets`` and ``max_window`` bound one buffer and the buffers
     in flight; ``max_announced`` is the most packets of a buffer that every
     client takes, ``max_mtu`` likewise.  ``ready_wait_s`` is for how many seconds
@@ -35,12 +37,15 @@ class Dialect:
 
     name: str
     byte_order: str
-    tagged: bool
-    greets: bool
+    tags: frozenset[Tag]
+    introduces: bool
+    seeds_crc: bool
+    resizes: bool
+    codes: bool
     proves: bool
     fetches: bool
     descending: bool
-    answers_unheld: bool
+    answers_all: bool
     max_buffer_packets: int
     max_announced: int
     max_window: int
@@ -48,70 +53,32 @@ class Dialect:
     ready_wait_s: float
     default_group: str
 
+    @property
+    def tagged(self) -> bool:
+        """Whether every message begins with its tag."""
+        return Tag.BUFFER in self.tags
+
     def codec(self, salt: int, engine: Engine) -> PacketCodec:
         """The packet codec of a session with this ``salt``."""
-        return PacketCodec(self.byte_order, Crc32c(salt, engine) if self.greets else WordSum())
+        return PacketCodec(self.byte_order, Crc32c(salt, engine) if self.seeds_crc else WordSum())
 
-    def _tag(self, tag: Tag) -> bytes:
-        return bytes((tag,)) if self.tagged else b""
-
-    # From the server.
-
-    def buffer(self, ctl: BufferCtl) -> bytes:
-        """The announcement of a buffer."""
-        return self._tag(Tag.BUFFER) + struct.pack(
-            self.byte_order + "4I",
-            ctl.buffer_id,
-            ctl.buffer_size,
-            ctl.packet_id_base,
-            ctl.pkt_count,
-        )
-
-    def repaired(self, buffer_id: int) -> bytes:
-        """The coded repairs of a buffer have been multicast."""
-        return struct.pack("!BI", Tag.REPAIRED, buffer_id)
-
-    def packets(
-        self, headers: memoryview, slots: Sequence[int], payloads: Sequence[memoryview]
-    ) -> bytes:
-        """Retransmissions: the packets of these ``slots``, in this order.
-
-        ``headers`` holds the sealed headers of the whole buffer, and
-        ``payloads`` the payload of each slot asked for.
-        """
-        tag = self._tag(Tag.PACKET)
-        parts: list[bytes | memoryview] = []
-        for slot, payload in zip(slots, payloads, strict=True):
-            start = PACKET_HEADER_SIZE * slot
-            parts += (tag, headers[start : start + PACKET_HEADER_SIZE], payload)
-        return b"".join(parts)
-
-    def unheld_packet(self, seq: int) -> bytes:
-        """The answer to a request for a packet that is not held."""
-        return self._tag(Tag.PACKET) + struct.pack(self.byte_order + "3I", seq, 0, 0)
-
-    # From the client.
-
-    def fetch(self, first: int, count: int) -> bytes:
-        """A request for the packets of the image from seq ``first`` on, in order."""
-        return struct.pack("!B2I", Tag.FETCH, first, count)
-
-    def request(self, seqs: Sequence[int]) -> bytes:
-        """A request for these packets."""
-        return bytes((Tag.CLIENT_REQ,)) + struct.pack(
-            f"{self.byte_order}{1 + len(seqs)}I", len(seqs), *seqs
-        )
+    def head(self, tag: Tag) -> bytes:
+        """What stands before a structure: its tag, or nothing."""
+        return bytes((tag,)) if tag in self.tags else b""
 
 
 KOLLACAST = Dialect(
     name="kollacast",
     byte_order="!",
-    tagged=True,
-    greets=True,
+    tags=frozenset(Tag),
+    introduces=True,
+    seeds_crc=True,
+    resizes=True,
+    codes=True,
     proves=True,
     fetches=True,
     descending=False,
-    answers_unheld=False,
+    answers_all=False,
     max_buffer_packets=65536,
     max_announced=65536,
     max_window=64,
@@ -125,12 +92,15 @@ KOLLACAST = Dialect(
 JASMINE = Dialect(
     name="jasmine",
     byte_order="<",
-    tagged=False,
-    greets=False,
+    tags=frozenset({Tag.CLIENT_READY, Tag.CLIENT_REQ, Tag.CLIENT_DONE, Tag.SERVER_SENT}),
+    introduces=False,
+    seeds_crc=False,
+    resizes=False,
+    codes=False,
     proves=False,
     fetches=False,
     descending=True,
-    answers_unheld=True,
+    answers_all=True,
     max_buffer_packets=65536,
     max_announced=1024,
     max_window=1,

@@ -11,6 +11,7 @@ import json
 import re
 import socket
 import struct
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -194,6 +195,14 @@ def encode_json(fields: dict[str, Any]) -> bytes:
     """``fields`` as JSON behind its length (u32, network order)."""
     data = json.dumps(fields, separators=(",", ":")).encode()
     return struct.pack("!I", len(data)) + data
+
+
+def length_prefixed() -> Generator[int, bytes, bytes]:
+    """Read JSON behind its length: yields how many bytes it needs, and is sent them."""
+    (length,) = struct.unpack("!I", (yield 4))
+    if length > MAX_JSON_SIZE:
+        raise WireError(f"{length} bytes of JSON are announced, {MAX_JSON_SIZE} is the limit")
+    return (yield length)
 
 
 def decode_json(data: bytes) -> dict[str, Any]:

@@ -11,10 +11,7 @@ been consumed, so its consumer may change what the stream expects next.
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import (
@@ -23,116 +20,34 @@ from kollacast.wire.greeting import (
     Greeting,
     GroupInfo,
     Hello,
-    Refusal,
-    decode_json,
+    length_prefixed,
 )
-from kollacast.wire.structures import (
-    BUFFER_CTL_SIZE,
-    DIGEST_SIZE,
-    GROUP_INFO_SIZE,
-    MAX_FETCH,
-    MAX_JSON_SIZE,
-    PACKET_HEADER_SIZE,
-    SEQ_LIMIT,
+from kollacast.wire.messages import (
     BufferCtl,
-    Tag,
-    WireError,
+    Decoding,
+    Detach,
+    Digest,
+    Done,
+    Fetch,
+    Message,
+    Packet,
+    Proof,
+    Ready,
+    Repaired,
+    Report,
+    Request,
+    Sent,
+    TaggedMessage,
 )
+from kollacast.wire.structures import GROUP_INFO_SIZE, Tag, WireError
 
-
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """The client has room for the next announced buffer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """The client asks for these packets again."""
-
-    seqs: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The client has the next buffer, and has flushed it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """The client asks for ``count`` packets from seq ``first`` on, whatever the others do."""
-
-    first: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Detach:
-    """From the client: take me out of the barrier.  From the server: you are out, fetch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """The multicast of the next announced buffer is over."""
-
-
-@dataclass(frozen=True, slots=True)
-class Repaired:
-    """Coded repairs of a buffer have been multicast: ask for what is still missing."""
-
-    buffer_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Packet:
-    """A retransmission; an empty ``payload`` means that it is not held."""
-
-    seq: int
-    crc: int
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Digest:
-    """The digest of the whole image."""
-
-    value: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """The server knows the shared secret."""
-
-    value: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A side's account of itself, or the reason for which it gives up."""
-
-    fields: dict[str, Any]
-
-
-Message = (
-    Ready
-    | Request
-    | Done
-    | Fetch
-    | Detach
-    | Sent
-    | Repaired
-    | BufferCtl
-    | Packet
-    | Digest
-    | Proof
-    | Report
-    | Hello
-    | Greeting
-    | Refusal
-    | GroupInfo
-)
-
-#: Yields the bytes it needs, is sent them, and returns a message.
-_Parse = Generator[int, bytes, Message]
+#: What each side may say, by the byte that a message begins with.
+_FROM_CLIENT: dict[int, type[TaggedMessage]] = {
+    kind.tag: kind for kind in (Ready, Request, Done, Fetch, Detach, Report)
+}
+_FROM_SERVER: dict[int, type[TaggedMessage]] = {
+    kind.tag: kind for kind in (Sent, BufferCtl, Packet, Proof, Detach, Repaired, Digest, Report)
+}
 
 
 class ReceiveQueue:
@@ -168,7 +83,7 @@ class _Stream:
 
     def __init__(self) -> None:
         self._queue = ReceiveQueue()
-        self._parse: _Parse | None = None
+        self._parse: Decoding[Message] | None = None
         self._needed = 0
         self._error: WireError | None = None
 
@@ -201,15 +116,8 @@ class _Stream:
         """Bytes that wait for the rest of their message."""
         return len(self._queue)
 
-    def _message(self) -> _Parse:
+    def _message(self) -> Decoding[Message]:
         raise NotImplementedError
-
-
-def _length_prefixed() -> Generator[int, bytes, bytes]:
-    (length,) = struct.unpack("!I", (yield 4))
-    if length > MAX_JSON_SIZE:
-        raise WireError(f"{length} bytes of JSON are announced, {MAX_JSON_SIZE} is the limit")
-    return (yield length)
 
 
 class ClientStream(_Stream):
@@ -222,34 +130,19 @@ class ClientStream(_Stream):
         super().__init__()
         self._dialect = dialect
         self._max_request = max_request
-        self._hello_due = dialect.greets
+        self._hello_due = dialect.introduces
+        self._kinds = {tag: kind for tag, kind in _FROM_CLIENT.items() if tag in dialect.tags}
 
-    def _message(self) -> _Parse:
+    def _message(self) -> Decoding[Message]:
         if self._hello_due:
-            hello = Hello.decode((yield from _length_prefixed()))
+            hello = Hello.decode((yield from length_prefixed()))
             self._hello_due = False
             return hello
         (tag,) = yield 1
-        if tag == Tag.CLIENT_READY:
-            return Ready()
-        if tag == Tag.CLIENT_DONE:
-            return Done()
-        order = self._dialect.byte_order
-        if tag == Tag.CLIENT_REQ:
-            (count,) = struct.unpack(order + "I", (yield 4))
-            if count > self._max_request:
-                raise WireError(f"a request for {count} packets, {self._max_request} is the limit")
-            return Request(struct.unpack(f"{order}{count}I", (yield 4 * count)))
-        if tag == Tag.FETCH and self._dialect.fetches:
-            first, count = struct.unpack("!2I", (yield 8))
-            if count > MAX_FETCH or first + count > SEQ_LIMIT:
-                raise WireError(f"a fetch of {count} packets from {first} on")
-            return Fetch(first, count)
-        if tag == Tag.DETACH and self._dialect.fetches:
-            return Detach()
-        if tag == Tag.REPORT and self._dialect.proves:
-            return Report(decode_json((yield from _length_prefixed())))
-        raise WireError(f"no message of a client begins with the byte {tag:#04x}")
+        kind = self._kinds.get(tag)
+        if kind is None:
+            raise WireError(f"no message of a client begins with the byte {tag:#04x}")
+        return (yield from kind.decode(self._dialect, self._max_request))
 
 
 class ServerStream(_Stream):
@@ -274,14 +167,14 @@ class ServerStream(_Stream):
         """``count`` packets have been asked for and will follow."""
         self._packets_due += count
 
-    def _message(self) -> _Parse:
+    def _message(self) -> Decoding[Message]:
         if self.dialect is None:
             return (yield from self._greeting())
         if self.dialect.tagged:
             return (yield from self._tagged(self.dialect))
         return (yield from self._untagged(self.dialect))
 
-    def _greeting(self) -> _Parse:
+    def _greeting(self) -> Decoding[Message]:
         start = yield len(GROUP_INFO_START)
         if start == GROUP_INFO_START:
             info = GroupInfo.decode(start + (yield GROUP_INFO_SIZE - len(start)))
@@ -289,33 +182,20 @@ class ServerStream(_Stream):
             return info
         if not MAGIC.startswith(start) or start + (yield len(MAGIC) - len(start)) != MAGIC:
             raise WireError("what answers there is no kollacast or jasmine server")
-        greeting = Greeting.decode((yield from _length_prefixed()))
+        greeting = Greeting.decode((yield from length_prefixed()))
         self.dialect = KOLLACAST
         return greeting
 
-    def _tagged(self, dialect: Dialect) -> _Parse:
+    def _tagged(self, dialect: Dialect) -> Decoding[Message]:
         (tag,) = yield 1
-        if tag == Tag.SERVER_SENT:
-            return Sent()
-        if tag == Tag.BUFFER:
-            return self._buffer(dialect, (yield BUFFER_CTL_SIZE))
-        if tag == Tag.PACKET:
-            return (yield from self._packet(dialect))
-        if tag == Tag.PROOF:
-            return Proof((yield DIGEST_SIZE))
-        if tag == Tag.DETACH:
-            return Detach()
-        if tag == Tag.REPAIRED:
-            return Repaired(*struct.unpack("!I", (yield 4)))
-        if tag == Tag.DIGEST:
-            return Digest((yield DIGEST_SIZE))
-        if tag == Tag.REPORT:
-            return Report(decode_json((yield from _length_prefixed())))
-        raise WireError(f"no message of a server begins with the byte {tag:#04x}")
+        kind = _FROM_SERVER.get(tag)
+        if kind is None:
+            raise WireError(f"no message of a server begins with the byte {tag:#04x}")
+        return (yield from kind.decode(dialect, self.capacity))
 
-    def _untagged(self, dialect: Dialect) -> _Parse:
+    def _untagged(self, dialect: Dialect) -> Decoding[Message]:
         if self._packets_due:
-            packet = yield from self._packet(dialect)
+            packet = yield from Packet.decode(dialect, self.capacity)
             self._packets_due -= 1
             return packet
         if self._sent_due:
@@ -324,16 +204,6 @@ class ServerStream(_Stream):
                 raise WireError(f"the byte {tag:#04x} stands where SENT is due")
             self._sent_due = False
             return Sent()
-        ctl = self._buffer(dialect, (yield BUFFER_CTL_SIZE))
+        ctl = yield from BufferCtl.decode(dialect, self.capacity)
         self._sent_due = True
         return ctl
-
-    def _buffer(self, dialect: Dialect, data: bytes) -> BufferCtl:
-        return BufferCtl(*struct.unpack(dialect.byte_order + "4I", data))
-
-    def _packet(self, dialect: Dialect) -> _Parse:
-        header = yield PACKET_HEADER_SIZE
-        seq, crc, size = struct.unpack(dialect.byte_order + "3I", header)
-        if size > self.capacity:
-            raise WireError(f"a packet of {size} bytes, {self.capacity} is the limit")
-        return Packet(seq, crc, (yield size) if size else b"")

@@ -8,12 +8,9 @@ the dialect's (see :mod:`kollacast.wire.dialect`).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 #: Bytes of ``packet_ctl`` before its data: seq, crc, data_size.
 PACKET_HEADER_SIZE = 12
-#: Bytes of ``buffer_ctl``: buffer_id, buffer_size, packet_id_base, pkt_count.
-BUFFER_CTL_SIZE = 16
 #: Bytes of the group info a jasmine server opens with: a ``sockaddr_in``.
 GROUP_INFO_SIZE = 16
 
@@ -21,14 +18,14 @@ GROUP_INFO_SIZE = 16
 IP_UDP_HEADER_SIZE = 28
 #: The largest IPv4 datagram, and so the largest MTU that means anything.
 MAX_MTU = 65535
+#: The least one that holds a packet: payload comes in multiples of 4 bytes.
+MIN_MTU = IP_UDP_HEADER_SIZE + PACKET_HEADER_SIZE + 4
 
 #: Sequence numbers from here up are not the image's: coded repairs have them.
 SEQ_LIMIT = 0x8000_0000
 
 #: Length bound of a greeting, a hello and a report, in bytes of JSON.
 MAX_JSON_SIZE = 64 * 1024
-
-DIGEST_SIZE = 32
 
 #: The most packets that one FETCH may ask for.
 MAX_FETCH = 65536
@@ -56,42 +53,6 @@ class Tag(enum.IntEnum):
     PACKET = 0x20
     DIGEST = 0x40
     REPORT = 0x80
-
-
-@dataclass(frozen=True, slots=True)
-class BufferCtl:
-    """The announcement of one buffer.
-
-    ``buffer_size`` counts payload bytes, ``packet_id_base`` is the seq of the
-    first packet, and a ``pkt_count`` of 0 means the end of the stream.
-    """
-
-    buffer_id: int
-    buffer_size: int
-    packet_id_base: int
-    pkt_count: int
-
-    @property
-    def is_end(self) -> bool:
-        """Whether this is the empty buffer that ends the stream."""
-        return self.pkt_count == 0
-
-    def check(self, capacity: int, max_packets: int) -> None:
-        """Raise :class:`WireError` unless a buffer of this shape can exist.
-
-        ``capacity`` is the payload capacity of a packet in bytes and
-        ``max_packets`` the most packets that a buffer may have.
-        """
-        if self.pkt_count > max_packets:
-            raise WireError(
-                f"a buffer of {self.pkt_count} packets is announced, {max_packets} is the limit"
-            )
-        if self.packet_id_base + self.pkt_count > SEQ_LIMIT:
-            raise WireError(f"a buffer reaches into the reserved seqs from {SEQ_LIMIT:#x} up")
-        if not self.pkt_count <= self.buffer_size <= self.pkt_count * capacity:
-            raise WireError(
-                f"a buffer of {self.pkt_count} packets cannot hold {self.buffer_size} bytes"
-            )
 
 
 def payload_capacity(mtu: int) -> int:

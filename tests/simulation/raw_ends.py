@@ -10,10 +10,20 @@ from twisted.python.failure import Failure
 
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import KOLLACAST, Dialect
-from kollacast.wire.greeting import Greeting, Hello, encode_json
+from kollacast.wire.greeting import Greeting, Hello
+from kollacast.wire.messages import (
+    BufferCtl,
+    Digest,
+    Done,
+    Message,
+    Ready,
+    Report,
+    Request,
+    Sent,
+    encode_sealed,
+)
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.parser import ClientStream, Digest, Message, Report, Sent, ServerStream
-from kollacast.wire.structures import BufferCtl, Tag
+from kollacast.wire.parser import ClientStream, ServerStream
 from tests.simulation.fabric import Fabric, Host
 from tests.simulation.settings import BUFFER_PACKETS, GROUP, MTU, PORT, SERVER_IP
 from tests.simulation.tcp import MemoryTransport
@@ -22,7 +32,7 @@ _T = TypeVar("_T")
 
 
 def _report(**fields: Any) -> bytes:
-    return bytes((Tag.REPORT,)) + encode_json(fields)
+    return Report(fields).encode(KOLLACAST)
 
 
 class RawConnection(Protocol):
@@ -93,11 +103,11 @@ class RawClient(RawConnection):
 
     def ready(self) -> None:
         self._answered(BufferCtl)
-        self.send(bytes((Tag.CLIENT_READY,)))
+        self.send(Ready().encode(self._dialect))
 
     def done(self) -> None:
         self._answered(Sent)
-        self.send(bytes((Tag.CLIENT_DONE,)))
+        self.send(Done().encode(self._dialect))
 
     def expect_packets(self, count: int) -> None:
         """So many packets will come without a tag."""
@@ -106,7 +116,7 @@ class RawClient(RawConnection):
 
     def request(self, *seqs: int) -> None:
         self.expect_packets(len(seqs))
-        self.send(self._dialect.request(seqs))
+        self.send(Request(seqs).encode(self._dialect))
 
     def report(self, **fields: Any) -> None:
         self.send(_report(**(fields or {"ok": True})))
@@ -147,9 +157,9 @@ class RawClient(RawConnection):
         if type(message) not in self._answers:
             self._unanswered.append(message)
         elif isinstance(message, BufferCtl):
-            self.transport.write(bytes((Tag.CLIENT_READY,)))
+            self.transport.write(Ready().encode(self._dialect))
         elif isinstance(message, Sent):
-            self.transport.write(bytes((Tag.CLIENT_DONE,)))
+            self.transport.write(Done().encode(self._dialect))
         elif isinstance(message, Digest):
             self.transport.write(_report(ok=True))
 
@@ -207,13 +217,13 @@ class RawServer(Factory):
         self.send(replace(greeting, **fields).encode())
 
     def announce(self, buffer_id: int, size: int, base: int, count: int) -> None:
-        self.send(self._dialect.buffer(BufferCtl(buffer_id, size, base, count)))
+        self.send(BufferCtl(buffer_id, size, base, count).encode(self._dialect))
 
     def sent(self) -> None:
-        self.send(bytes((Tag.SERVER_SENT,)))
+        self.send(Sent().encode(self._dialect))
 
     def digest(self, value: bytes) -> None:
-        self.send(bytes((Tag.DIGEST,)) + value)
+        self.send(Digest(value).encode(self._dialect))
 
     def report(self, reason: str) -> None:
         self.send(_report(ok=False, reason=reason))
@@ -224,13 +234,13 @@ class RawServer(Factory):
 
     def packet(self, seq: int, payload: bytes) -> bytes:
         """A packet as it is multicast."""
-        return self.codec.header(seq, memoryview(payload)) + payload
+        return self.codec.sealed(seq, [memoryview(payload)]) + payload
 
     def repair(self, seq: int, payload: bytes) -> None:
         """Send a packet again, over TCP."""
-        self.send(
-            (bytes((Tag.PACKET,)) if self._dialect.tagged else b"") + self.packet(seq, payload)
-        )
+        payloads = [memoryview(payload)]
+        headers = self.codec.sealed(seq, payloads)
+        self.send(encode_sealed(self._dialect, headers, [0], payloads))
 
     def multicast(self, *packets: bytes) -> None:
         for packet in packets:

@@ -276,8 +276,8 @@ class Session:
         ends = run.host.connections()
         if len(connections) > len(ends):
             yield f"{len(connections)} clients on {len(ends)} connections"
-        if len(server.history._waiting) > len(connections):
-            yield f"{len(server.history._waiting)} reads wait for {len(connections)} clients"
+        if len(server.history.waiting) > len(connections):
+            yield f"{len(server.history.waiting)} reads wait for {len(connections)} clients"
         for client in connections:
             member, queue = client.member, client._outgoing.queue
             if member is not None and member._unanswered > session.max_request:

@@ -27,20 +27,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import inf
 from typing import NamedTuple
 
-#: Loss above a client's base that is not yet taken for congestion.
-_TOLERANCE = 0.005
-#: Standard deviations of a random loss that are not, either: there may be a
-#: thousand clients, and the worst of them counts.
-_SIGMAS = 3.0
-#: The same in mean deviations, for losses that stray more than chance explains.
-_STRAYS = 4.0
-#: A decision rests on so many packets of a client, or on fewer where random
-#: loss strays by no more than this share.
-_ENOUGH_PACKETS = 1500
-_PRECISE = 0.02
+from kollacast.congestion.client_loss import ClientLoss, Loss
+from kollacast.congestion.control import FIRST_EPOCH, Epoch
+
 #: During a trial the rate is this part of what was received: queues drain.
 _TRIAL = 0.90
 #: A loss of which at least this part stays at a lower rate is not, or not
@@ -63,69 +55,24 @@ _GROWTH = 1.35
 _MAX_STEP = 0.5
 #: The rate is raised only while this part of it is used.
 _USED = 0.85
-#: How fast a base loss follows what is measured.
-_GAIN = 0.25
 _MIN_RATE_BPS = 1e6
-#: So many packets lost at a time are counted as one accident at the most: what
-#: a kernel hands over in one piece where a link takes that.
-_MAX_BURST = 64.0
 #: A buffer of fewer packets measures nothing.
 _MIN_PACKETS = 64
 #: A measurement belongs to the same rate as another from this part of it up.
 _SAME_RATE = 0.97
+#: A trial's rate is not changed by less than this part of it.
+_SLIGHT = 0.005
 
 
-class _Loss(NamedTuple):
-    """The share of so many packets that a client lacked.
-
-    Packets that are lost together are one accident: where losses come in
-    bursts, that many packets count as one.
-    """
-
-    share: float
-    packets: float
-
-
-_Losses = dict[Hashable, _Loss]
+_Losses = dict[Hashable, Loss]
 
 
 class _Measured(NamedTuple):
     """What was lost at one rate."""
 
-    epoch: int
+    epoch: Epoch
     sent_bps: float
     losses: _Losses
-
-
-@dataclass(slots=True)
-class _Client:
-    """What is known of a client: the loss that is not the rate's, and how far it strays.
-
-    ``suspected`` says whether it lost more than that of the last buffer, and
-    ``burst`` how many packets it loses at a time.
-    """
-
-    base: float = 0.0
-    burst: float = 1.0
-    stray: float = 0.0
-    suspected: bool = False
-
-    def most(self, packets: float) -> float:
-        """The largest loss of so many packets that is not yet taken for congestion."""
-        return self.base + _TOLERANCE + self._noise(packets)
-
-    def least(self, packets: float) -> float:
-        """The smallest loss of so many packets that the base loss explains."""
-        return self.base - self._noise(packets)
-
-    def learn(self, share: float) -> None:
-        """``share`` was lost at a rate that is no cause of it."""
-        self.stray += _GAIN * (abs(share - self.base) - self.stray)
-        self.base += _GAIN * (share - self.base)
-
-    def _noise(self, packets: float) -> float:
-        # A loss that strays further than its own size must be seen anew.
-        return max(_chance(self.base, packets), min(_STRAYS * self.stray, self.base))
 
 
 @dataclass(slots=True)
@@ -144,7 +91,7 @@ class _Trial:
     stayed: int = 0
 
 
-class RateControl:
+class Trials:
     """The rate as a function of what was reported; None means unlimited.
 
     :attr:`epoch` counts the changes of the rate.  A buffer is reported with
@@ -153,35 +100,29 @@ class RateControl:
 
     def __init__(self) -> None:
         self.rate_bps: float | None = None
-        self.epoch = 0
-        self._clients: dict[Hashable, _Client] = {}
+        self.epoch = FIRST_EPOCH
+        self._clients: dict[Hashable, ClientLoss] = {}
         # What was lost in this epoch since the last decision.
         self._window: _Losses = {}
         self._trial: _Trial | None = None
         # Buffers of earlier epochs left at a rate that has been judged.
-        self._judged_epoch = 0
+        self._judged_epoch = FIRST_EPOCH
         self._bottleneck_bps = 0.0
         self._hold = 0
         self._step = _STEP
 
     def report(
         self,
-        epoch: int,
+        epoch: Epoch,
         sent_bps: float,
         packets: int,
         losses: Mapping[Hashable, float],
         bursts: Mapping[Hashable, float] | None = None,
     ) -> None:
-        """A buffer of ``packets`` left at ``sent_bps``; ``losses`` has clients' shares.
-
-        ``bursts`` says how many packets they lost at a time, on the average,
-        where that is not 1.  One buffer may be reported in several parts, with
-        different clients.
-        """
         if packets < _MIN_PACKETS:
             return
         heard = {
-            client: _Loss(share, packets / self._burst(client, (bursts or {}).get(client)))
+            client: self._of(client).measured(share, packets, (bursts or {}).get(client))
             for client, share in losses.items()
             if share < 1.0
         }
@@ -201,7 +142,6 @@ class RateControl:
             self._earlier(measured, exceeding)
 
     def forget(self, client: Hashable) -> None:
-        """``client`` has left, and is not heard of any more."""
         self._clients.pop(client, None)
         self._window.pop(client, None)
         if self._trial is not None:
@@ -209,13 +149,8 @@ class RateControl:
 
     # Reports.
 
-    def _burst(self, name: Hashable, measured: float | None) -> float:
-        """How many packets the client loses at a time; remembered while nothing is lost."""
-        client = self._clients.setdefault(name, _Client())
-        if measured is not None:
-            gain = _GAIN if client.burst > 1.0 else 1.0
-            client.burst += gain * (min(measured, _MAX_BURST) - client.burst)
-        return client.burst
+    def _of(self, client: Hashable) -> ClientLoss:
+        return self._clients.setdefault(client, ClientLoss())
 
     def _confirmed(self, losses: _Losses) -> set[Hashable]:
         """The clients that lost too much, and not for the first time.
@@ -224,8 +159,8 @@ class RateControl:
         """
         confirmed = set()
         for name, loss in list(losses.items()):
-            client = self._clients.setdefault(name, _Client())
-            if loss.share <= client.most(loss.packets):
+            client = self._of(name)
+            if not client.exceeds(loss):
                 client.suspected = False
             elif client.suspected or self._is_lower(name, loss):
                 confirmed.add(name)
@@ -234,7 +169,7 @@ class RateControl:
                 del losses[name]
         return confirmed
 
-    def _is_lower(self, name: Hashable, loss: _Loss) -> bool:
+    def _is_lower(self, name: Hashable, loss: Loss) -> bool:
         """Whether less than that was lost at a rate before, in the trial of this client."""
         trial = self._trial
         if trial is None or name not in trial.suspects:
@@ -246,8 +181,8 @@ class RateControl:
         """Something was measured at the present rate."""
         window = self._window
         for name, loss in measured.losses.items():
-            window[name] = _sum(window.get(name), loss)
-        enough = {name for name, loss in window.items() if self._is_enough(name, loss)}
+            window[name] = loss.plus(window.get(name))
+        enough = {name for name, loss in window.items() if self._clients[name].is_enough(loss)}
         if self._trial is not None:
             if enough and self._trial.suspects <= enough:
                 self._judge(self._trial, measured.sent_bps)
@@ -270,7 +205,7 @@ class RateControl:
             trial.measured[-1] = measured._replace(losses={**last.losses, **measured.losses})
             trial.suspects |= exceeding
             rate_bps = self._below_received(trial)
-            if self.rate_bps is None or abs(rate_bps / self.rate_bps - 1) > _TOLERANCE:
+            if self.rate_bps is None or abs(rate_bps / self.rate_bps - 1) > _SLIGHT:
                 self._set(rate_bps)
 
     # Trials.
@@ -318,7 +253,7 @@ class RateControl:
         """All base losses are known: what then is left of the losses before?"""
         bottleneck_bps = min(
             (
-                measured.sent_bps * self._received(name, measured.losses[name])
+                measured.sent_bps * self._clients[name].received(measured.losses[name])
                 for measured in trial.measured
                 for name in self._exceeding(measured.losses) & trial.suspects
             ),
@@ -338,7 +273,10 @@ class RateControl:
         """The next rate of a trial."""
         last = trial.measured[-1]
         received = min(
-            (self._received(name, last.losses[name]) for name in trial.suspects & set(last.losses)),
+            (
+                self._clients[name].received(last.losses[name])
+                for name in trial.suspects & set(last.losses)
+            ),
             default=1.0,
         )
         return max(last.sent_bps * min(received, 1.0) * _TRIAL, _MIN_RATE_BPS)
@@ -360,7 +298,7 @@ class RateControl:
 
     def _set(self, rate_bps: float | None) -> None:
         self.rate_bps = rate_bps
-        self.epoch += 1
+        self.epoch = Epoch(self.epoch + 1)
         self._window = {}
 
     # Losses.
@@ -374,7 +312,7 @@ class RateControl:
         fallen = False
         for name, loss in self._window.items():
             client = self._clients[name]
-            if loss.share < client.least(loss.packets):
+            if client.falls_short(loss):
                 client.base = loss.share
                 fallen = True
         return fallen
@@ -384,27 +322,5 @@ class RateControl:
         return {
             name
             for name, loss in losses.items()
-            if name in self._clients and loss.share > self._clients[name].most(loss.packets)
+            if name in self._clients and self._clients[name].exceeds(loss)
         }
-
-    def _received(self, name: Hashable, loss: _Loss) -> float:
-        """The part of what its base loss leaves that a client got."""
-        return (1 - loss.share) / (1 - self._clients[name].base)
-
-    def _is_enough(self, name: Hashable, loss: _Loss) -> bool:
-        share = max(loss.share, self._clients[name].base)
-        return loss.packets >= _ENOUGH_PACKETS or _chance(share, loss.packets) <= _PRECISE
-
-
-def _sum(one: _Loss | None, other: _Loss) -> _Loss:
-    if one is None:
-        return other
-    packets = one.packets + other.packets
-    share = (one.share * one.packets + other.share * other.packets) / packets
-    return _Loss(share, packets)
-
-
-def _chance(share: float, packets: float) -> float:
-    """How far the share of ``packets`` lost at random may stray from ``share``."""
-    share = min(share + _TOLERANCE, 0.5)
-    return _SIGMAS * sqrt(share * (1 - share) / packets)

@@ -1,4 +1,4 @@
-"""The rate control against simulated networks: a bottleneck, random loss, and late reports.
+"""The congestion control against simulated networks: a bottleneck, random loss, and late reports.
 
 Buffers leave one after another, as large as the server would make them, and repairs take their
 share.  Rates and losses are means over the buffers that follow once the rate should have settled.
@@ -15,8 +15,10 @@ from random import Random
 
 from twisted.trial import unittest
 
+from kollacast import congestion
+from kollacast.congestion.control import Epoch, FixedRate
+from kollacast.congestion.trials import Trials
 from kollacast.core.buffer_sizing import BufferSizing
-from kollacast.core.rate_control import RateControl
 
 _KIB = 1024
 _CAPACITY = 1460
@@ -40,7 +42,7 @@ class _Means:
 @dataclass
 class _Report:
     due: int
-    epoch: int
+    epoch: Epoch
     bps: float
     packets: int
     losses: dict[Hashable, float]
@@ -74,7 +76,7 @@ class _Network:
     burst: int = 1
 
     def __post_init__(self) -> None:
-        self.control = RateControl()
+        self.control = Trials()
         self.random = Random(self.seed)
         self.sizing = BufferSizing(_CAPACITY, _MAX_PACKETS, len(self.losses), fixed=False)
         self.read_ahead = deque(self.sizing.next() for _ in range(4))
@@ -314,7 +316,7 @@ class RandomLosses(unittest.SynchronousTestCase):
 
 class Reports(unittest.SynchronousTestCase):
     def setUp(self) -> None:
-        self.control = RateControl()
+        self.control = Trials()
 
     def report(self, loss: float, *, bps: float = 1e9, times: int = 1, packets: int = 4000) -> None:
         for _ in range(times):
@@ -411,3 +413,19 @@ class Reports(unittest.SynchronousTestCase):
         for _ in range(200):
             self.report(0.99, bps=self.control.rate_bps or 1e9)
             self.assertGreaterEqual(self.control.rate_bps or inf, 1e6)
+
+
+class Choice(unittest.SynchronousTestCase):
+    """Which control a server gets."""
+
+    def test_without_a_rate_one_is_found(self) -> None:
+        self.assertIsInstance(congestion.choose(None), Trials)
+        self.assertIsInstance(congestion.choose(None, "trials"), Trials)
+
+    def test_a_rate_that_is_given_stays_whatever_is_lost(self) -> None:
+        control = congestion.choose(5e6)
+        self.assertIsInstance(control, FixedRate)
+        for share in (0.5, 0.9):
+            control.report(control.epoch, 5e6, 4000, {"a": share}, {"a": 2.0})
+        control.forget("a")
+        self.assertEqual((control.rate_bps, control.epoch), (5e6, FixedRate(1.0).epoch))

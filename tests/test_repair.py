@@ -11,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
-from kollacast.core import coding
 from kollacast.core.buffer import PacketBuffer
 from kollacast.core.intake import Intake
+from kollacast.repair.planning import plan
+from kollacast.repair.xor import combine
+from kollacast.wire import recipes
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST
-from kollacast.wire.structures import SEQ_LIMIT, BufferCtl
+from kollacast.wire.messages import BufferCtl
+from kollacast.wire.structures import SEQ_LIMIT
 from tests.vectors import PROPERTY
 
 _ENGINE, _ = best_crc32c()
@@ -32,7 +35,7 @@ class Plans(unittest.SynchronousTestCase):
     def test_every_client_can_decode_all_it_wants(
         self, wanted: list[set[int]], terms_limit: int
     ) -> None:
-        combinations = coding.plan(wanted, terms_limit)
+        combinations = plan(wanted, terms_limit)
         for terms in combinations:
             self.assertLessEqual(len(terms), terms_limit)
             for lacking in wanted:
@@ -41,14 +44,14 @@ class Plans(unittest.SynchronousTestCase):
         self.assertEqual(sorted(named), sorted(set().union(*wanted)))
 
     def test_losses_of_different_clients_are_mended_together(self) -> None:
-        self.assertEqual(len(coding.plan([{1, 5}, {2, 6}, {3, 7}], 32)), 2)
+        self.assertEqual(len(plan([{1, 5}, {2, 6}, {3, 7}], 32)), 2)
 
     def test_a_loss_common_to_all_is_sent_once(self) -> None:
-        self.assertEqual(coding.plan([{4}, {4}, {4}], 32), [[4]])
+        self.assertEqual(plan([{4}, {4}, {4}], 32), [[4]])
 
     def test_nobody_wants_anything(self) -> None:
-        self.assertEqual(coding.plan([], 32), [])
-        self.assertEqual(coding.plan([set(), set()], 32), [])
+        self.assertEqual(plan([], 32), [])
+        self.assertEqual(plan([set(), set()], 32), [])
 
     def test_it_takes_little_more_than_the_worst_client_has_lost(self) -> None:
         """Independent losses of a buffer of 4300 packets, 1024 at a time as the server plans."""
@@ -58,79 +61,28 @@ class Plans(unittest.SynchronousTestCase):
             planned = [
                 terms
                 for start in range(0, 4300, 1024)
-                for terms in coding.plan(
+                for terms in plan(
                     [[s for s in seqs if start <= s < start + 1024] for seqs in lost], 32
                 )
             ]
-            recipes = coding.recipes(planned, 0, 1460)
+            told = recipes.pack(planned, 0, 1460)
             worst = max(map(len, lost))
-            self.assertLess((len(planned) + 2 * len(recipes)) / worst, most, (clients, share))
+            self.assertLess((len(planned) + 2 * len(told)) / worst, most, (clients, share))
 
     def test_no_packet_of_a_thousand_clients_is_left_out(self) -> None:
         chance = random.Random(6)
         lost = [{s for s in range(200) if chance.random() < 0.01} for _ in range(1000)]
-        planned = coding.plan(lost, 32)
+        planned = plan(lost, 32)
         named = sorted(s for terms in planned for s in terms)
         self.assertEqual(named, sorted(set().union(*lost)))
         for terms in planned:
             self.assertLessEqual(max(len(seqs.intersection(terms)) for seqs in lost), 1)
 
 
-class Recipes(unittest.SynchronousTestCase):
-    def test_the_bytes_of_a_recipe(self) -> None:
-        self.assertEqual(
-            coding.recipes([[5, 9], [7]], 3, _CAPACITY),
-            [
-                bytes.fromhex("80000003 00000002 00000005 00000009 00000001 00000007").ljust(
-                    _CAPACITY, b"\0"
-                )
-            ],
-        )
-
-    def test_seqs_are_reserved_ones_and_go_round(self) -> None:
-        self.assertEqual(coding.combination_seq(0), SEQ_LIMIT)
-        self.assertEqual(coding.combination_seq(coding.SEQ_SPAN + 2), 0x8000_0002)
-        self.assertEqual(coding.recipe_seq(1), 0xC000_0001)
-        self.assertEqual(coding.recipe_seq(coding.SEQ_SPAN), 0xC000_0000)
-
-    @PROPERTY
-    @given(
-        st.integers(16, 200) | st.just(1460),
-        st.data(),
-        st.integers(0, 2 * coding.SEQ_SPAN),
-    )
-    def test_what_is_told_is_understood(
-        self, capacity: int, data: st.DataObject, first: int
-    ) -> None:
-        terms = st.lists(
-            st.integers(0, SEQ_LIMIT - 1), min_size=1, max_size=coding.max_terms(capacity)
-        )
-        combinations = data.draw(st.lists(terms, max_size=20))
-        found: dict[int, tuple[int, ...]] = {}
-        for packet in coding.recipes(combinations, first, capacity):
-            self.assertEqual(len(packet), capacity)
-            found.update(coding.read_recipe(packet))
-        expected = {
-            coding.combination_seq(first + number): tuple(terms)
-            for number, terms in enumerate(combinations)
-        }
-        self.assertEqual(found, expected)
-
-    def test_the_smallest_packets_that_can_name_a_combination(self) -> None:
-        self.assertEqual([coding.max_terms(capacity) for capacity in (16, 20, 1460)], [1, 2, 32])
-        self.assertLess(coding.max_terms(12), 1)
-
-    @PROPERTY
-    @given(st.binary(max_size=100))
-    def test_nonsense_tells_little_and_breaks_nothing(self, data: bytes) -> None:
-        named = sum(map(len, coding.read_recipe(data).values()))
-        self.assertLessEqual(4 * named, len(data))
-
-
 class Combinations(unittest.SynchronousTestCase):
     def test_short_packets_count_as_padded(self) -> None:
         self.assertEqual(
-            coding.combine([memoryview(b"\x01\x02\x03\x04"), memoryview(b"\xf1\xf2")], 4),
+            combine([memoryview(b"\x01\x02\x03\x04"), memoryview(b"\xf1\xf2")], 4),
             b"\xf0\xf0\x03\x04",
         )
 
@@ -139,7 +91,7 @@ class Combinations(unittest.SynchronousTestCase):
     def test_it_is_the_xor_of_all(self, payloads: list[bytes]) -> None:
         columns = zip(*(payload.ljust(_CAPACITY, b"\0") for payload in payloads), strict=True)
         self.assertEqual(
-            coding.combine([memoryview(payload) for payload in payloads], _CAPACITY),
+            combine([memoryview(payload) for payload in payloads], _CAPACITY),
             bytes(reduce(xor, column) for column in columns),
         )
 
@@ -162,20 +114,20 @@ class Decoding(unittest.SynchronousTestCase):
             payload = self.source.get(seq)
             assert payload is not None
             if seq not in lost:
-                self.intake.datagram(_CODEC.header(seq, payload) + payload)
+                self.intake.datagram(_CODEC.sealed(seq, [payload]) + payload)
         self.assertEqual(self.target.missing(), sorted(lost))
 
-    def repair(self, combinations: list[list[int]], *, recipes: bool = True) -> None:
-        if recipes:
-            for number, packet in enumerate(coding.recipes(combinations, 0, _CAPACITY)):
-                self.datagram(coding.recipe_seq(number), packet)
+    def repair(self, combinations: list[list[int]], *, told: bool = True) -> None:
+        if told:
+            for number, packet in enumerate(recipes.pack(combinations, 0, _CAPACITY)):
+                self.datagram(recipes.recipe_seq(number), packet)
         for number, terms in enumerate(combinations):
             held = [self.source.get(term) for term in terms]
-            payload = coding.combine([view for view in held if view is not None], _CAPACITY)
-            self.datagram(coding.combination_seq(number), payload)
+            payload = combine([view for view in held if view is not None], _CAPACITY)
+            self.datagram(recipes.combination_seq(number), payload)
 
     def datagram(self, seq: int, payload: bytes) -> None:
-        self.intake.datagram(_CODEC.header(seq, memoryview(payload)) + payload)
+        self.intake.datagram(_CODEC.sealed(seq, [memoryview(payload)]) + payload)
 
     def whole(self) -> None:
         self.assertEqual(self.target.missing(), [])
@@ -206,10 +158,10 @@ class Decoding(unittest.SynchronousTestCase):
         slot[:] = b"x" * len(slot)
         short = memoryview(b"short")
         self.datagram(107, bytes(short))
-        self.datagram(coding.recipe_seq(0), coding.recipes([[102, 107]], 0, _CAPACITY)[0])
+        self.datagram(recipes.recipe_seq(0), recipes.pack([[102, 107]], 0, _CAPACITY)[0])
         first = self.source.get(102)
         assert first is not None
-        self.datagram(coding.combination_seq(0), coding.combine([first, short], _CAPACITY))
+        self.datagram(recipes.combination_seq(0), combine([first, short], _CAPACITY))
         self.assertEqual(self.target.get(102), first)
 
     def test_a_combination_of_one_packet(self) -> None:
@@ -231,15 +183,15 @@ class Decoding(unittest.SynchronousTestCase):
 
     def test_without_its_recipe_a_combination_is_nothing(self) -> None:
         self.receive(100)
-        self.repair([[100, 101]], recipes=False)
+        self.repair([[100, 101]], told=False)
         self.assertEqual(self.target.missing(), [100])
 
     def test_what_came_meanwhile_is_not_decoded_again(self) -> None:
         self.receive(100)
-        for number, packet in enumerate(coding.recipes([[100, 101]], 0, _CAPACITY)):
-            self.datagram(coding.recipe_seq(number), packet)
+        for number, packet in enumerate(recipes.pack([[100, 101]], 0, _CAPACITY)):
+            self.datagram(recipes.recipe_seq(number), packet)
         self.target.put(100, self.source.payloads[0])
-        self.repair([[100, 101]], recipes=False)
+        self.repair([[100, 101]], told=False)
         self.whole()
         self.assertEqual(self.intake.counts.decoded, 0)
 
@@ -258,13 +210,13 @@ class Decoding(unittest.SynchronousTestCase):
             max_size=5,
         )
     )
-    def test_recipes_of_any_kind_break_nothing(self, recipes: list[list[int]]) -> None:
+    def test_recipes_of_any_kind_break_nothing(self, told: list[list[int]]) -> None:
         """What comes of them may be wrong, as the sender of a valid sum is believed."""
         self.setUp()
         self.receive(102, 109)
-        for number, words in enumerate(recipes):
+        for number, words in enumerate(told):
             payload = struct.pack(f"!{len(words)}I", *words).ljust(_CAPACITY, b"\0")[:_CAPACITY]
-            self.datagram(coding.recipe_seq(number), payload)
+            self.datagram(recipes.recipe_seq(number), payload)
             for combination in (*words, SEQ_LIMIT, SEQ_LIMIT + 1, 0xBFFF_FFFF):
                 self.datagram(max(combination, SEQ_LIMIT), bytes(_CAPACITY))
         received = set(range(100, 110)).difference(self.target.missing())
@@ -274,18 +226,18 @@ class Decoding(unittest.SynchronousTestCase):
     def test_a_buffer_that_is_through_takes_no_repairs(self) -> None:
         """Its memory may hold another buffer by then."""
         self.receive(100)
-        for number, packet in enumerate(coding.recipes([[100, 101]], 0, _CAPACITY)):
-            self.datagram(coding.recipe_seq(number), packet)
+        for number, packet in enumerate(recipes.pack([[100, 101]], 0, _CAPACITY)):
+            self.datagram(recipes.recipe_seq(number), packet)
         self.intake.disarm(self.target)
         self.target.init(BufferCtl(2, 10 * _CAPACITY, 110, 10))
         self.intake.arm(self.target)
-        self.repair([[100, 101]], recipes=False)
+        self.repair([[100, 101]], told=False)
         self.assertEqual(self.target.missing_count, 10)
 
     @PROPERTY
     @given(st.lists(st.sets(st.integers(100, 109), max_size=6), min_size=1, max_size=4))
     def test_a_plan_for_several_clients_mends_each(self, lost: list[set[int]]) -> None:
-        combinations = coding.plan(lost, coding.max_terms(_CAPACITY))
+        combinations = plan(lost, recipes.max_terms(_CAPACITY))
         for lacking in lost:
             self.setUp()
             self.receive(*lacking)
@@ -297,9 +249,9 @@ class Decoding(unittest.SynchronousTestCase):
         codec = JASMINE.codec(0, _ENGINE)
         intake = Intake(codec, _CAPACITY, coded=False)
         intake.arm(self.target)
-        recipe = coding.recipes([[100, 101]], 0, _CAPACITY)[0]
+        recipe = recipes.pack([[100, 101]], 0, _CAPACITY)[0]
         self.target.put(101, bytes(_CAPACITY))
-        for seq, payload in ((coding.recipe_seq(0), recipe), (SEQ_LIMIT, bytes(_CAPACITY))):
-            intake.datagram(codec.header(seq, memoryview(payload)) + payload)
+        for seq, payload in ((recipes.recipe_seq(0), recipe), (SEQ_LIMIT, bytes(_CAPACITY))):
+            intake.datagram(codec.sealed(seq, [memoryview(payload)]) + payload)
         self.assertEqual(self.target.missing_count, 9)
         self.assertEqual(intake.counts.repeated, 2)

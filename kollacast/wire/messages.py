@@ -1,0 +1,296 @@
+"""What both ends say to each other once they know each other: each message, made and read.
+
+``encode(dialect)`` is the whole message.  ``decode(dialect, limit)`` reads what follows the byte
+that says which message it is: a generator that yields how many bytes it needs, is sent them, and
+returns the message.  ``limit`` bounds what has no size of its own: the packets of a
+:class:`Request`, the bytes of a :class:`Packet`.  Both raise :class:`WireError` on nonsense.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from kollacast.wire.dialect import Dialect
+from kollacast.wire.greeting import (
+    Greeting,
+    GroupInfo,
+    Hello,
+    Refusal,
+    clean_text,
+    decode_json,
+    encode_json,
+    length_prefixed,
+)
+from kollacast.wire.packets import header_at
+from kollacast.wire.structures import (
+    MAX_FETCH,
+    PACKET_HEADER_SIZE,
+    SEQ_LIMIT,
+    Tag,
+    WireError,
+)
+
+_T = TypeVar("_T")
+#: Yields the bytes it needs, is sent them, and returns a message.
+Decoding = Generator[int, bytes, _T]
+
+
+@functools.cache
+def _body(byte_order: str, layout: str) -> struct.Struct:
+    return struct.Struct(byte_order + layout)
+
+
+class TaggedMessage:
+    """A message whose fields follow its tag, in a struct's ``layout``; without one, it is all."""
+
+    __slots__ = ()
+    __match_args__: ClassVar[tuple[str, ...]] = ()
+    tag: ClassVar[Tag]
+    layout: ClassVar[str] = ""
+
+    def encode(self, dialect: Dialect) -> bytes:
+        """The whole message."""
+        fields = [getattr(self, name) for name in self.__match_args__]
+        return dialect.head(self.tag) + _body(dialect.byte_order, self.layout).pack(*fields)
+
+    @classmethod
+    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Message]:
+        """Read what follows the tag."""
+        if not cls.layout:
+            return cls()  # type: ignore[return-value]
+        body = _body(dialect.byte_order, cls.layout)
+        return cls(*body.unpack((yield body.size)))._checked()
+
+    def _checked(self) -> Message:
+        """Itself, when these fields can be."""
+        return self  # type: ignore[return-value]
+
+
+# From the client.
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(TaggedMessage):
+    """The client has room for the next announced buffer."""
+
+    tag = Tag.CLIENT_READY
+
+
+@dataclass(frozen=True, slots=True)
+class Request(TaggedMessage):
+    """The client asks for these packets again."""
+
+    tag = Tag.CLIENT_REQ
+    seqs: tuple[int, ...]
+
+    def encode(self, dialect: Dialect) -> bytes:
+        count = len(self.seqs)
+        body = struct.pack(f"{dialect.byte_order}{1 + count}I", count, *self.seqs)
+        return bytes((self.tag,)) + body
+
+    @classmethod
+    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Request]:
+        (count,) = struct.unpack(dialect.byte_order + "I", (yield 4))
+        if count > limit:
+            raise WireError(f"a request for {count} packets, {limit} is the limit")
+        return cls(struct.unpack(f"{dialect.byte_order}{count}I", (yield 4 * count)))
+
+
+@dataclass(frozen=True, slots=True)
+class Done(TaggedMessage):
+    """The client has the next buffer, and has flushed it."""
+
+    tag = Tag.CLIENT_DONE
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch(TaggedMessage):
+    """The client asks for ``count`` packets from seq ``first`` on, whatever the others do."""
+
+    tag = Tag.FETCH
+    layout = "2I"
+    first: int
+    count: int
+
+    def _checked(self) -> Fetch:
+        if self.count > MAX_FETCH or self.first + self.count > SEQ_LIMIT:
+            raise WireError(f"a fetch of {self.count} packets from {self.first} on")
+        return self
+
+
+# From the server.
+
+
+@dataclass(frozen=True, slots=True)
+class BufferCtl(TaggedMessage):
+    """The announcement of one buffer.
+
+    ``buffer_size`` counts payload bytes, ``packet_id_base`` is the seq of the
+    first packet, and a ``pkt_count`` of 0 means the end of the stream.
+    """
+
+    tag = Tag.BUFFER
+    layout = "4I"
+    buffer_id: int
+    buffer_size: int
+    packet_id_base: int
+    pkt_count: int
+
+    @property
+    def is_end(self) -> bool:
+        """Whether this is the empty buffer that ends the stream."""
+        return self.pkt_count == 0
+
+    def check(self, capacity: int, max_packets: int) -> None:
+        """Raise :class:`WireError` unless a buffer of this shape can exist.
+
+        ``capacity`` is the payload capacity of a packet in bytes and
+        ``max_packets`` the most packets that a buffer may have.
+        """
+        if self.pkt_count > max_packets:
+            raise WireError(
+                f"a buffer of {self.pkt_count} packets is announced, {max_packets} is the limit"
+            )
+        if self.packet_id_base + self.pkt_count > SEQ_LIMIT:
+            raise WireError(f"a buffer reaches into the reserved seqs from {SEQ_LIMIT:#x} up")
+        if not self.pkt_count <= self.buffer_size <= self.pkt_count * capacity:
+            raise WireError(
+                f"a buffer of {self.pkt_count} packets cannot hold {self.buffer_size} bytes"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Sent(TaggedMessage):
+    """The multicast of the next announced buffer is over."""
+
+    tag = Tag.SERVER_SENT
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired(TaggedMessage):
+    """Coded repairs of a buffer have been multicast: ask for what is still missing."""
+
+    tag = Tag.REPAIRED
+    layout = "I"
+    buffer_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Packet(TaggedMessage):
+    """A retransmission; an empty ``payload`` means that it is not held."""
+
+    tag = Tag.PACKET
+    seq: int
+    crc: int
+    payload: bytes
+
+    def encode(self, dialect: Dialect) -> bytes:
+        header = struct.pack(dialect.byte_order + "3I", self.seq, self.crc, len(self.payload))
+        return dialect.head(self.tag) + header + self.payload
+
+    @classmethod
+    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Packet]:
+        seq, crc, size = struct.unpack(dialect.byte_order + "3I", (yield PACKET_HEADER_SIZE))
+        if size > limit:
+            raise WireError(f"a packet of {size} bytes, {limit} is the limit")
+        return cls(seq, crc, (yield size) if size else b"")
+
+
+def encode_sealed(
+    dialect: Dialect,
+    headers: memoryview | bytes,
+    slots: Sequence[int],
+    payloads: Sequence[memoryview],
+) -> bytes:
+    """The :class:`Packet` of each of these ``slots``, in this order, as one piece.
+
+    ``headers`` holds the sealed headers of the whole buffer, and
+    ``payloads`` the payload of each slot asked for.
+    """
+    head = dialect.head(Tag.PACKET)
+    parts: list[bytes | memoryview] = []
+    for slot, payload in zip(slots, payloads, strict=True):
+        parts += (head, headers[header_at(slot)], payload)
+    return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Digest(TaggedMessage):
+    """The digest of the whole image, 32 bytes."""
+
+    tag = Tag.DIGEST
+    layout = "32s"
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Proof(TaggedMessage):
+    """The server knows the shared secret, which 32 bytes prove."""
+
+    tag = Tag.PROOF
+    layout = "32s"
+    value: bytes
+
+
+# From both.
+
+
+@dataclass(frozen=True, slots=True)
+class Detach(TaggedMessage):
+    """From the client: take me out of the barrier.  From the server: you are out, fetch."""
+
+    tag = Tag.DETACH
+
+
+@dataclass(frozen=True, slots=True)
+class Report(TaggedMessage):
+    """A side's account of itself, or the reason for which it gives up."""
+
+    tag = Tag.REPORT
+    fields: dict[str, Any]
+
+    def encode(self, dialect: Dialect) -> bytes:
+        return bytes((self.tag,)) + encode_json(self.fields)
+
+    @classmethod
+    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Report]:
+        return cls(decode_json((yield from length_prefixed())))
+
+    def says(self, key: str) -> bool:
+        """Whether ``key`` is said to be so: "ok", "refused", "later"."""
+        return self.fields.get(key) is True
+
+    @property
+    def reason(self) -> str:
+        """Why it gives up, as one line."""
+        reason = self.fields.get("reason")
+        return clean_text(reason) if isinstance(reason, str) else "it gave no reason"
+
+    def count(self, key: str) -> int | None:
+        """A number of packets, None where there is none."""
+        value = self.fields.get(key)
+        return value if isinstance(value, int) and 0 <= value <= SEQ_LIMIT else None
+
+
+Message = (
+    Ready
+    | Request
+    | Done
+    | Fetch
+    | Detach
+    | Sent
+    | Repaired
+    | BufferCtl
+    | Packet
+    | Digest
+    | Proof
+    | Report
+    | Hello
+    | Greeting
+    | Refusal
+    | GroupInfo
+)
