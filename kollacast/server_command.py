@@ -6,6 +6,7 @@ from kollacast import streams
 from kollacast.exit_status import end_process_with
 from kollacast.local_host import raise_descriptor_limit
 from kollacast.logs import announce
+from kollacast.monotonic import run_on_monotonic_clock
 from kollacast.options import DEFAULT_SPOOL_BYTES, ServerOptions
 from kollacast.progress import choose_display
 from kollacast.service import KollacastService, Run
@@ -22,6 +23,8 @@ def makeService(options: ServerOptions) -> KollacastService:
     """Make the service of ``kollacast-server``; nothing is opened before it starts."""
     # By now twistd has installed the reactor that its command line asks for.
     from twisted.internet import reactor
+
+    run_on_monotonic_clock(reactor)
 
     # The engine is loaded here, so that --help and a wrong command line answer at once.
     from kollacast.server import Server
