@@ -10,6 +10,7 @@ from twisted.logger import Logger
 from kollacast import streams
 from kollacast.exit_status import end_process_with
 from kollacast.logs import announce
+from kollacast.monotonic import run_on_monotonic_clock
 from kollacast.options import ClientOptions
 from kollacast.progress import choose_display
 from kollacast.service import KollacastService, Run
@@ -29,6 +30,7 @@ def makeService(options: ClientOptions) -> KollacastService:
     # By now twistd has installed the reactor that its command line asks for.
     from twisted.internet import reactor
 
+    run_on_monotonic_clock(reactor)
     # The engine is loaded here, so that --help and a wrong command line answer at once.
     from kollacast.client import Client
 

@@ -196,7 +196,8 @@ class ServerOptions(_Options):
     arguments = "<local_ip> <number_of_clients> [port]"
     longdesc = (
         "Sends the image on standard input to <number_of_clients> clients by multicast from the"
-        f" interface of <local_ip>. Port is for UDP and TCP, default {DEFAULT_PORT}. Exit status:"
+        f" interface of <local_ip>. Port is for UDP and TCP, default {DEFAULT_PORT}. SIGUSR2 has it"
+        " start now with the clients that came. Exit status:"
         " 0 when every client has a verified image, 4 when some have, 1 when none has, 2 for a"
         " wrong command line."
     )

@@ -35,6 +35,6 @@ class Progress:
     phase: str  #: in an operator's words, such as "waiting for clients"
     bytes_done: int  #: of the image
     bytes_total: int | None  #: of the image; None when it comes from a pipe
-    clients: int  #: that take part now
+    clients: int  #: that take part now, or have the image; in the end only these
     clients_expected: int  #: 0 on a client, which knows of itself alone
     packets_repaired: int  #: sent again (server), asked for again and received (client)

@@ -46,8 +46,9 @@ class Display(Protocol):
 class Bar:
     """A progress bar at the bottom of a terminal; lines of the log pass above it."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: IReactorTime) -> None:
         self._console = console
+        self._clock = clock
         self._bar: Any = None  # made when there is something to show
 
     def show(self, progress: Progress) -> None:
@@ -63,6 +64,9 @@ class Bar:
                 mininterval=0,
                 miniters=0,
             )
+            # tqdm would go by the time of day, and stand still when that is set back.
+            self._bar._time = self._clock.seconds
+            self._bar.reset()
             self._console.line_guard = lambda: _tqdm().external_write_mode(file=self._console)
         if not progress.bytes_done:
             # waiting for clients must not count as time it took to send
@@ -126,7 +130,7 @@ def choose_display(
     if mode == "none":
         return Nothing()
     if mode == "bar" or (mode == "auto" and console.isatty()):
-        return Bar(console)
+        return Bar(console, clock)
     return Lines(clock, emit)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+from typing import Any
+
 from kollacast import streams
 from kollacast.exit_status import end_process_with
 from kollacast.local_host import raise_descriptor_limit
 from kollacast.logs import announce
+from kollacast.monotonic import run_on_monotonic_clock
 from kollacast.options import DEFAULT_SPOOL_BYTES, ServerOptions
 from kollacast.progress import choose_display
 from kollacast.service import KollacastService, Run
@@ -23,6 +27,7 @@ def makeService(options: ServerOptions) -> KollacastService:
     # By now twistd has installed the reactor that its command line asks for.
     from twisted.internet import reactor
 
+    run_on_monotonic_clock(reactor)
     # The engine is loaded here, so that --help and a wrong command line answer at once.
     from kollacast.server import Server
 
@@ -38,9 +43,9 @@ def makeService(options: ServerOptions) -> KollacastService:
         server = Server(
             reactor, options.config, source, spool=spool, max_connections=max(connections, 1)
         )
-        return Run(server, source.close)
+        return Run(server, source.close, server.start_now)
 
-    return KollacastService(
+    service = KollacastService(
         reactor,
         make_run,
         choose_display(options["progress"], streams.console, reactor, announce),
@@ -48,3 +53,10 @@ def makeService(options: ServerOptions) -> KollacastService:
         end_process_with,
         options["report"],
     )
+    _start_on_signal(reactor, service)
+    return service
+
+
+def _start_on_signal(reactor: Any, service: KollacastService) -> None:
+    """SIGUSR2 starts the session; SIGUSR1 is twistd's. A daemon inherits this."""
+    signal.signal(signal.SIGUSR2, lambda *_: reactor.callFromThread(service.start_now))

@@ -44,6 +44,7 @@ class Run:
 
     engine: Engine
     release: Callable[[], None]  #: gives it back, from any state, and wakes a thread that waits
+    start_now: Callable[[], None] | None = None  #: begins with those who came, where that is a word
 
 
 class KollacastService(Service):
@@ -96,6 +97,11 @@ class KollacastService(Service):
         )
         self._run.release()
         return over
+
+    def start_now(self) -> None:
+        """Begin with those who came: what an operator asks for by a signal."""
+        if self._run is not None and self._run.start_now is not None and not self._is_over:
+            self._run.start_now()
 
     def _begin(self) -> None:
         if self._is_stopping:

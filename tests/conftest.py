@@ -14,6 +14,8 @@ from unittest import mock
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
+from kollacast.monotonic import run_on_monotonic_clock
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _trial_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -24,6 +26,14 @@ def _trial_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with mock.patch.object(SynchronousTestCase, "mktemp", mktemp):
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _patience_on_a_monotonic_clock() -> None:
+    """Have tests on the real reactor wait as long as they say, also where the clock is set."""
+    from twisted.internet import reactor
+
+    run_on_monotonic_clock(reactor)
 
 
 @pytest.hookimpl(trylast=True)

@@ -152,7 +152,7 @@ class Program(ProcessProtocol):
     def send_signal(self, number: int) -> None:
         """Send a signal; nothing once the process has ended."""
         try:
-            self._process.signalProcess(signal.Signals(number).name.removeprefix("SIG"))
+            self._process.signalProcess(int(number))
         except ProcessExitedAlready:
             pass
 

@@ -18,6 +18,19 @@ _CHECKOUT = Path(__file__).resolve().parents[1]
 _PAGE = _CHECKOUT / "docs" / "architecture.md"
 #: The only modules that may take the reactor which runs; all others are handed one.
 _COMMANDS = {"kollacast.server_command", "kollacast.client_command"}
+#: The only modules that may take the time of day: a version's record has a date.
+_DATES = {"kollacast.images.registry_sink"}
+_TIMES_OF_DAY = {
+    "time.time",
+    "time.time_ns",
+    "time.gmtime",
+    "time.localtime",
+    "time.clock_gettime",
+    "datetime.now",
+    "datetime.utcnow",
+    "datetime.today",
+    "datetime.datetime.now",
+}
 #: What a floor without I/O may have of Twisted and of the system.
 _PURE = {"twisted.internet.defer"}
 _IO = {"os", "select", "selectors", "subprocess", "threading", "time", "twisted", "asyncio"}
@@ -68,6 +81,14 @@ def _functions(module: str, path: Path) -> Iterator[str]:
     owners += [(node.name, node.body) for node in tree.body if isinstance(node, ast.ClassDef)]
     for owner, body in owners:
         yield from (f"{owner}.{node.name}" for node in body if isinstance(node, ast.FunctionDef))
+
+
+def _looks_at_the_time_of_day(path: Path) -> Iterator[str]:
+    """How a file takes the time of day, as far as that can be read in it."""
+    yield from (name for name in _imports(path) if name in _TIMES_OF_DAY)
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in _TIMES_OF_DAY:
+            yield ast.unparse(node)
 
 
 class MapTests(SynchronousTestCase):
@@ -140,6 +161,21 @@ class MapTests(SynchronousTestCase):
             if "twisted.internet.reactor" in _imports(path)
         }
         self.assertEqual(taken, _COMMANDS)
+
+
+class TimeTests(SynchronousTestCase):
+    """Nothing goes by the time of day but what is written for people."""
+
+    def test_who_looks_at_the_time_of_day(self) -> None:
+        found = {
+            module for module, path in _files().items() if set(_looks_at_the_time_of_day(path))
+        }
+        self.assertEqual(found, _DATES)
+
+    def test_a_look_is_seen(self) -> None:
+        path = Path(self.mktemp())
+        path.write_text("import time\nfrom time import time_ns\ntime.time()\n")
+        self.assertEqual(set(_looks_at_the_time_of_day(path)), {"time.time", "time.time_ns"})
 
 
 class PageTests(SynchronousTestCase):

@@ -540,12 +540,13 @@ async def test_server_interrupted_while_it_waits(crew: Crew, number: int) -> Non
     destination = _Destination(crew)
     source = crew.file("image", image_of(_BUFFER))
     server = crew.server("--input", str(source), "--report", "server.json", clients=2)
-    client = crew.client(*destination.words)
+    client = crew.client(*destination.words, "--connect-timeout", "1")
     await server.said("is in: 1 of 2")
     server.send_signal(number)
     await ends(server, client)
     _check(server, -number, "interrupted")
-    _check(client, 1, "the server gave up: interrupted")
+    lost = f"the connection was lost, and no server at {LOOPBACK} port {crew.port} within 1 s"
+    _check(client, 1, f"{lost}: Connection refused")
     assert destination.is_untouched()
     assert json.loads((crew.folder / "server.json").read_text())["exit_status"] == 1
 

@@ -140,7 +140,8 @@ class GroupTests(_ConversationTestCase):
         for window in (1, 2, 8):
             server, _ = self.converse(_image(777), clients=5, group_size=2, window=window)
             self.assertEqual([len(g.members) for g in server.server._chain.groups], [0, 0, 0])
-            self.assertEqual(server.server.progress().clients, 0)
+            self.assertEqual(len(server.server._roster), 0)
+            self.assertEqual(server.server.progress().clients, 5)  # have the image
 
     def test_seventy_clients_in_two_groups(self) -> None:
         server, _ = self.converse(_image(500), clients=70)

@@ -8,6 +8,8 @@ from ipaddress import IPv4Network
 from random import Random
 from typing import Any
 
+from twisted.logger import capturedLogs, formatEvent
+
 from kollacast.outcome import Status
 from kollacast.spool import Spool
 from kollacast.wire.dialect import KOLLACAST
@@ -616,8 +618,8 @@ class FailsafeTests(_LadderTestCase):
         self._fail(
             client,
             Status.FAILSAFE,
-            "the server gave up: interrupted;"
-            " the failsafe registry registry.example:4000 has the image",
+            "the connection was lost, and no server at 10.0.0.1 port 18383 within 30 s:"
+            " Connection refused; the failsafe registry registry.example:4000 has the image",
         )
         assert server.outcome is not None
         self.assertEqual(server.outcome.report["failsafe"], "registry.example:4000")
@@ -626,6 +628,71 @@ class FailsafeTests(_LadderTestCase):
         self.serve(failsafe="registry.example:4000")
         client = self.network.join(sink=MemorySink(room=100))
         self._fail(client, Status.FAILED, "cannot write the image: No space left on device")
+
+
+class NextServerTests(_LadderTestCase):
+    """A server that waits is ended, for it was started with the wrong file or number."""
+
+    def test_it_is_interrupted_and_started_on_another_image(self) -> None:
+        """More than once, and each next server has all the time that a client gives to one."""
+        client, stream = self.network.join(), self.network.join(sink=_stream())
+        for _ in range(3):
+            server = self.serve(b"the wrong one", clients=3)
+            self.network.run_for(100.0)
+            server.server.interrupt("interrupted")
+            self.assertEqual(server.finish(limit_s=5.0).line, "interrupted")
+            self.network.run_for(20.0)
+        server = self.serve(clients=2)
+        self.assert_whole(client, stream)
+        self.assertEqual(server.finish().status, Status.OK)
+        self.assert_all_gone(self.network)
+
+    def test_it_is_killed_more_than_once(self) -> None:
+        client = self.network.join()
+        for _ in range(3):
+            server = self.serve(clients=2)
+            self.network.run_for(100.0)
+            server.host.kill()
+            self.network.run_for(20.0)
+        server = self.serve(clients=1)
+        self.assert_whole(client)
+
+    def test_it_is_interrupted_as_a_client_comes(self) -> None:
+        """Nobody has said yet who it is."""
+        server = self.serve(clients=2)
+        client = self.network.join()
+        self.network.run_until(lambda: server.server._factory.connections)
+        server.server.interrupt("interrupted")
+        server.finish(limit_s=5.0)
+        self.serve(clients=1)
+        self.assert_whole(client)
+
+    def test_nobody_follows(self) -> None:
+        server = self.serve(clients=2)
+        client = self.network.join()
+        self.network.run_for(100.0)
+        server.server.interrupt("interrupted")
+        self.network.run_for(28.0)
+        self.assertIsNone(client.outcome)
+        self.assertIn("no server at", client.finish(limit_s=3.0).line)
+
+    def test_what_is_said(self) -> None:
+        server = self.serve(clients=2)
+        self.network.join()
+        self.network.settle()
+        with capturedLogs() as events:
+            server.server.interrupt("interrupted")
+            self.network.run_for(10.0)
+        self.assertEqual(
+            [formatEvent(event) for event in events if "client" in event["log_namespace"]],
+            ["the server gave up before it began: interrupted; looking for the next one for 30 s"],
+        )
+
+
+def _stream() -> MemorySink:
+    sink = MemorySink()
+    sink.is_stream = True
+    return sink
 
 
 class FewTests(_LadderTestCase):
@@ -640,6 +707,71 @@ class FewTests(_LadderTestCase):
         outcome = server.finish()
         self.assertEqual(outcome.status, Status.PARTIAL)
         self.assertEqual(outcome.report["clients_verified"], 2)
+
+    def test_start_now_with_those_who_came(self) -> None:
+        """Whatever else was asked for; those who are late have their turn."""
+        server = self.serve(clients=3, min_clients=3, accept_timeout_s=100.0)
+        early = self.network.join(threads=True)
+        self.network.settle()
+        early.threads["disk"].held = True
+        server.server.start_now()
+        self.network.settle()
+        self.assertEqual(server.phase, "sending")
+        late = self.network.join()
+        self.network.run_for(1.0)
+        early.threads["disk"].release()
+        self.assert_whole(early, late)
+        outcome = server.finish()
+        self.assertEqual(outcome.status, Status.PARTIAL)
+        self.assertEqual(outcome.line, "2 of 3 clients have the image, 1 never came")
+        self.assertEqual(self.entry(server, "host2")["fetching"], "it came after the start")
+        self.assert_all_gone(self.network)
+
+    def test_start_now_without_anybody(self) -> None:
+        server = self.serve(clients=2)
+        with capturedLogs() as events:
+            server.server.start_now()
+        self.assertEqual(
+            [formatEvent(event) for event in events],
+            ["asked to start now: no client has come yet, still waiting"],
+        )
+        client = self.network.join()
+        self.network.settle()
+        self.assertEqual(server.phase, "waiting for clients")
+        server.server.start_now()
+        self.assert_whole(client)
+
+    def test_start_now_after_the_start(self) -> None:
+        server = self.serve(clients=1)
+        client = self.network.join(threads=True)
+        self.network.run_until(lambda: server.phase == "sending")
+        client.threads["disk"].held = True
+        with capturedLogs() as events:
+            server.server.start_now()
+        self.assertEqual(
+            [formatEvent(event) for event in events],
+            ["asked to start now: the session has started already"],
+        )
+        client.threads["disk"].release()
+        self.assert_whole(client)
+        self.assertEqual(server.finish().status, Status.OK)
+        server.server.start_now()
+
+    def test_who_is_here_after_half_a_minute(self) -> None:
+        self.serve(clients=3)
+        self.network.join()
+        with capturedLogs() as events:
+            self.network.run_for(29.0)
+            self.assertEqual([formatEvent(e) for e in events if "pid" in e], [])
+            self.network.run_for(2.0)
+            self.network.run_for(270.0)
+        self.assertEqual(
+            [formatEvent(event) for event in events if "pid" in event],
+            [
+                "waiting for clients: 2 of 3 are missing; here: host1 (10.0.1.1)."
+                f" To start now without the rest: kill -USR2 {os.getpid()}"
+            ],
+        )
 
     def test_too_few(self) -> None:
         server = self.serve(clients=3, min_clients=2, accept_timeout_s=10.0)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
+import tqdm.std
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -91,7 +93,8 @@ class _Terminal:
 class BarTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.terminal = _Terminal()
-        self.bar = Bar(cast(Console, self.terminal))
+        self.clock = Clock()
+        self.bar = Bar(cast(Console, self.terminal), self.clock)
 
     def last_drawn(self) -> str:
         return self.terminal.drawn.getvalue().rstrip().rpartition("\r")[2]
@@ -112,6 +115,16 @@ class BarTests(SynchronousTestCase):
         self.bar.show(_at(5_000_000, None))
         self.assertIn("sending: 5.00MB [", self.last_drawn())
         self.bar.close(_at(5_000_000, None))
+
+    def test_time_that_has_passed(self) -> None:
+        """Whatever the time of day is, and however it is set meanwhile."""
+        self.patch(tqdm.std, "time", itertools.count(1_000_000, -3600).__next__)
+        self.bar.show(_at(0))
+        self.clock.advance(10)
+        self.bar.show(_at(5_000_000))
+        self.assertIn("[00:10<00:10", self.last_drawn())
+        self.assertIn("500kB/s", self.last_drawn())
+        self.bar.close(_at(10_000_000))
 
     def test_lines_pass_above(self) -> None:
         self.bar.show(_at(1_000_000))

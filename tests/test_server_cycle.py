@@ -948,7 +948,13 @@ class WindowTests(_ServerTestCase):
 class InterruptTests(_ServerTestCase):
     """An operator who has had enough, in every state."""
 
-    def _interrupt(self, server: ServerRun, clients: Sequence[ClientRun | RawClient]) -> None:
+    def _interrupt(
+        self,
+        server: ServerRun,
+        clients: Sequence[ClientRun | RawClient],
+        *,
+        has_sent: bool = True,
+    ) -> None:
         closed: list[None] = []
         server.server.interrupt("interrupted").addCallback(closed.append)
         outcome = server.finish(limit_s=5.0)
@@ -957,10 +963,16 @@ class InterruptTests(_ServerTestCase):
         self.assertTrue(server.source.closed)
         for client in clients:
             if isinstance(client, RawClient):
-                self.assertEqual(client.last(Report).fields, {"ok": False, "reason": "interrupted"})
+                later = {} if has_sent else {"later": True}
+                fields = {"ok": False, "reason": "interrupted", **later}
+                self.assertEqual(client.last(Report).fields, fields)
             else:
-                told = client.finish(limit_s=5.0)
-                self.assertEqual(told.line, "the server gave up: interrupted")
+                told = client.finish(limit_s=5.0 if has_sent else 31.0)
+                line = "the server gave up: interrupted"
+                if not has_sent:
+                    line = f"no server at {SERVER_IP} port {PORT} within 30 s: Connection refused"
+                    line = f"the connection was lost, and {line}"
+                self.assertEqual(told.line, line)
                 self.assertFalse(client.sink.is_committed)
                 self.assertTrue(client.sink.is_abandoned)
         self.assert_all_gone(self.network)
@@ -968,7 +980,7 @@ class InterruptTests(_ServerTestCase):
     def test_while_it_waits_for_clients(self) -> None:
         server = self.network.serve(_IMAGE, clients=3, accept_timeout_s=100.0)
         clients: list[ClientRun | RawClient] = [*self.others(1), self.raw()]
-        self._interrupt(server, clients)
+        self._interrupt(server, clients, has_sent=False)
 
     def test_while_nobody_is_here(self) -> None:
         self._interrupt(self.network.serve(_IMAGE, clients=3), [])
@@ -979,7 +991,7 @@ class InterruptTests(_ServerTestCase):
         others, raw = self.others(1), self.raw(*_ALL)
         self.assertEqual(server.phase, "sending")
         self.assertEqual(raw.count(BufferCtl), 0)
-        self._interrupt(server, [*others, raw])
+        self._interrupt(server, [*others, raw], has_sent=False)
         server.threads["read"].release()
         self.assert_all_gone(self.network)
 

@@ -135,6 +135,34 @@ class EndingTests(_RunCase):
         self.assertEqual((self.engine.reasons, self.reactor.stops), ([], 1))
 
 
+class StartNowTests(_RunCase):
+    """A signal that comes at any time."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.starts = 0
+
+    def make_run(self) -> Run:
+        return Run(self.engine, self.release, self._start)
+
+    def _start(self) -> None:
+        self.starts += 1
+
+    def test_while_it_runs(self) -> None:
+        self.start().start_now()
+        self.assertEqual(self.starts, 1)
+
+    def test_before_it_runs(self) -> None:
+        self.make_service().start_now()
+        self.assertEqual(self.starts, 0)
+
+    def test_after_the_end(self) -> None:
+        made = self.start()
+        self.engine.ending.callback(_DONE)
+        made.start_now()
+        self.assertEqual(self.starts, 0)
+
+
 class TroubleTests(_RunCase):
     def test_input_gone_since_the_check(self) -> None:
         def make_run() -> Run:

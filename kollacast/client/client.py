@@ -47,6 +47,8 @@ GREETING_TIMEOUT_S = 10.0
 _LINGER_S = 3.0
 #: Seconds until the next attempt after a refusal that is only for now.
 _REFUSED_RETRY_S = 1.0
+#: Seconds after which a connection on which nothing has begun was one to a server that waited.
+_WAIT_S = 10.0
 
 WorkerFactory = Callable[[Any, str], Worker]
 
@@ -81,6 +83,8 @@ class Client:
         self._deadline = 0.0
         self._bytes_at_loss = -1
         self._refused_for_now: str | None = None
+        self._is_told_to_look_on = False
+        self._connected_at = 0.0
         self._connection: ServerConnection | None = None
         self._closed: Deferred[None] | None = None
         self._timer: IDelayedCall | None = None
@@ -173,6 +177,7 @@ class Client:
 
     def connected(self, connection: ServerConnection) -> None:
         self._connection = connection
+        self._connected_at = self._reactor.seconds()
         self._closed = Deferred()
         if self._ended:
             connection.close()
@@ -209,6 +214,11 @@ class Client:
             return
         self._cancel_timer()
         self._connection = None
+        is_told, self._is_told_to_look_on = self._is_told_to_look_on, False
+        stood_s = self._reactor.seconds() - self._connected_at
+        if is_told or (self._waits_for_others and stood_s > _WAIT_S):
+            # Somebody has ended a server that waited, maybe not for the first time.
+            self._deadline = self._reactor.seconds() + self._config.connect_timeout_s
         if self._committed is not None:
             # All that the server has to say is known, and the disk has the last word.
             return
@@ -216,6 +226,8 @@ class Client:
             # A server that is about to end still takes connections for a moment.
             self._connect_again("what answers there closes the connection")
         elif self._terms is not None and (self._terms.fetch or self._waits_for_others):
+            if self._refused_for_now is None and not is_told:
+                _log.warn("the connection to the server is lost: trying to come back")
             self._come_back(self._output)
         else:
             self._end("the server closed the connection before the image was complete")
@@ -227,6 +239,12 @@ class Client:
         return route is not None and not route.has_begun and self._greets
 
     @property
+    def _may_look_on(self) -> bool:
+        """Whether the next server can bring what this one has not."""
+        can_fetch = self._terms is not None and self._terms.fetch
+        return self._route is None or self._waits_for_others or can_fetch
+
+    @property
     def _greets(self) -> bool:
         return self._terms is not None and self._terms.dialect.introduces
 
@@ -235,6 +253,19 @@ class Client:
         if self._refused_for_now is None:
             _log.warn("the server refuses this client for now: {reason}", reason=reason)
         self._refused_for_now = reason
+        assert self._connection is not None
+        self._connection.close()
+
+    def _look_on(self, reason: str) -> None:
+        """The server has ended before it has begun, and another one may follow."""
+        _log.warn(
+            "the server gave up before it began: {reason}; looking for the next one for"
+            " {seconds:g} s",
+            reason=reason,
+            seconds=self._config.connect_timeout_s,
+        )
+        self._is_told_to_look_on = True
+        self._cancel_timer()
         assert self._connection is not None
         self._connection.close()
 
@@ -251,8 +282,6 @@ class Client:
 
     def _come_back(self, output: Output) -> None:
         """Look for the server again, to go on from what is kept."""
-        if self._route is not None and self._refused_for_now is None:
-            _log.warn("the connection to the server is lost: trying to come back")
         self._complete = False
         self._expected_digest = None
         self._leave_route()
@@ -285,9 +314,12 @@ class Client:
             self._take_output(self._new_output(self._terms, 0))
             self._begin_route(self._terms, Route.receive)
         elif isinstance(message, Report):
-            refused = message.says("refused")
-            if refused and message.says("later") and self._waits_for_others:
+            refused, later = message.says("refused"), message.says("later")
+            if later and refused and self._waits_for_others:
                 self._try_later(message.reason)
+                return
+            if later and not refused and self._may_look_on:
+                self._look_on(message.reason)
                 return
             what = "refuses this client" if refused else "gave up"
             self._end(f"the server {what}: {message.reason}", keep=True)

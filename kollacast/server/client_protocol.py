@@ -285,17 +285,18 @@ class ClientProtocol(Protocol):
         )
         self._close()
 
-    def end(self, reason: str | None) -> Deferred[None]:
+    def end(self, reason: str | None, *, later: bool = False) -> Deferred[None]:
         """The session is over, for ``reason`` unless it has ended well.
 
-        Fires once the connection is closed.
+        With ``later``, the client is to look for the next server.  Fires once the connection
+        is closed.
         """
         if not self._closed:
             if reason is None or self.record.verified:
                 self._close()
             else:
                 self.record.reason = reason
-                self._tell_and_close(reason)
+                self._tell_and_close(reason, later=later)
         return self.lost
 
     # From the puller.

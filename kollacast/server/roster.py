@@ -42,6 +42,11 @@ class Roster:
         return sum(record.verified for record in self.records)
 
     @property
+    def taking_part(self) -> int:
+        """How many are in, or have gone with the image."""
+        return self.verified + sum(not client.record.verified for client in self.clients)
+
+    @property
     def all_verified(self) -> bool:
         """Whether all that are in have the image."""
         return all(client.record.verified for client in self.clients)
@@ -93,9 +98,12 @@ class Roster:
         """Nobody has come back in time."""
         self._absent.clear()
 
-    def names(self) -> str:
-        """Who has been in, for people."""
-        return ", ".join(f"{r.name} ({r.address})" for r in self.records) or "none"
+    def names(self, most: int | None = None) -> str:
+        """Who has been in, for people; no more than ``most`` by name."""
+        names = [f"{record.name} ({record.address})" for record in self.records]
+        if most is not None and len(names) > most:
+            names[most:] = [f"and {len(names) - most} more"]
+        return ", ".join(names) or "none"
 
     def without(self, reason: str | None) -> str:
         """Who has not got the image, and why unless for the ``reason`` that all have."""

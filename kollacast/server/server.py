@@ -29,6 +29,7 @@ from kollacast.core.observer import Observer
 from kollacast.outcome import Outcome, Progress, Status
 from kollacast.server.client_protocol import ClientFactory, ClientProtocol
 from kollacast.server.cycle import cycle
+from kollacast.server.gathering import Gathering
 from kollacast.server.groups import GroupChain, Phase
 from kollacast.server.history import History
 from kollacast.server.lobby import Lobby
@@ -114,9 +115,7 @@ class Server:
         self._return_timer: Any = None
         self._phase = "starting"
         self._cycle = cycle(self)
-        self._accepted: Deferred[None] | None = None
-        self._accept_timer: Any = None
-        self._accept_until: float | None = None
+        self._gathering = Gathering(reactor, config, self._roster, self._end)
         self._watch = Watch(
             reactor,
             self._roster,
@@ -135,6 +134,7 @@ class Server:
         self._ready: Deferred[None]
         self._sizing: BufferSizing
         self._window = DeferredSemaphore(1)
+        self._has_sent = False
         self._all_announced = False
         self._through: Deferred[None] = succeed(None)
         self._bytes_done = 0
@@ -169,8 +169,11 @@ class Server:
         return self._finished
 
     def interrupt(self, reason: str) -> Deferred[None]:
-        """End the run now; fires once all ports are closed."""
-        self._end(reason)
+        """End the run now; fires once all ports are closed.
+
+        Before anything is sent, clients are told to look for the next server.
+        """
+        self._end(reason, later=not self._has_sent)
         closed: Deferred[None] = Deferred()
 
         def tell(outcome: Outcome) -> Outcome:
@@ -180,12 +183,16 @@ class Server:
         self._finished.addCallback(tell)
         return closed
 
+    def start_now(self) -> None:
+        """Start with those who came; unless that is nobody, or all has started."""
+        self._gathering.start_now()
+
     def progress(self) -> Progress:
         return Progress(
             phase=self._phase,
             bytes_done=self._bytes_done,
             bytes_total=self._source.size,
-            clients=len(self._roster),
+            clients=self._roster.verified if self._ended else self._roster.taking_part,
             clients_expected=self._config.clients,
             packets_repaired=self._roster.packets_repaired,
         )
@@ -250,9 +257,7 @@ class Server:
             count=len(self._roster),
             expected=self._config.clients,
         )
-        if self._roster.is_complete and self._accepted is not None:
-            # The client must be in its group before anything begins.
-            self._reactor.callLater(0, self._all_here)
+        self._gathering.came()
         why = self._why_apart(client)
         if why is None or (self._is_joinable and self._can_join_late(client)):
             member = client.new_member(self)
@@ -303,15 +308,7 @@ class Server:
 
     def accept(self) -> Deferred[None]:
         self._phase = _ACCEPTING
-        self._accepted = Deferred()
-        timeout_s = self._config.accept_timeout_s
-        if timeout_s:
-            now = self.clock.seconds()
-            if self._accept_until is None:
-                self._accept_until = now + timeout_s
-            left = max(self._accept_until - now, 0.0)
-            self._accept_timer = self._reactor.callLater(left, self._too_few)
-        return self._accepted
+        return self._gathering.begin()
 
     def prepare(self) -> Deferred[None]:
         if self._reader is None:
@@ -369,41 +366,12 @@ class Server:
             await self.accept()
             self._phase = "sending"
             self._started_at = self.clock.seconds()
-            self._cancel_accept_timer()
             await self._chain.begin(Phase.ANNOUNCE, self._current.buffer.ctl)
-
-    def _all_here(self) -> None:
-        accepted = self._accepted
-        if accepted is not None and self._roster.is_complete:
-            self._accepted = None
-            accepted.callback(None)
-
-    def _too_few(self) -> None:
-        least = self._config.min_clients
-        accepted = self._accepted
-        if least is not None and len(self._roster) >= least and accepted is not None:
-            _log.warn(
-                "starting with {count} of {expected} clients",
-                count=len(self._roster),
-                expected=self._config.clients,
-            )
-            self._accepted = None
-            accepted.callback(None)
-            return
-        self._end(
-            f"{len(self._roster)} of {self._config.clients} clients came within"
-            f" {self._config.accept_timeout_s:g} s: {self._roster.names()}"
-        )
-
-    def _cancel_accept_timer(self) -> None:
-        if self._accept_timer is not None and self._accept_timer.active():
-            self._accept_timer.cancel()
 
     def _begin(self) -> None:
         """Everyone is in: read, announce and watch from now on."""
         self._phase = "sending"
         self._started_at = self.clock.seconds()
-        self._cancel_accept_timer()
         members = [client for client in self._roster.clients if client.member is not None]
         self.session.limit([client.packets for client in members])
         self._sizing = BufferSizing(
@@ -449,6 +417,7 @@ class Server:
                 self._window.release()
                 reader.release(buffer)
                 continue
+            self._has_sent = True
             self._all_announced = ctl.is_end
             flight = Flight(buffer)
             self.session.flights.append(flight)
@@ -508,8 +477,11 @@ class Server:
 
     # The end.
 
-    def _end(self, reason: str | None) -> None:
-        """The run is over: for ``reason``, or because all is done."""
+    def _end(self, reason: str | None, *, later: bool = False) -> None:
+        """The run is over: for ``reason``, or because all is done.
+
+        With ``later``, clients are to look for the next server.
+        """
         if self._ended:
             return
         self._ended = True
@@ -517,7 +489,7 @@ class Server:
         self._seconds = self.clock.seconds() - self._started_at if self._started_at else 0.0
         self._cycle.stop()
         self._watch.stop()
-        self._cancel_accept_timer()
+        self._gathering.stop()
         if self._return_timer is not None and self._return_timer.active():
             self._return_timer.cancel()
         self._digest_known.clear()
@@ -526,7 +498,7 @@ class Server:
         for worker in self._workers:
             worker.stop()
         self._source.close()
-        closing = [client.end(reason) for client in list(self._factory.connections)]
+        closing = [client.end(reason, later=later) for client in list(self._factory.connections)]
         closing += [maybeDeferred(port.stopListening) for port in self._ports]
         DeferredList(closing, consumeErrors=True).addCallback(
             lambda _: self._finished.callback(self._outcome(reason))
@@ -554,6 +526,9 @@ class Server:
             line = reason if not verified else f"{reason}; {verified} of {expected} have the image"
         else:
             line = f"{verified} of {expected} clients have the image"
+            absent = expected - len(self._roster.records)
+            if absent > 0:
+                line += f", {absent} never came"
         return Outcome(status, f"{line}; without: {without}" if without else line, report)
 
     def _report(self, verified: int, reason: str | None) -> dict[str, Any]:

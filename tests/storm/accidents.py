@@ -55,6 +55,24 @@ def _interrupt_server(session: Session, _: ClientRun) -> None:
     if server is not None and _is_here(server):
         session.causes[ALL].add("server interrupted")
         server.server.interrupt("interrupted")
+        if session.random.random() < 0.5:
+            _later(session, 10.0, lambda: _follow(session, server))
+
+
+def _follow(session: Session, server: ServerRun) -> None:
+    """Another server begins, for those who still look for one."""
+    if session.server is server and server.outcome is not None and not server.host.is_gone:
+        session.causes[ALL] |= {"late", "missing"}
+        session.serve()
+
+
+def _start_now(session: Session, _: ClientRun) -> None:
+    """An operator has had enough of waiting for all."""
+    server = session.server
+    if server is not None and _is_here(server):
+        if server.phase == "waiting for clients":
+            session.causes[ALL] |= {"late", "missing"}
+        server.server.start_now()
 
 
 def _kill_client(session: Session, client: ClientRun) -> None:
@@ -234,6 +252,7 @@ def _foreign_packets(session: Session, _: ClientRun) -> None:
 _ACCIDENTS: tuple[Accident, ...] = (
     _interrupt_client,
     _interrupt_server,
+    _start_now,
     _kill_client,
     _kill_client,
     _kill_half,

@@ -68,6 +68,8 @@ _REASONS: tuple[tuple[str, set[str]], ...] = (
     (r"the image is not the server's: .+", {"bad part", "damaged stream"}),
     (r"cannot write the image: No space left on device", {"full disk"}),
     (r"10\.0\.0\.1 port 18383: .+", {"damaged stream"}),
+    # A hello, a greeting or a text that says something else.
+    (r"the server (refuses this client:|gave up:|asks for a proof by) .+", {"damaged stream"}),
 )
 
 

@@ -1,0 +1,130 @@
+"""Waits for the clients that are expected, until those who came have to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from kollacast.config import ServerConfig
+from kollacast.server.roster import Roster
+
+_log = Logger()
+
+#: Seconds after which the operator is told who is here and what can be done, and then again.
+_REMIND_S = (30.0, 300.0)
+#: So many clients are named.
+_MOST_NAMES = 16
+
+
+class Gathering:
+    """The wait for ``config.clients``; ``give_up`` takes the reason when too few have come."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        config: ServerConfig,
+        roster: Roster,
+        give_up: Callable[[str], None],
+    ) -> None:
+        self._clock = clock
+        self._config = config
+        self._roster = roster
+        self._give_up = give_up
+        self._gathered: Deferred[None] | None = None  # while it waits
+        self._until: float | None = None
+        self._timers: dict[str, IDelayedCall] = {}
+
+    def begin(self) -> Deferred[None]:
+        """Fires when the session is to start.
+
+        Where it begins anew, for nobody who came was a client, the time goes on.
+        """
+        self._gathered = Deferred()
+        if self._config.accept_timeout_s:
+            now = self._clock.seconds()
+            if self._until is None:
+                self._until = now + self._config.accept_timeout_s
+            self._set("timeout", max(self._until - now, 0.0), self._time_is_over)
+        self._set("reminder", _REMIND_S[0], self._remind)
+        return self._gathered
+
+    def came(self) -> None:
+        """One more is in: start if that is all."""
+        if self._roster.is_complete and self._gathered is not None:
+            # The client must be in its group before anything begins.
+            self._set("start", 0, self._start_if_complete)
+
+    def start_now(self) -> None:
+        """Start with those who came, however few; where there is nobody, a line says so."""
+        if self._gathered is None:
+            _log.warn("asked to start now: the session has started already")
+        elif not len(self._roster):
+            _log.warn("asked to start now: no client has come yet, still waiting")
+        else:
+            self._start_without_the_rest()
+
+    def stop(self) -> None:
+        """Wait no more."""
+        self._gathered = None
+        timers, self._timers = self._timers, {}
+        for timer in timers.values():
+            if timer.active():
+                timer.cancel()
+
+    def _set(self, name: str, delay_s: float, call: Callable[[], None]) -> None:
+        before = self._timers.get(name)
+        if before is not None and before.active():
+            before.cancel()
+        self._timers[name] = self._clock.callLater(delay_s, call)
+
+    def _start_if_complete(self) -> None:
+        if self._roster.is_complete:
+            self._start()
+
+    def _time_is_over(self) -> None:
+        least = self._config.min_clients
+        if least is not None and len(self._roster) >= least:
+            self._start_without_the_rest()
+            return
+        self._give_up(
+            f"{len(self._roster)} of {self._config.clients} clients came within"
+            f" {self._config.accept_timeout_s:g} s: {self._roster.names()}"
+        )
+
+    def _start_without_the_rest(self) -> None:
+        _log.warn(
+            "starting with {count} of {expected} clients",
+            count=len(self._roster),
+            expected=self._config.clients,
+        )
+        self._start()
+
+    def _start(self) -> None:
+        gathered = self._gathered
+        self.stop()
+        if gathered is not None:
+            gathered.callback(None)
+
+    def _remind(self) -> None:
+        here, expected = len(self._roster), self._config.clients
+        if here:
+            _log.info(
+                "waiting for clients: {missing} of {expected} are missing; here: {names}."
+                " To start now without the rest: kill -USR2 {pid}",
+                missing=expected - here,
+                expected=expected,
+                names=self._roster.names(_MOST_NAMES),
+                pid=os.getpid(),
+            )
+        else:
+            _log.info(
+                "waiting for clients: none of {expected} has come yet. Once one has, kill -USR2"
+                " {pid} starts without the rest",
+                expected=expected,
+                pid=os.getpid(),
+            )
+        self._set("reminder", _REMIND_S[1], self._remind)
