@@ -125,7 +125,8 @@ class StreamSink(OneWay):
 
     def __init__(self, fd: int) -> None:
         """Raises OSError when `fd` is not open."""
-        self._polled = not fdio.never_blocks_for_long(fd)
+        self._is_lasting = fdio.never_blocks_for_long(fd)
+        self._polled = not self._is_lasting
         fdio.enlarge_pipe(fd)
         self._fd = _with_a_mode_of_its_own(fd)
         self._lock = threading.Lock()
@@ -156,7 +157,7 @@ class StreamSink(OneWay):
             # `> image` is a file too, and `> /dev/vdb` a disk: "whole" then means that it is there.
             os.fsync(self._fd)
         except OSError as error:
-            if error.errno not in _NOTHING_TO_SYNC:
+            if self._is_lasting or error.errno not in _NOTHING_TO_SYNC:
                 raise
             _log.info(
                 "standard output is no file and no disk: whether the image is on a disk, only who"
