@@ -130,7 +130,7 @@ async def test_options_of_the_server(crew: Crew, size: int, words: str) -> None:
 @on_the_reactor
 async def test_sizes(crew: Crew, size: int, dialect: str) -> None:
     image = image_of(size)
-    words = ("--dialect", dialect, "--buffer-packets", str(_BUFFER_PACKETS))
+    words = ("--dialect", dialect, "--buffer-packets", str(_BUFFER_PACKETS), "--allow-empty")
     server = crew.server("--input", str(crew.file("image", image)), *words)
     client = crew.client("--output", "copy", "--report", "report.json")
     await _all_well(server, client)
