@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 
+from kollacast.core.expectation import Expectation
+
 
 @dataclass(frozen=True)
 class ServerConfig:
@@ -34,6 +36,8 @@ class ServerConfig:
     patience_s: float = 5.0  #: for which one client may hold up the others, or stay away
     rate_bps: int | None = None  #: bits a second on the wire; None lets the server find it
     digest: str = "sha256"  #: name of the digest that proves the whole image
+    #: what the image must be, or nobody gets it
+    expectation: Expectation = field(default_factory=Expectation)
 
 
 @dataclass(frozen=True)

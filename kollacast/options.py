@@ -21,6 +21,7 @@ from kollacast import __version__, local_host, streams, values
 from kollacast.atomic_file import prove_writable
 from kollacast.config import ClientConfig, ServerConfig
 from kollacast.core.digest import KNOWN_DIGESTS, available_digests
+from kollacast.core.expectation import Expectation
 from kollacast.images.versions import prove_root
 from kollacast.logs import STDERR_OBSERVER, shorten_crashes
 from kollacast.outcome import Status
@@ -326,6 +327,20 @@ class ServerOptions(_Options):
             " several times as fast, which every client must have installed.",
             values.one_of("--digest", KNOWN_DIGESTS),
         ],
+        [
+            "expect-size",
+            None,
+            None,
+            "Bytes of the image, as in 3000000000 or 20G: nobody keeps one of another size.",
+            values.size_bytes("--expect-size", 1, 1 << 62),
+        ],
+        [
+            "expect",
+            None,
+            None,
+            "Digest of the image, as in sha256:9f86d0...: nobody keeps one with another.",
+            values.expected_digest("--expect"),
+        ],
         *_SHARED_PARAMETERS,
     ]
 
@@ -336,6 +351,11 @@ class ServerOptions(_Options):
             "unicast",
             None,
             "Send to each client by TCP alone, with no multicast: for a few.",
+        ],
+        [
+            "allow-empty",
+            None,
+            "An image of 0 bytes is meant, and no mistake: by default nobody gets one.",
         ],
     ]
 
@@ -387,6 +407,15 @@ class ServerOptions(_Options):
             unicast=bool(self["unicast"]),
             rate_bps=self["rate"],
             digest=digest,
+            expectation=self._expectation(),
+        )
+
+    def _expectation(self) -> Expectation:
+        expected = self["expect"]
+        if expected is not None and expected.name not in available_digests():
+            raise UsageError(f"--expect {expected}: is not installed: pip install blake3")
+        return Expectation(
+            size=self["expect-size"], digest=expected, allow_empty=bool(self["allow-empty"])
         )
 
     def _check_clients(self) -> None:

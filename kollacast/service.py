@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from kollacast.atomic_file import AtomicFile
 from kollacast.outcome import Outcome, Progress, Status
+from kollacast.path_text import path_text
 from kollacast.progress import Display, Watch
 
 #: How long an interrupted run may take to tell its peers and end by itself.
@@ -59,7 +60,7 @@ class KollacastService(Service):
         end_process_with: Callable[[Status], None],
         report_path: str | None = None,
     ) -> None:
-        """`make_run` is called once the reactor runs; an OSError of it ends the run in its line."""
+        """`make_run` is called once the reactor runs; what it raises ends the run, in one line."""
         self._reactor = reactor
         self._make_run = make_run
         self._display = display
@@ -95,7 +96,7 @@ class KollacastService(Service):
         maybeDeferred(self._run.engine.interrupt, "interrupted").addErrback(
             lambda failure: _log.failure("while interrupting", failure)
         )
-        self._run.release()
+        self._release()
         return over
 
     def start_now(self) -> None:
@@ -106,37 +107,39 @@ class KollacastService(Service):
     def _begin(self) -> None:
         if self._is_stopping:
             return
+        # Whatever is raised here, the reactor would log and forget, and do nothing for ever.
         try:
             self._run = self._make_run()
+            ending = maybeDeferred(self._run.engine.run)
+            self._watch = Watch(self._reactor, self._run.engine.progress, self._display)
+            if not ending.called:
+                self._watch.start()
         except OSError as error:
             self._end(Outcome(Status.FAILED, describe(error)))
-            return
-        ending = maybeDeferred(self._run.engine.run)
-        self._watch = Watch(self._reactor, self._run.engine.progress, self._display)
-        if not ending.called:
-            self._watch.start()
-        ending.addErrback(self._unexpected).addCallback(self._end)
+        except Exception:
+            self._end(self._unexpected(Failure()))
+        else:
+            ending.addErrback(self._unexpected).addCallback(self._end)
 
     def _unexpected(self, failure: Failure) -> Outcome:
         _log.failure("unexpected error", failure)
-        return Outcome(Status.FAILED, f"gave up: {failure.getErrorMessage()}")
+        why = failure.getErrorMessage() or repr(failure.value)
+        return Outcome(Status.FAILED, f"gave up: {why}")
 
     def _end(self, outcome: Outcome) -> None:
+        """The run is over; nothing that fails on the way keeps the process from ending."""
         if self._is_over:
             return
         self._is_over = True
-        if self._watch is not None:
-            self._watch.stop()
-        if self._run is not None:
-            self._run.release()
-        status = outcome.status
         try:
-            if self._report_path is not None:
-                write_report(self._report_path, outcome)
-        except (OSError, ValueError) as error:
-            self._announce(f"the report was not written: {describe(error)}")
-            status = status or Status.FAILED
-        self._announce(outcome.line)
+            if self._watch is not None:
+                self._watch.stop()
+            self._release()
+            status = self._report(outcome)
+            self._announce(outcome.line)
+        except Exception:
+            _log.failure("while ending")
+            status = outcome.status or Status.FAILED
         self._end_process_with(status)
         if self._over is not None:
             self._over.callback(None)
@@ -145,6 +148,23 @@ class KollacastService(Service):
                 self._reactor.stop()
             except ReactorNotRunning:
                 pass  # a signal has been quicker
+
+    def _report(self, outcome: Outcome) -> Status:
+        """Write the report that was asked for; return the status that is true after that."""
+        try:
+            if self._report_path is not None:
+                write_report(self._report_path, outcome)
+        except Exception as error:
+            self._announce(f"the report was not written: {describe(error)}")
+            return outcome.status or Status.FAILED
+        return outcome.status
+
+    def _release(self) -> None:
+        try:
+            if self._run is not None:
+                self._run.release()
+        except Exception:
+            _log.failure("cannot give back what the run held open")
 
 
 def write_report(path: str, outcome: Outcome) -> None:
@@ -173,4 +193,6 @@ def describe(error: Exception) -> str:
     """One line about `error`, with its file where there is one."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     filename = getattr(error, "filename", None)
-    return f"{filename}: {reason}" if filename else reason
+    if isinstance(filename, (str, bytes)) and filename:
+        return f"{path_text(filename)}: {reason}"
+    return reason

@@ -9,8 +9,16 @@ import threading
 from collections.abc import Sequence
 from typing import Protocol
 
+from twisted.logger import Logger
+
 from kollacast import fdio
 from kollacast.atomic_file import AtomicFile
+from kollacast.sparse import write_sparse
+
+_log = Logger()
+
+#: What a pipe, a socket or a terminal answers to fsync(2).
+_NOTHING_TO_SYNC = (errno.EINVAL, errno.EROFS, errno.ENOTSUP)
 
 
 class Sink(Protocol):
@@ -68,7 +76,6 @@ class FileSink:
     def __init__(self, path: str) -> None:
         """Create the temporary file beside `path`. Raises OSError."""
         self._file = AtomicFile(path)
-        self._end = 0
 
     @property
     def can_skip(self) -> bool:
@@ -76,18 +83,13 @@ class FileSink:
 
     def write(self, views: Sequence[memoryview], offset: int) -> None:
         with self._file.descriptor() as fd:
-            if offset != self._end:
-                os.lseek(fd, offset, os.SEEK_SET)
-            self._end = -1  # for as long as it is not known how much of this is written
-            fdio.write_all(fd, views, False, self._file.is_off)
-        self._end = offset + sum(map(len, views))
+            write_sparse(fd, views, offset, self._file.is_off)
 
     def mark(self, size: int | None) -> None:
         self._file.mark(size)
 
     def resume(self, identity: str, unit: int) -> int:
-        self._end = self._file.resume(identity, unit)
-        return self._end
+        return self._file.resume(identity, unit)
 
     def read_back(self, offset: int, size: int) -> bytes:
         with self._file.descriptor() as fd:
@@ -95,7 +97,6 @@ class FileSink:
 
     def restart(self) -> None:
         self._file.restart()
-        self._end = 0
 
     def commit(self, digest: str = "") -> None:
         self._file.commit()
@@ -124,8 +125,8 @@ class StreamSink(OneWay):
 
     def __init__(self, fd: int) -> None:
         """Raises OSError when `fd` is not open."""
-        self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
-        self._polled = not fdio.never_blocks_for_long(fd)
+        self._is_lasting = fdio.never_blocks_for_long(fd)
+        self._polled = not self._is_lasting
         fdio.enlarge_pipe(fd)
         self._fd = _with_a_mode_of_its_own(fd)
         self._lock = threading.Lock()
@@ -153,9 +154,17 @@ class StreamSink(OneWay):
                 raise fdio.called_off()
             self._closed = True
         try:
-            if self._is_file:  # `> image` is a file too, and "whole" then means on disk
-                os.fsync(self._fd)
+            # `> image` is a file too, and `> /dev/vdb` a disk: "whole" then means that it is there.
+            os.fsync(self._fd)
+        except OSError as error:
+            if self._is_lasting or error.errno not in _NOTHING_TO_SYNC:
+                raise
+            _log.info(
+                "standard output is no file and no disk: whether the image is on a disk, only who"
+                " reads it can tell"
+            )
         finally:
+            # A network file system may say only now that something is not there.
             os.close(self._fd)
 
     def restart(self) -> None:

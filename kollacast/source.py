@@ -8,10 +8,18 @@ import os
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import contextmanager, suppress
+from typing import NamedTuple, Protocol
 
 from kollacast import fdio
+from kollacast.path_text import path_text
+
+#: The null device of Linux, by its numbers: what cron and Ansible give as standard input.
+_NULL_DEVICE = os.makedev(1, 3)
+
+
+class ChangedImage(OSError):
+    """The file is not any more what it was when it was opened; `strerror` says in what."""
 
 
 class Source(Protocol):
@@ -19,7 +27,10 @@ class Source(Protocol):
 
     @property
     def name(self) -> str | None:
-        """File name of the image without its folder, or None where there is none."""
+        r"""File name of the image without its folder, or None where there is none.
+
+        It is text that can be sent and written: bytes that are none are spelt out, as in ``\xe9``.
+        """
 
     @property
     def size(self) -> int | None:
@@ -38,13 +49,15 @@ class Source(Protocol):
     def readinto(self, view: memoryview) -> int:
         """Fill `view` from its start, maybe in part; return the bytes read, 0 at the end.
 
-        Blocks, so a worker thread calls it. Raises OSError.
+        Blocks, so a worker thread calls it. Raises OSError, `ChangedImage` among them: when the
+        end is reached without it, what was read is what was there at the start.
         """
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Up to `size` bytes of the image from `offset` on, which have been read before.
 
-        Only where there is an :attr:`identity`. Blocks; any thread may call it. Raises OSError.
+        Only where there is an :attr:`identity`. Blocks; any thread may call it. Raises OSError,
+        `ChangedImage` among them.
         """
 
     def close(self) -> None:
@@ -62,12 +75,14 @@ class FileSource:
         mode = os.fstat(fd).st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        self._name = name
+        self._name = None if name is None else path_text(name)
         self._fd = fd
         self._polled = not fdio.never_blocks_for_long(fd)
         self._size = _remaining_bytes(fd, mode)
         # What is read again is counted from where this run began.
-        self._start = None if self._size is None else os.lseek(fd, 0, os.SEEK_CUR)
+        self._start = os.lseek(fd, 0, os.SEEK_CUR) if _is_read_again(mode) else None
+        self._at_first = _marks(fd)
+        self._bytes_read = 0
         self._lock = threading.Lock()
         self._readers = 0
         self._closed = False
@@ -87,19 +102,37 @@ class FileSource:
     def identity(self) -> str | None:
         if self._start is None:
             return None
-        with self._descriptor() as fd:
-            changed_ns = os.fstat(fd).st_mtime_ns
-        return f"{self._name or ''}/{self._size}/{self._start}/{changed_ns}"
+        return f"{self._name or ''}/{self._size}/{self._start}/{self._at_first.changed_ns}"
 
     def readinto(self, view: memoryview) -> int:
         with self._descriptor() as fd:
-            return fdio.read_some(fd, view, self._polled, lambda: self._closed)
+            count = fdio.read_some(fd, view, self._polled, lambda: self._closed)
+            self._bytes_read += count
+            if self._start is not None:
+                self._prove_unchanged(fd, is_over=count == 0 and len(view) > 0)
+        return count
 
     def read_at(self, offset: int, size: int) -> bytes:
         if self._start is None:
             raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
         with self._descriptor() as fd:
-            return os.pread(fd, size, self._start + offset)
+            data = os.pread(fd, size, self._start + offset)
+            self._prove_unchanged(fd, is_over=False)
+        return data
+
+    def _prove_unchanged(self, fd: int, *, is_over: bool) -> None:
+        """Raise `ChangedImage` unless the file is what it was; call it after a read, not before.
+
+        The time of the last change of the inode is no part of it: who replaces the file by a rename
+        changes that, and what is open here stays as it is.
+        """
+        marks = _marks(fd)
+        if marks.size != self._at_first.size:
+            raise _changed(f"it had {self._at_first.size} bytes, and has {marks.size}")
+        if marks != self._at_first:
+            raise _changed("it was written to")
+        if is_over and self._bytes_read != self._size:
+            raise _changed(f"{self._bytes_read} bytes came, of {self._size}")
 
     @contextmanager
     def _descriptor(self) -> Iterator[int]:
@@ -114,7 +147,7 @@ class FileSource:
             with self._lock:
                 self._readers -= 1
                 if self._closed and not self._readers:
-                    os.close(self._fd)
+                    self._give_back()
 
     def close(self) -> None:
         with self._lock:
@@ -123,7 +156,29 @@ class FileSource:
             self._closed = True
             # A descriptor closed under a reader could be another file's by the time it reads.
             if not self._readers:
-                os.close(self._fd)
+                self._give_back()
+
+    def _give_back(self) -> None:
+        # What a file system has to say at this point changes nothing about what was read.
+        with suppress(OSError):
+            os.close(self._fd)
+
+
+class _Marks(NamedTuple):
+    """What shows that a file is written to; of a block device, which has no such time, its size."""
+
+    inode: tuple[int, int]
+    size: int
+    changed_ns: int
+
+
+def _marks(fd: int) -> _Marks:
+    found = os.fstat(fd)
+    return _Marks((found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns)
+
+
+def _changed(how: str) -> ChangedImage:
+    return ChangedImage(errno.ESTALE, f"its file has changed since this run began: {how}")
 
 
 def open_source(path: str | None) -> FileSource:
@@ -165,12 +220,18 @@ def prove_readable(path: str | None) -> None:
 def is_read_twice(path: str | None) -> bool:
     """Whether what is at `path`, or standard input for None, can be read again. Raises OSError."""
     mode = (os.fstat(0) if path is None else os.stat(path)).st_mode
+    return _is_read_again(mode)
+
+
+def _is_read_again(mode: int) -> bool:
     return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
 
 
 def _remaining_bytes(fd: int, mode: int) -> int | None:
     """Bytes from the current offset to the end of a file or block device, else None."""
-    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+    if stat.S_ISCHR(mode) and os.fstat(fd).st_rdev == _NULL_DEVICE:
+        return 0
+    if not _is_read_again(mode):
         return None
     here = os.lseek(fd, 0, os.SEEK_CUR)
     end = os.lseek(fd, 0, os.SEEK_END)

@@ -12,12 +12,15 @@ from collections.abc import Callable, Sequence
 
 from twisted.python.usage import UsageError
 
+from kollacast.core.digest import DIGEST_SIZE, KNOWN_DIGESTS, ExpectedDigest
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|m|h)?", re.ASCII)
 _DURATION_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600}
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:bit(?:s|/s)?|bps)?", re.ASCII | re.IGNORECASE)
 _RATE_UNITS_BPS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", re.ASCII | re.IGNORECASE)
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_HEX = re.compile(rf"[0-9a-fA-F]{{{2 * DIGEST_SIZE}}}", re.ASCII)
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\.?\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?"
 )
@@ -78,6 +81,24 @@ def size_bytes(what: str, least_bytes: int, most_bytes: int) -> Callable[[str], 
         if not least_bytes <= size <= most_bytes:
             raise UsageError(f"{what} {text!r}: must be bytes, as in 500M or 20G")
         return size
+
+    return parse
+
+
+def expected_digest(what: str) -> Callable[[str], ExpectedDigest]:
+    """The digest that an image must have, as ``ALGORITHM:HEX``, the way registries write one.
+
+    Whether this process can compute it is another question.
+    """
+
+    def parse(text: str) -> ExpectedDigest:
+        name, _, digits = text.strip().partition(":")
+        if name not in KNOWN_DIGESTS or not _HEX.fullmatch(digits):
+            raise UsageError(
+                f"{what} {text!r}: must be {' or '.join(KNOWN_DIGESTS)}, a colon and"
+                f" {2 * DIGEST_SIZE} hexadecimal digits, as in sha256:9f86d0…"
+            )
+        return ExpectedDigest(name, bytes.fromhex(digits))
 
     return parse
 

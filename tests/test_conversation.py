@@ -7,6 +7,7 @@ import struct
 from random import Random
 from typing import Any
 
+from kollacast.core.expectation import Expectation
 from kollacast.outcome import Status
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.messages import BufferCtl, Packet, Request, Sent
@@ -37,6 +38,7 @@ class _ConversationTestCase(MemoryTestCase):
     ) -> tuple[ServerRun, list[ClientRun]]:
         """A session that has to end well."""
         self.network = network or Network()
+        options["expectation"] = Expectation(allow_empty=not image)
         server = self.network.serve(image, clients=clients, **options)
         runs = [self.network.join(reads=_READS[n % len(_READS)]) for n in range(clients)]
         self.assert_well(server, runs, image)

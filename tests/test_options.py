@@ -13,6 +13,8 @@ from twisted.python.usage import Options, UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast import local_host, options, streams, values
+from kollacast.core.digest import ExpectedDigest
+from kollacast.core.expectation import Expectation
 from kollacast.logs import STDERR_OBSERVER
 from kollacast.options import ClientOptions, ServerOptions
 
@@ -109,6 +111,33 @@ class ServerTests(_OptionsTestCase):
         self.assertEqual(parsed["report"], os.path.abspath(self.folder / "report.json"))
         self.assertEqual(parsed["progress"], "none")
         self.assertEqual(sorted(self.folder.iterdir()), [self.image])
+
+    def test_what_is_expected_of_the_image(self) -> None:
+        here = ("127.0.0.1", "1")
+        self.assertEqual(self.server(*here).config.expectation, Expectation())
+        parsed = self.server(
+            *("--allow-empty", "--expect-size", "3G", "--expect", f"sha256:{'Ab' * 32}"), *here
+        )
+        expected = ExpectedDigest("sha256", b"\xab" * 32)
+        self.assertEqual(parsed.config.expectation, Expectation(3 * 10**9, expected, True))
+        for option, text in (
+            ("--expect-size", "0"),
+            ("--expect-size", "many"),
+            ("--expect", "ab" * 32),
+            ("--expect", f"md5:{'ab' * 16}"),
+            ("--expect", f"sha256:{'ab' * 31}"),
+            ("--expect", f"sha256:{'ag' * 32}"),
+            ("--expect", f"sha256:{'ab' * 33}"),
+        ):
+            self.assertIn(f"{option} {text!r}: must be", self.refused_server(*here, option, text))
+
+    def test_a_digest_that_cannot_be_computed_here(self) -> None:
+        self.patch(options, "available_digests", lambda: ("sha256",))
+        text = f"blake3:{'ab' * 32}"
+        self.assertIn(
+            f"--expect {text}: is not installed",
+            self.refused_server("127.0.0.1", "1", "--expect", text),
+        )
 
     def test_options_after_arguments(self) -> None:
         config = self.server("127.0.0.1", "--ttl", "3", "2", "--window=4", "5000").config

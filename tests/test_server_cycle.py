@@ -7,19 +7,24 @@ are real clients, which have to end with the whole image.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
+from unittest import SkipTest, mock
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
+from kollacast.core.digest import ExpectedDigest, available_digests
+from kollacast.core.expectation import Expectation
 from kollacast.outcome import Outcome, Status
 from kollacast.server.client_protocol import HELLO_TIMEOUT_S
 from kollacast.server.cycle import cycle
+from kollacast.source import ChangedImage
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.greeting import Greeting, Hello, Refusal, encode_json
 from kollacast.wire.messages import BufferCtl, Digest, Packet, Report, Sent
@@ -1108,6 +1113,143 @@ class InputTests(_ServerTestCase):
         self.assertEqual(server.finish(limit_s=5.0).status, Status.FAILED)
         self.assertEqual(client.finish(limit_s=5.0).status, Status.FAILED)
         self.assertFalse(client.sink.is_committed)
+
+
+class _ChangedSource(MemorySource):
+    """A file that somebody writes to while it is read: noticed at the end, as late as can be."""
+
+    def readinto(self, view: memoryview) -> int:
+        count = super().readinto(view)
+        if count == 0:
+            raise ChangedImage(errno.ESTALE, "its file has changed")
+        return count
+
+
+class UnexpectedImageTests(_ServerTestCase):
+    """What is not meant to be sent, nobody keeps; and everybody is told why."""
+
+    def _refused(self, line: str, source: MemorySource, **options: Any) -> None:
+        """In both dialects, with late and early digests."""
+        for dialect_name in ("kollacast", "jasmine"):
+            for window in (1, 3) if dialect_name == "kollacast" else (1,):
+                self.network = Network()
+                source.__init__(**self.made)  # type: ignore[misc]
+                server = self.network.serve(
+                    source, clients=2, window=window, dialect_name=dialect_name, **options
+                )
+                clients = self.others(2)
+                outcome = server.finish(limit_s=5.0)
+                self.assertEqual((outcome.status, outcome.report["reason"]), (Status.FAILED, line))
+                for client in clients:
+                    told = client.finish(limit_s=60.0)
+                    self.assertEqual(told.status, Status.FAILED)
+                    if dialect_name == "kollacast":
+                        self.assertEqual(told.line, f"the server gave up: {line}")
+                    self.assertFalse(client.sink.is_committed)
+                    self.assertTrue(client.sink.is_abandoned)
+                self.assert_all_gone(self.network)
+
+    def make(self, kind: type[MemorySource] = MemorySource, **made: Any) -> MemorySource:
+        self.made = made
+        return kind(**made)
+
+    def test_a_file_that_changes_while_it_is_sent(self) -> None:
+        source = self.make(_ChangedSource, image=_IMAGE, size=len(_IMAGE), identity="file")
+        self._refused("cannot read the image: its file has changed", source)
+
+    def test_a_pipe_without_a_byte(self) -> None:
+        self._refused(
+            "the image is empty: its input has ended before a single byte (an empty image that is"
+            " meant takes --allow-empty)",
+            self.make(image=b""),
+        )
+
+    def test_a_pipe_that_ends_early(self) -> None:
+        size = len(_IMAGE)
+        self._refused(
+            f"the image has {size} bytes, and --expect-size says {size + 1}",
+            self.make(image=_IMAGE),
+            expectation=Expectation(size=size + 1),
+        )
+
+    def test_a_pipe_that_brings_more(self) -> None:
+        self._refused(
+            "the image has more than the 10 bytes that --expect-size says",
+            self.make(image=_IMAGE),
+            expectation=Expectation(size=10),
+        )
+
+    def test_another_image(self) -> None:
+        expected = ExpectedDigest("sha256", bytes(32))
+        self._refused(
+            "the image is not the one that --expect names: its sha256 is"
+            f" {hashlib.sha256(_IMAGE).hexdigest()}, not {bytes(32).hex()}",
+            self.make(image=_IMAGE),
+            expectation=Expectation(digest=expected),
+        )
+
+    def test_what_is_known_of_a_file_is_said_before_anybody_waits(self) -> None:
+        for size, expectation, line in (
+            (0, Expectation(), "the image is empty"),
+            (5, Expectation(size=6), "the image has 5 bytes, and --expect-size says 6"),
+        ):
+            self.network = Network()
+            server = self.network.serve(
+                MemorySource(bytes(size), size=size, identity="file"), expectation=expectation
+            )
+            outcome = server.outcome
+            assert outcome is not None, "it waits for clients"
+            self.assertEqual(outcome.status, Status.FAILED)
+            self.assertTrue(outcome.line.startswith(line), outcome.line)
+            self.assert_all_gone(self.network)
+
+    def test_what_is_expected(self) -> None:
+        digest = hashlib.sha256(_IMAGE).digest()
+        for name in ("sha256", "blake3"):
+            if name in available_digests():
+                self.network = Network()
+                expectation = Expectation(len(_IMAGE), ExpectedDigest("sha256", digest))
+                server = self.network.serve(
+                    MemorySource(_IMAGE), clients=2, digest=name, expectation=expectation
+                )
+                self.assert_have_it(self.others(2))
+                self.assertEqual(server.finish().status, Status.OK)
+
+    def test_another_image_where_the_digest_is_of_another_kind(self) -> None:
+        if "blake3" not in available_digests():
+            raise SkipTest("not installed: blake3")
+        server = self.network.serve(
+            MemorySource(_IMAGE),
+            clients=1,
+            digest="blake3",
+            expectation=Expectation(digest=ExpectedDigest("sha256", bytes(32))),
+        )
+        (client,) = self.others(1)
+        self.assertEqual(server.finish().status, Status.FAILED)
+        self.assertIn("its sha256 is", client.finish().line)
+        self.assertFalse(client.sink.is_committed)
+
+    def test_an_empty_image_that_is_meant(self) -> None:
+        for size in (0, None):
+            self.network = Network()
+            server = self.network.serve(
+                MemorySource(b"", size=size), expectation=Expectation(allow_empty=True)
+            )
+            self.assert_have_it(self.others(1), b"")
+            self.assertEqual(server.finish().status, Status.OK)
+
+    def test_an_outcome_that_cannot_be_told(self) -> None:
+        """The run fails with it: nobody waits for a run that is over and does not say so."""
+        server = self.network.serve(_IMAGE)
+        self.others(1)
+        self.assertEqual(server.finish().status, Status.OK)
+        again = self.network.serve(_IMAGE)
+        self.patch(again.server, "_outcome", mock.Mock(side_effect=ZeroDivisionError))
+        ended: list[Any] = []
+        again.server._finished.addErrback(ended.append)
+        again.server.interrupt("interrupted").addErrback(lambda _: None)
+        self.network.settle()
+        self.assertEqual(len(ended), 1)
 
 
 class PortTests(_ServerTestCase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast.outcome import Outcome, Progress, Status
 from kollacast.progress import Nothing
-from kollacast.service import INTERRUPT_S, KollacastService, Run, write_report
+from kollacast.service import INTERRUPT_S, KollacastService, Run, describe, write_report
 
 _DONE = Outcome(Status.OK, "3 of 3 clients have the image", {"bytes": 12, "clients": []})
 
@@ -172,6 +173,62 @@ class TroubleTests(_RunCase):
         self.start()
         self.assertEqual(self.announced, ["/srv/image: No such file or directory"])
         self.assertEqual((self.statuses, self.reactor.stops), ([Status.FAILED], 1))
+
+    def test_whatever_is_raised_in_the_start(self) -> None:
+        def make_run() -> Run:
+            raise UnicodeEncodeError("utf-8", "caf\udce9", 3, 4, "surrogates not allowed")
+
+        self.make_run = make_run  # type: ignore[method-assign]
+        self.start()
+        self.assertEqual(len(self.flushLoggedErrors(UnicodeEncodeError)), 1)
+        self.assertEqual(len(self.announced), 1)
+        self.assertIn("gave up: ", self.announced[0])
+        self.assertIn("surrogates not allowed", self.announced[0])
+        self.assertEqual((self.statuses, self.reactor.stops), ([Status.FAILED], 1))
+        self.assertEqual(json.loads(self.report.read_text())["exit_status"], 1)
+
+    def test_engine_that_raises_at_once(self) -> None:
+        def run() -> Deferred[Outcome]:
+            raise KeyError("no such thing")
+
+        self.engine.run = run  # type: ignore[method-assign]
+        self.start()
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        self.assertEqual((self.statuses, self.reactor.stops), ([Status.FAILED], 1))
+        self.assertEqual(self.releases, 1)
+
+    def test_input_that_cannot_be_given_back(self) -> None:
+        def release() -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        self.release = release  # type: ignore[method-assign]
+        self.start()
+        self.engine.ending.callback(_DONE)
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
+        self.assertEqual((self.announced, self.statuses), ([_DONE.line], [Status.OK]))
+        self.assertEqual(self.reactor.stops, 1)
+
+    def test_report_of_what_is_no_report(self) -> None:
+        self.start()
+        self.engine.ending.callback(Outcome(Status.OK, "done", {(1, 2): 3}))  # type: ignore[dict-item]
+        self.assertIn("the report was not written", self.announced[0])
+        self.assertEqual((self.statuses, self.reactor.stops), ([Status.FAILED], 1))
+
+    def test_line_that_nobody_takes(self) -> None:
+        def announce(line: str) -> None:
+            raise UnicodeEncodeError("ascii", line, 0, 1, "not in range")
+
+        made = self.make_service()
+        made._announce = announce
+        made.startService()
+        self.reactor.run()
+        self.engine.ending.callback(Outcome(Status.PARTIAL, "2 of 3"))
+        self.assertEqual(len(self.flushLoggedErrors(UnicodeEncodeError)), 1)
+        self.assertEqual((self.statuses, self.reactor.stops), ([Status.PARTIAL], 1))
+
+    def test_file_whose_name_is_no_text(self) -> None:
+        error = FileNotFoundError(2, "No such file or directory", "/srv/caf\udce9.tgz")
+        self.assertEqual(describe(error), "/srv/caf\\xe9.tgz: No such file or directory")
 
     def test_engine_that_fails_against_its_word(self) -> None:
         self.start()

@@ -424,6 +424,17 @@ class StreamSinkTests(SynchronousTestCase):
         self.assertEqual(synced, [fd])
         self.assertEqual(Path(path).read_bytes(), b"image")
 
+    def test_a_disk_is_synced_and_its_error_told(self) -> None:
+        """Whatever the error is: only what is no disk has nothing to sync."""
+        for code in (errno.EIO, errno.ENOSPC, errno.EINVAL):
+            fd = os.open(self.mktemp(), os.O_WRONLY | os.O_CREAT)
+            with mock.patch.object(fdio, "never_blocks_for_long", return_value=True):
+                sink = StreamSink(fd)
+            sink.write(_views(b"image"), 0)
+            with mock.patch.object(os, "fsync", side_effect=OSError(code, os.strerror(code))):
+                error = self.assertRaises(OSError, sink.commit)
+            self.assertEqual(error.errno, code)
+
     def _write_until_it_waits(self, sink: StreamSink, read_end: int) -> _Attempt:
         """Start a write of more than the pipe holds, and return once it is under way."""
         attempt = _Attempt(sink)

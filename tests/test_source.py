@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast.source import FileSource, open_source, prove_readable
+from kollacast.source import ChangedImage, FileSource, open_source, prove_readable
 
 _PATIENCE_S = 10.0
 
@@ -69,6 +69,101 @@ class FileTests(SynchronousTestCase):
         prove_readable(str(self.path))
         if before:
             self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+
+class ChangedTests(SynchronousTestCase):
+    """What was read is what was there when the file was opened, or an error says so."""
+
+    def setUp(self) -> None:
+        self.path = Path(self.mktemp())
+        self.path.write_bytes(bytes(4000))
+        # Some time ago, so that no clock is too coarse to tell.
+        os.utime(self.path, ns=(10**18, 10**18))
+        self.source = open_source(str(self.path))
+        self.addCleanup(self.source.close)
+        self.space = memoryview(bytearray(1000))
+
+    def _changed(self, how: str) -> None:
+        error = self.assertRaises(ChangedImage, _read_all, self.source)
+        assert error.strerror is not None
+        self.assertEqual(
+            error.strerror, f"its file has changed since this run began: {how}", self.path
+        )
+
+    def test_written_to_in_place_before_it_is_read(self) -> None:
+        with self.path.open("r+b") as file:
+            file.write(b"x")
+        self._changed("it was written to")
+
+    def test_written_to_in_place_where_it_has_been_read(self) -> None:
+        self.source.readinto(self.space)
+        with self.path.open("r+b") as file:
+            file.write(b"x")
+        self._changed("it was written to")
+
+    def test_truncated(self) -> None:
+        self.source.readinto(self.space)
+        os.truncate(self.path, 2500)
+        self._changed("it had 4000 bytes, and has 2500")
+
+    def test_appended_to(self) -> None:
+        self.source.readinto(self.space)
+        with self.path.open("ab") as file:
+            file.write(b"more")
+        self._changed("it had 4000 bytes, and has 4004")
+
+    def test_written_to_behind_the_last_byte_that_is_read(self) -> None:
+        """The end is looked at as well: nobody has been told of it before that."""
+        for _ in range(4):
+            self.assertEqual(self.source.readinto(self.space), 1000)
+        with self.path.open("r+b") as file:
+            file.write(b"x")
+        self.assertRaises(ChangedImage, self.source.readinto, self.space)
+
+    def test_somebody_else_reads_the_same_open_file(self) -> None:
+        fd = os.open(self.path, os.O_RDONLY)
+        self.addCleanup(os.close, fd)
+        self.source = FileSource(os.dup(fd), None)
+        self.addCleanup(self.source.close)
+        self.source.readinto(self.space)
+        os.read(fd, 500)
+        self._changed("3500 bytes came, of 4000")
+
+    def test_read_again_after_a_change(self) -> None:
+        _read_all(self.source)
+        self.assertEqual(self.source.read_at(10, 20), bytes(20))
+        with self.path.open("r+b") as file:
+            file.write(b"x")
+        self.assertRaises(ChangedImage, self.source.read_at, 10, 20)
+
+    def test_replaced_by_a_rename_and_moved(self) -> None:
+        self.source.readinto(self.space)
+        other = Path(self.mktemp())
+        other.write_bytes(b"another image")
+        other.rename(self.path)
+        self.assertEqual(_read_all(self.source), bytes(3000))
+        self.assertEqual(self.source.read_at(0, 4000), bytes(4000))
+
+    def test_mode_and_owner_are_no_content(self) -> None:
+        self.path.chmod(0o600)
+        self.assertEqual(_read_all(self.source), bytes(4000))
+
+
+class NameTests(SynchronousTestCase):
+    def test_a_name_that_is_no_text(self) -> None:
+        path = os.fsencode(self.mktemp()) + b"-caf\xe9-\xc3\xa9"
+        Path(os.fsdecode(path)).write_bytes(b"image")
+        source = open_source(os.fsdecode(path))
+        self.addCleanup(source.close)
+        assert source.name is not None
+        self.assertTrue(source.name.endswith("-caf\\xe9-\u00e9"), source.name)
+        assert source.identity is not None
+        source.identity.encode("utf-8")
+
+    def test_the_null_device_is_known_to_be_empty(self) -> None:
+        source = open_source(os.devnull)
+        self.addCleanup(source.close)
+        self.assertEqual((source.size, source.identity), (0, None))
 
 
 class PipeTests(SynchronousTestCase):

@@ -573,9 +573,11 @@ class Client:
                 closing.append(self._committed)
         for worker in self._workers:
             worker.stop()
-        DeferredList(closing, consumeErrors=True).addCallback(
-            lambda _: self._finished.callback(self._outcome(reason))
+        ended = DeferredList(closing, consumeErrors=True).addCallback(
+            lambda _: self._outcome(reason)
         )
+        # What fails here, too, ends the run: nobody else would.
+        ended.chainDeferred(self._finished)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None and self._timer.active():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -25,8 +26,21 @@ class Digester:
         return value
 
 
+@dataclass(frozen=True)
+class ExpectedDigest:
+    """The digest that an image must have, known from elsewhere."""
+
+    name: str  #: one of `KNOWN_DIGESTS`
+    value: bytes  #: of `DIGEST_SIZE` bytes
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.value.hex()}"
+
+
 #: Names that a greeting may carry.
 KNOWN_DIGESTS = ("sha256", "blake3")
+#: Bytes of a digest, whichever it is.
+DIGEST_SIZE = 32
 
 
 def available_digests() -> tuple[str, ...]:

@@ -6,12 +6,13 @@ is read, and goes in again once it is released and digested.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred, DeferredQueue
 
 from kollacast.core.buffer import PacketBuffer
 from kollacast.core.digest import Digester
+from kollacast.core.expectation import Expectation
 from kollacast.server.history import History
 from kollacast.source import Source
 from kollacast.transport.worker import Worker
@@ -36,9 +37,18 @@ class ReadAhead:
         buffers: int,
         packets_next: Callable[[], int],
         history: History,
+        expectation: Expectation = Expectation(),  # noqa: B008 (it is frozen)
     ) -> None:
         self._source = source
         self._digester = digester
+        self._expectation = expectation
+        self._digesters = [digester]
+        #: Where the digest that is expected is of another kind, both are computed.
+        self._expected_digester = digester
+        if expectation.digest is not None and expectation.digest.name != digester.name:
+            self._expected_digester = Digester(expectation.digest.name)
+            self._digesters.append(self._expected_digester)
+        self._bytes_read = 0
         self._reader = reader
         self._digest_worker = digest_worker
         self._capacity = capacity
@@ -51,7 +61,11 @@ class ReadAhead:
         self._digested: dict[PacketBuffer, Deferred[None]] = {}
 
     def start(self) -> Deferred[None]:
-        """Begin to read; fires when all is read, fails with OSError."""
+        """Begin to read; fires when all is read.
+
+        Fails with OSError, or with UnexpectedImage, and then the empty buffer has not come out:
+        nobody has been told of an end.
+        """
         return Deferred.fromCoroutine(self._read())
 
     def next(self) -> Deferred[tuple[PacketBuffer, int]]:
@@ -76,12 +90,28 @@ class ReadAhead:
             size = await self._reader.run(self._fill, buffer, self._packets_next())
             if size:
                 self._digested[buffer] = self._digest_worker.run(
-                    self._digester.update, [buffer.payload[:size]]
+                    self._update, [buffer.payload[:size]]
                 )
+            await self._check(size)
             self._history.passed(size)
             self._filled.put((buffer, size))
             if size == 0:
                 return
+
+    def _update(self, views: Sequence[memoryview]) -> None:
+        for digester in self._digesters:
+            digester.update(views)
+
+    async def _check(self, size: int) -> None:
+        """``size`` more bytes are read, or the end for 0."""
+        self._bytes_read += size
+        if size:
+            self._expectation.check_size_so_far(self._bytes_read)
+            return
+        self._expectation.check_size(self._bytes_read)
+        if self._expectation.digest is not None:
+            value = await self._digest_worker.run(self._expected_digester.value)
+            self._expectation.check_digest(value)
 
     def _fill(self, buffer: PacketBuffer, packets: int) -> int:
         size = buffer.fill(self._source.readinto, packets)

@@ -25,6 +25,7 @@ from kollacast import congestion
 from kollacast.config import ServerConfig
 from kollacast.core.buffer_sizing import BufferSizing
 from kollacast.core.digest import Digester
+from kollacast.core.expectation import UnexpectedImage
 from kollacast.core.observer import Observer
 from kollacast.outcome import Outcome, Progress, Status
 from kollacast.server.client_protocol import ClientFactory, ClientProtocol
@@ -148,6 +149,12 @@ class Server:
 
     def run(self) -> Deferred[Outcome]:
         """Fires with the outcome, whatever happens."""
+        try:
+            # What is known to be wrong already is worth nobody's waiting.
+            self._config.expectation.check_known_size(self._source.size)
+        except UnexpectedImage as error:
+            self._end(str(error))
+            return self._finished
         try:
             self._ports.append(
                 self._reactor.listenTCP(self._config.port, self._factory, backlog=_BACKLOG)
@@ -390,6 +397,7 @@ class Server:
             buffers=self.session.window + _READ_AHEAD,
             packets_next=self._sizing.next,
             history=self.history,
+            expectation=self._config.expectation,
         )
         self._watch.start()
         reading = self._reader.start()
@@ -472,6 +480,8 @@ class Server:
         error = failure.value
         if isinstance(error, OSError):
             self._end(f"cannot read the image: {error.strerror or error}")
+        elif isinstance(error, UnexpectedImage):
+            self._end(str(error))
         else:
             self.fail(failure)
 
@@ -500,9 +510,11 @@ class Server:
         self._source.close()
         closing = [client.end(reason, later=later) for client in list(self._factory.connections)]
         closing += [maybeDeferred(port.stopListening) for port in self._ports]
-        DeferredList(closing, consumeErrors=True).addCallback(
-            lambda _: self._finished.callback(self._outcome(reason))
+        ended = DeferredList(closing, consumeErrors=True).addCallback(
+            lambda _: self._outcome(reason)
         )
+        # What fails here, too, ends the run: nobody else would.
+        ended.chainDeferred(self._finished)
 
     def _outcome(self, reason: str | None) -> Outcome:
         verified = self._roster.verified

@@ -117,7 +117,8 @@ class Session:
         """What the greeting calls the image: an input that nobody opens again is like no other."""
         if identity is None:
             return secrets.token_hex(16)
-        return hashlib.sha256(f"{identity}/{self.capacity}".encode()).hexdigest()[:32]
+        text = f"{identity}/{self.capacity}"
+        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32]
 
     def limit(self, packets: list[int | None]) -> None:
         """Keep within what every client can hold; None where it does not say."""

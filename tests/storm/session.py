@@ -9,6 +9,7 @@ from ipaddress import IPv4Network
 from random import Random
 from typing import Any
 
+from kollacast.core.expectation import Expectation
 from kollacast.outcome import Status
 from kollacast.spool import Spool
 from tests.simulation.image import MemorySink, MemorySource
@@ -112,6 +113,7 @@ class Session:
             "buffer_packets": self.buffer_packets,
             "window": random.choice((1, 2, 3, 8)),
             "group_size": random.choice((1, 2, 64)),
+            "expectation": Expectation(allow_empty=True),
             "client_timeout_s": random.choice((20.0, 60.0)),
             "patience_s": random.choice((1.0, 5.0, 20.0)),
             "accept_timeout_s": random.choice((10.0, 60.0, 300.0)),
