@@ -62,7 +62,7 @@ class StrangerTests(_JasmineTestCase):
             self.assertEqual([client.count(Sent) for client in clients], [5, 5])
             outcome = server.finish(limit_s=1.0)
         self.assertEqual(outcome.status, Status.PARTIAL)
-        self.assertEqual(outcome.line, "2 of 3 clients have the image")
+        self.assertEqual(outcome.line, "2 of 3 clients have the image, 1 never came")
         self.assertEqual(self.addresses(server), [client.host.address for client in clients])
         self.assertIn(
             f"{stranger.host.address} does not count as a client: no READY for 4 s, and jasmine"
@@ -82,7 +82,7 @@ class StrangerTests(_JasmineTestCase):
             else:
                 stranger.close()
             outcome = server.finish(limit_s=1.0)
-            self.assertEqual(outcome.line, "1 of 2 clients have the image", words)
+            self.assertEqual(outcome.line, "1 of 2 clients have the image, 1 never came", words)
             self.assertEqual(self.addresses(server), [client.host.address], words)
 
     def test_where_only_strangers_came_the_clients_are_waited_for(self) -> None:
@@ -104,7 +104,7 @@ class StrangerTests(_JasmineTestCase):
             # One more stranger, and now with a client that cannot wait.
             self.assertIsNotNone(third.lost)
             outcome = server.finish(limit_s=1.0)
-            self.assertEqual(outcome.line, "1 of 2 clients have the image")
+            self.assertEqual(outcome.line, "1 of 2 clients have the image, 1 never came")
             self.assertEqual(self.addresses(server), [first.host.address])
             self.assertLess(outcome.report["seconds"], 10.0)
             self.assert_all_gone(self.network)
