@@ -35,6 +35,8 @@ DEFAULT_SPOOL_BYTES = 32 * 10**9
 PROGRESS_MODES = ("auto", "bar", "plain", "none")
 
 _LEAST_MTU = IP_UDP_HEADER_SIZE + PACKET_HEADER_SIZE + 4  # payload comes in multiples of 4 bytes
+#: What every host of an Ethernet takes.
+_DEFAULT_MTU = 1500
 
 _MOST_CLIENTS = 65535
 #: Bytes of a shared secret: fewer can be guessed.
@@ -205,8 +207,9 @@ class ServerOptions(_Options):
         [
             "mtu",
             None,
-            1500,
-            "Bytes of one datagram with its IP and UDP headers.",
+            None,
+            f"Bytes of one datagram with its IP and UDP headers, default {_DEFAULT_MTU}, or what the"
+            " interface takes where that is less.",
             values.integer("--mtu", _LEAST_MTU, MAX_MTU),
         ],
         [
@@ -340,7 +343,7 @@ class ServerOptions(_Options):
             self._check_jasmine()
         group = self["group"] or DIALECTS[self["dialect"]].default_group
         local_host.prove_local(self["local_ip"])
-        self._check_interface_mtu(group)
+        self._settle_mtu(group)
         if self["digest"] not in available_digests():
             raise UsageError(f"--digest {self['digest']}: is not installed: pip install blake3")
         self._check_input()
@@ -402,7 +405,7 @@ class ServerOptions(_Options):
             raise UsageError("--token-file: the jasmine dialect has no proof of a secret")
         if self["unicast"]:
             raise UsageError("--unicast: the jasmine dialect has multicast only")
-        if self["mtu"] > JASMINE.max_mtu:
+        if (self["mtu"] or 0) > JASMINE.max_mtu:
             raise UsageError(
                 f"--mtu {self['mtu']}: a jasmine client takes datagrams of up to"
                 f" {JASMINE.max_mtu} bytes"
@@ -412,11 +415,15 @@ class ServerOptions(_Options):
                 f"--window {self['window']}: the jasmine dialect has one buffer in flight"
             )
 
-    def _check_interface_mtu(self, group: str) -> None:
+    def _settle_mtu(self, group: str) -> None:
+        """Choose the MTU unless it was given; raise `UsageError` when the interface takes less."""
         limit = local_host.interface_mtu(self["local_ip"], group)
-        if limit is not None and self["mtu"] > limit:
+        if self["mtu"] is None and (limit is None or limit >= _LEAST_MTU):
+            self["mtu"] = min(_DEFAULT_MTU, limit or _DEFAULT_MTU)
+        mtu = self["mtu"] or _LEAST_MTU
+        if limit is not None and mtu > limit:
             raise UsageError(
-                f"--mtu {self['mtu']}: the interface of {self['local_ip']} takes {limit} bytes"
+                f"--mtu {mtu}: the interface of {self['local_ip']} takes {limit} bytes"
             )
 
     def _check_input(self) -> None:

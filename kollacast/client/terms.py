@@ -17,7 +17,7 @@ class Terms:
     """How the image comes.
 
     ``packets`` is what this client can hold, ``group`` address and port of the
-    multicast, ``digest`` the name of what proves the image.  ``image``, where it
+    multicast, ``mtu`` the bytes of its largest datagram, ``digest`` the name of what proves the image.  ``image``, where it
     is not empty, is the same for the same image cut in the same way; ``fetch``
     says that it can be fetched, ``pull`` that it has to be, and ``late_join`` that only
     up to where multicast takes it up.
@@ -26,6 +26,7 @@ class Terms:
     dialect: Dialect
     salt: int
     group: tuple[str, int]
+    mtu: int
     capacity: int
     packets: int
     buffer_packets: int
@@ -58,6 +59,7 @@ def of_greeting(greeting: Greeting) -> Terms:
         dialect=KOLLACAST,
         salt=greeting.salt,
         group=(greeting.group, greeting.port),
+        mtu=greeting.mtu,
         capacity=capacity,
         packets=packets,
         buffer_packets=buffer_packets,
@@ -83,6 +85,7 @@ def of_group_info(info: GroupInfo) -> Terms:
         dialect=JASMINE,
         salt=0,
         group=(info.group, info.port),
+        mtu=JASMINE.max_mtu,
         capacity=payload_capacity(JASMINE.max_mtu),
         packets=JASMINE.max_buffer_packets,
         buffer_packets=JASMINE.max_buffer_packets,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import asdict
 from ipaddress import IPv4Address
 from typing import Any
@@ -31,6 +31,7 @@ from kollacast.server.cycle import cycle
 from kollacast.server.groups import GroupChain, Phase
 from kollacast.server.history import History
 from kollacast.server.lobby import Lobby
+from kollacast.server.reach import Reach
 from kollacast.server.read_ahead import ReadAhead
 from kollacast.server.repairs import Repairs
 from kollacast.server.roster import Roster
@@ -103,7 +104,10 @@ class Server:
             descending=self.session.dialect.descending,
         )
         self._control = RateControl() if config.rate_bps is None else None
-        self.repairs = Repairs(reactor, self.session, self._sender, self._control, self.fail)
+        self._reach = Reach(lambda: self.session.window, self._can_leave, self._name_of)
+        self.repairs = Repairs(
+            reactor, self.session, self._sender, self._control, self._reach, self.fail
+        )
         # Half of what the clients leave: as many may just have been shown the door.
         strangers = min((max_connections - config.clients) // 2, _MAX_STRANGERS)
         self.lobby: Lobby[ClientProtocol] = Lobby(max(strangers, 1))
@@ -111,10 +115,13 @@ class Server:
         self._chain = GroupChain(config.group_size)
         self._roster = Roster(reactor, config.clients)
         self._return_timer: Any = None
+        # Clients that have left the barrier because they hear nothing.
+        self._unreached = 0
         self._phase = "starting"
         self._cycle = cycle(self)
         self._accepted: Deferred[None] | None = None
         self._accept_timer: Any = None
+        self._give_up_timer: Any = None
         self._watch = Watch(
             reactor,
             self._roster,
@@ -247,7 +254,7 @@ class Server:
             count=len(self._roster),
             expected=self._config.clients,
         )
-        if self._roster.is_complete and self._accepted is not None:
+        if self._is_all_here and self._accepted is not None:
             # The client must be in its group before anything begins.
             self._reactor.callLater(0, self._all_here)
         why = self._why_apart(client)
@@ -275,7 +282,10 @@ class Server:
 
     def left(self, client: ClientProtocol) -> None:
         if self._phase == _ACCEPTING:
-            self._roster.forget(client)
+            if client.has_given_up:
+                self._gave_up(client)
+            else:
+                self._roster.forget(client)
             return
         self._roster.leave(client, is_awaited=client.may_return and self._lack is None)
         self._consider_end()
@@ -290,6 +300,29 @@ class Server:
         else:
             self._digest_waiting.append(waiter)
         return waiter
+
+    def unreached(self, client: ClientProtocol) -> str | None:
+        member = client.member
+        # Where nothing can be read again, repairs are all there is.
+        if member is None or not self._can_leave(member):
+            return None
+        self._unreached += 1
+        others = [other for other in self._roster.members if other is not member]
+        if self._unreached > 1 and not others:
+            self._reach.say_none(self._unreached)
+        return f"{self._reach.what(member)} it"
+
+    def _can_leave(self, member: Hashable) -> bool:
+        """Whether a member goes on by itself where it hears nothing."""
+        client = self._client_of(member)
+        return client is not None and client.can_fetch and self._lack is None
+
+    def _name_of(self, member: Hashable) -> str:
+        client = self._client_of(member)
+        return "?" if client is None else f"{client.record.name} ({client.record.address})"
+
+    def _client_of(self, member: Hashable) -> ClientProtocol | None:
+        return next((c for c in self._roster.clients if c.member is member), None)
 
     # The machine's work, state by state.
 
@@ -322,6 +355,7 @@ class Server:
         def sent(sent_bps: float) -> bool:
             flight.sent = True
             flight.sent_bps = sent_bps
+            flight.has_left = flight.has_left and not self._sender.is_refused
             if sent_bps:
                 self._sizing.sent(sent_bps)
             self.repairs.begin(flight, members)
@@ -333,8 +367,12 @@ class Server:
         if self._control is not None:
             self._pacer.rate_bps = self._control.rate_bps
             flight.epoch = self._control.epoch
+        if members and self._reach.is_in_vain(members, buffer.ctl.buffer_id):
+            self._sender.withhold(buffer)
+            flight.has_left = False
         # With nobody in step, the image is only read.
-        leaving = self._sender.multicast(buffer) if members else succeed(0.0)
+        is_heard = members and flight.has_left
+        leaving = self._sender.multicast(buffer) if is_heard else succeed(0.0)
         return leaving.addCallback(sent)
 
     def finish(self) -> None:
@@ -342,9 +380,7 @@ class Server:
 
     def fail(self, failure: Failure) -> None:
         error = failure.value
-        if isinstance(error, OSError):
-            self._end(f"cannot multicast: {error.strerror or error}")
-        elif isinstance(error, _Failure):
+        if isinstance(error, _Failure):
             self._end(str(error))
         else:
             _log.failure("an error of the program", failure=failure)
@@ -354,9 +390,43 @@ class Server:
 
     def _all_here(self) -> None:
         accepted = self._accepted
-        if accepted is not None and self._roster.is_complete:
+        if accepted is not None and self._is_all_here:
             self._accepted = None
             accepted.callback(None)
+
+    @property
+    def _is_all_here(self) -> bool:
+        """Whether nobody is waited for any more."""
+        roster = self._roster
+        waits = self._give_up_timer is not None and self._give_up_timer.active()
+        return roster.is_complete or (
+            roster.is_complete_without and len(roster) > 0 and not waits
+        )
+
+    def _gave_up(self, client: ClientProtocol) -> None:
+        """A client has left before the start: for a while it may be started again."""
+        self._roster.give_up(client)
+        wait_s = self._config.client_timeout_s
+        _log.warn(
+            "waiting {wait_s:g} s for client {name} ({address}) to be started again",
+            wait_s=wait_s,
+            name=client.record.name,
+            address=client.record.address,
+        )
+        self._stop_timer(self._give_up_timer)
+        self._give_up_timer = self._reactor.callLater(wait_s, self._given_up)
+
+    def _given_up(self) -> None:
+        """Nobody has come in the place of those who have given up: the others begin."""
+        if len(self._roster):
+            self._all_here()
+        elif self._roster.is_complete_without:
+            self._roster.begin()
+            self._end("no client is left")
+
+    def _stop_timer(self, timer: Any) -> None:
+        if timer is not None and timer.active():
+            timer.cancel()
 
     def _too_few(self) -> None:
         least = self._config.min_clients
@@ -379,8 +449,9 @@ class Server:
         """Everyone is in: read, announce and watch from now on."""
         self._phase = "sending"
         self._started_at = self.clock.seconds()
-        if self._accept_timer is not None and self._accept_timer.active():
-            self._accept_timer.cancel()
+        self._roster.begin()
+        self._stop_timer(self._give_up_timer)
+        self._stop_timer(self._accept_timer)
         members = [client for client in self._roster.clients if client.member is not None]
         self.session.limit([client.packets for client in members])
         self._sizing = BufferSizing(
@@ -496,10 +567,8 @@ class Server:
         self._seconds = self.clock.seconds() - self._started_at if self._started_at else 0.0
         self._cycle.stop()
         self._watch.stop()
-        if self._accept_timer is not None and self._accept_timer.active():
-            self._accept_timer.cancel()
-        if self._return_timer is not None and self._return_timer.active():
-            self._return_timer.cancel()
+        for timer in (self._accept_timer, self._give_up_timer, self._return_timer):
+            self._stop_timer(timer)
         self._digest_waiting.clear()
         self.repairs.stop()
         self.history.close()

@@ -32,13 +32,15 @@ class Flight:
     """A buffer under way; requests for its packets are good once it is ``sent``.
 
     ``epoch`` is the rate control's when it began to leave, and ``sent_bps``
-    how fast it did, 0 while that is not known.
+    how fast it did, 0 while that is not known.  ``has_left`` says that it was
+    multicast, and that the kernel took it.
     """
 
     buffer: PacketBuffer
     sent: bool = False
     epoch: int = 0
     sent_bps: float = 0.0
+    has_left: bool = True
 
 
 class Session:
