@@ -195,35 +195,38 @@ class Route:
         reception.ended.addCallbacks(lambda _: self._received_all(reception), self._failed)
         self.receptions.append(reception)
         self._reception = reception
-        receiver = MulticastReceiver(self._reactor, reception.intake, reception.arrived)
         try:
-            self._port = self._open_at_an_address(receiver)
+            self._open_at_an_address(reception)
         except (CannotListenError, OSError) as error:
             self._cannot_join(error)
             return
-        reception.drain = receiver.drain
         reception.silent = self._nothing_heard
         reception.renew = self._port.rejoin
         reception.heard = self._heard_again
 
-    def _open_at_an_address(self, receiver: MulticastReceiver) -> Any:
-        """The port, at the address that was asked for, or at what this host has now instead."""
-        terms = self._terms
+    def _open_at_an_address(self, reception: Reception) -> None:
+        """Open the port where that was asked for, or at the address that this host has instead."""
         here = self._connection.local_ip
         try:
-            return self._open_port(
-                self._reactor, receiver, terms.group, self._local_ip, terms.window_bytes
-            )
+            self._open(reception)
         except OSError as error:
             if error.errno not in _NO_ADDRESS or here == self._local_ip:
                 raise
-        _log.warn(
-            "no interface has the address {local_ip} any more: receiving at {here}",
-            local_ip=self._local_ip,
-            here=here,
+            _log.warn(
+                "no interface has the address {local_ip} any more: receiving at {here}",
+                local_ip=self._local_ip,
+                here=here,
+            )
+            self._local_ip = here
+            self._open(reception)
+
+    def _open(self, reception: Reception) -> None:
+        receiver = MulticastReceiver(self._reactor, reception.intake, reception.arrived)
+        terms = self._terms
+        self._port = self._open_port(
+            self._reactor, receiver, terms.group, self._local_ip, terms.window_bytes
         )
-        self._local_ip = here
-        return self._open_port(self._reactor, receiver, terms.group, here, terms.window_bytes)
+        reception.drain = receiver.drain
 
     def _cannot_join(self, error: Exception) -> None:
         """This host gets no multicast over this connection: TCP brings all."""
@@ -234,9 +237,7 @@ class Route:
             group=group,
             port=port,
             local_ip=self._local_ip,
-            why=why_not_joined(cause, self._local_ip)
-            if isinstance(cause, OSError)
-            else str(cause),
+            why=why_not_joined(cause, self._local_ip) if isinstance(cause, OSError) else str(cause),
         )
         self._ask_to_leave()
 

@@ -399,9 +399,7 @@ class Server:
         """Whether nobody is waited for any more."""
         roster = self._roster
         waits = self._give_up_timer is not None and self._give_up_timer.active()
-        return roster.is_complete or (
-            roster.is_complete_without and len(roster) > 0 and not waits
-        )
+        return roster.is_complete or (roster.is_complete_without and len(roster) > 0 and not waits)
 
     def _gave_up(self, client: ClientProtocol) -> None:
         """A client has left before the start: for a while it may be started again."""

@@ -85,9 +85,9 @@ def _filtered(interface: Interface, source: str) -> str | None:
     name = interface.name
     modes = [_sysctl(f"net/ipv4/conf/{which}/rp_filter") or 0 for which in ("all", name)]
     back = interfaces.toward(source)
-    if max(modes) != _STRICT or (back is not None and back.index == interface.index):
+    if max(modes) != _STRICT or back == name:
         return None
-    way = "there is none" if back is None else f"it leaves by {back.name}"
+    way = "there is none" if back is None else f"it leaves by {back}"
     return (
         f"reverse path filtering drops it: the route to the server, {source}, does not leave by"
         f" {name} ({way}): sysctl -w net.ipv4.conf.{name}.rp_filter={_LOOSE}"

@@ -3,8 +3,8 @@
 An address is no name for an interface: two may have the same one, of which one is down, and a
 lease that is renewed takes it away for a moment. So whoever means an interface asks here first.
 
-Requests and flags are those of Linux (``linux/sockios.h``, ``net/if.h``, netdevice(7)); elsewhere,
-and where the kernel does not say, the answer is None.
+Requests and flags are those of Linux (``linux/sockios.h``, ``net/if.h``, netdevice(7), and
+``linux/rtnetlink.h``); elsewhere, and where the kernel does not say, the answer is None.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ _SIOCGIFCONF = 0x8912
 _SIOCGIFFLAGS = 0x8913
 _SIOCGIFMTU = 0x8921
 _IFF_UP = 0x1
+_RTM_NEWROUTE = 24
+_RTM_GETROUTE = 26
+_NLM_F_REQUEST = 1
+_RTA_DST = 1
+_RTA_OIF = 4
 _IFF_RUNNING = 0x40
 _IFF_MULTICAST = 0x1000
 #: ``struct ifreq``: a name, and a union as large as ``struct ifmap``.
@@ -65,14 +70,31 @@ def request(group: str, local_ip: str) -> bytes:
     return words if interface is None else words + struct.pack("=i", interface.index)
 
 
-def toward(address: str) -> Interface | None:
-    """The interface by which unicast to this IPv4 address leaves."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((address, 9))  # sends nothing; 9 is the discard port
-            return with_address(probe.getsockname()[0])
-        except OSError:
-            return None
+def toward(address: str) -> str | None:
+    """The name of the interface by which unicast to this IPv4 address leaves.
+
+    Asked by rtnetlink(7): the address that the kernel would send from may be another interface's.
+    """
+    if not _LINUX:
+        return None
+    # A struct nlmsghdr, a struct rtmsg, and one attribute.
+    question = struct.pack("=BBBBBBBBI", socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
+    question += struct.pack("=HH4s", 8, _RTA_DST, socket.inet_aton(address))
+    header = struct.pack("=IHHII", 16 + len(question), _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
+            kernel.send(header + question)
+            answer = kernel.recv(8192, socket.MSG_DONTWAIT)
+        (kind,) = struct.unpack_from("=H", answer, 4)
+        at = 16 + 12
+        while kind == _RTM_NEWROUTE and at + 4 <= len(answer):
+            size, attribute = struct.unpack_from("=HH", answer, at)
+            if attribute == _RTA_OIF:
+                return socket.if_indextoname(struct.unpack_from("=I", answer, at + 4)[0])
+            at += max(size + 3 & ~3, 4)
+    except (OSError, struct.error):
+        pass
+    return None
 
 
 def _names(address: str) -> list[str]:

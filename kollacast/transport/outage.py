@@ -59,9 +59,7 @@ class Outage:
         if error.errno in _FULL and now - self._began_at < _FULL_S:
             return False
         said_at = self._said_at.get(error.errno)
-        if said_at is not None and (self._is_said or now - said_at < _QUIET_S):
-            return False
-        return True
+        return said_at is None or not (self._is_said or now - said_at < _QUIET_S)
 
     def say(self, error: OSError, why: str) -> None:
         """Say it, with cause and remedy."""
