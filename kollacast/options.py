@@ -208,8 +208,8 @@ class ServerOptions(_Options):
             "mtu",
             None,
             None,
-            f"Bytes of one datagram with its IP and UDP headers, default {_DEFAULT_MTU}, or what the"
-            " interface takes where that is less.",
+            f"Bytes of one datagram with its IP and UDP headers, default {_DEFAULT_MTU}, or what"
+            " the interface takes where that is less.",
             values.integer("--mtu", _LEAST_MTU, MAX_MTU),
         ],
         [

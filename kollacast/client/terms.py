@@ -17,10 +17,10 @@ class Terms:
     """How the image comes.
 
     ``packets`` is what this client can hold, ``group`` address and port of the
-    multicast, ``mtu`` the bytes of its largest datagram, ``digest`` the name of what proves the image.  ``image``, where it
-    is not empty, is the same for the same image cut in the same way; ``fetch``
-    says that it can be fetched, ``pull`` that it has to be, and ``late_join`` that only
-    up to where multicast takes it up.
+    multicast, ``mtu`` the bytes of its largest datagram, ``digest`` the name of
+    what proves the image.  ``image``, where it is not empty, is the same for the
+    same image cut in the same way; ``fetch`` says that it can be fetched, ``pull``
+    that it has to be, and ``late_join`` that only up to where multicast takes it up.
     """
 
     dialect: Dialect
