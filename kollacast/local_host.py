@@ -9,6 +9,9 @@ import sys
 
 from twisted.python.usage import UsageError
 
+from kollacast.transport import interfaces
+from kollacast.wire.structures import MAX_MTU
+
 #: Option of IPPROTO_IP that tells the MTU of a connected socket's route (ip(7), Linux only).
 _IP_MTU = 14
 
@@ -38,7 +41,9 @@ def interface_mtu(local_ip: str, group: str) -> int | None:
             probe.connect((group, 9))  # sends nothing; 9 is the discard port
             return probe.getsockopt(socket.IPPROTO_IP, _IP_MTU)
         except OSError:
-            return None
+            # It may be down for the moment.
+            interface = interfaces.with_address(local_ip)
+            return None if interface is None else min(interface.mtu, MAX_MTU)
 
 
 def raise_descriptor_limit() -> int:
@@ -53,4 +58,5 @@ def raise_descriptor_limit() -> int:
 
 
 def _leave_by(probe: socket.socket, local_ip: str) -> None:
-    probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(local_ip))
+    request = interfaces.request("0.0.0.0", local_ip)
+    probe.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, request)

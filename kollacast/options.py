@@ -35,6 +35,9 @@ DEFAULT_SPOOL_BYTES = 32 * 10**9
 
 PROGRESS_MODES = ("auto", "bar", "plain", "none")
 
+#: What every host of an Ethernet takes.
+_DEFAULT_MTU = 1500
+
 
 _MOST_CLIENTS = 65535
 
@@ -222,8 +225,9 @@ class ServerOptions(_Options):
         [
             "mtu",
             None,
-            1500,
-            "Bytes of one datagram with its IP and UDP headers.",
+            None,
+            f"Bytes of one datagram with its IP and UDP headers, default {_DEFAULT_MTU}, or what"
+            " the interface takes where that is less.",
             values.integer("--mtu", MIN_MTU, MAX_MTU),
         ],
         [
@@ -377,7 +381,7 @@ class ServerOptions(_Options):
             self._check_jasmine()
         group = self["group"] or DIALECTS[self["dialect"]].default_group
         local_host.prove_local(self["local_ip"])
-        self._check_interface_mtu(group)
+        self._settle_mtu(group)
         digest = self["digest"] or _DIGEST
         if digest not in available_digests():
             raise UsageError(f"--digest {digest}: is not installed: pip install blake3")
@@ -448,7 +452,7 @@ class ServerOptions(_Options):
                 f"--buffer-packets {self['buffer-packets']}: a jasmine client may hold no more than"
                 f" {JASMINE.max_announced} packets"
             )
-        if self["mtu"] > JASMINE.max_mtu:
+        if (self["mtu"] or 0) > JASMINE.max_mtu:
             raise UsageError(
                 f"--mtu {self['mtu']}: a jasmine client takes datagrams of up to"
                 f" {JASMINE.max_mtu} bytes"
@@ -458,11 +462,15 @@ class ServerOptions(_Options):
                 f"--window {self['window']}: the jasmine dialect has one buffer in flight"
             )
 
-    def _check_interface_mtu(self, group: str) -> None:
+    def _settle_mtu(self, group: str) -> None:
+        """Choose the MTU unless it was given; raise `UsageError` when the interface takes less."""
         limit = local_host.interface_mtu(self["local_ip"], group)
-        if limit is not None and self["mtu"] > limit:
+        if self["mtu"] is None and (limit is None or limit >= MIN_MTU):
+            self["mtu"] = min(_DEFAULT_MTU, limit or _DEFAULT_MTU)
+        mtu = self["mtu"] or MIN_MTU
+        if limit is not None and mtu > limit:
             raise UsageError(
-                f"--mtu {self['mtu']}: the interface of {self['local_ip']} takes {limit} bytes"
+                f"--mtu {mtu}: the interface of {self['local_ip']} takes {limit} bytes"
             )
 
     def _check_input(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from weakref import WeakSet
 
 from twisted.internet.error import CannotListenError
+from twisted.logger import capturedLogs, formatEvent
 
 from kollacast.client import reception
 from kollacast.client.client import GREETING_TIMEOUT_S
@@ -22,7 +23,7 @@ from kollacast.core.buffer import PacketBuffer
 from kollacast.outcome import Outcome, Status
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.greeting import MAGIC, Hello, Refusal, encode_json
-from kollacast.wire.messages import Done, Ready, Report, Request
+from kollacast.wire.messages import Detach, Done, Ready, Report, Request
 from kollacast.wire.structures import MAX_JSON_SIZE
 from tests.simulation.image import MemorySink
 from tests.simulation.network import Network
@@ -333,18 +334,45 @@ class GreetingTests(_ClientTestCase):
         self.assertEqual(self.told(server)["reason"], line)
 
     def test_a_group_that_cannot_be_received(self) -> None:
+        """It goes on by TCP: outside the barrier where it can, by repairs where it cannot."""
         in_use = OSError(errno.EADDRINUSE, "Address already in use")
+        no_room = OSError(errno.ENOBUFS, "No buffer space available")
         for error, text in (
-            (OSError(errno.ENODEV, "No such device"), "No such device"),
-            (CannotListenError(GROUP, PORT, in_use), "Address already in use"),
+            (OSError(errno.ENODEV, "No such device"), "No such device: "),
+            (CannotListenError(GROUP, PORT, in_use), "in use: another program has this UDP port"),
+            (no_room, "net.ipv4.igmp_max_memberships"),
         ):
-            self.network = Network()
-            self.network.host("10.0.1.1").port_error = error
-            server, client = self.greeted()
-            line = f"cannot receive group {GROUP} port {PORT} at 10.0.1.1: {text}"
-            self.assert_failed(client, line)
-            self.assertIsInstance(server.client.heard[0], Hello)
-            self.assertEqual(self.told(server)["reason"], line)
+            for fetch in (True, False):
+                self.network = Network()
+                self.network.host("10.0.1.1").port_error = error
+                with capturedLogs() as events:
+                    server, client = self.meet()
+                    server.greet(fetch=fetch, image="ab")
+                said = [formatEvent(event) for event in events]
+                (line,) = (line for line in said if "cannot receive group" in line)
+                self.assertIn(text, line)
+                self.assertIn("Going on by TCP", line)
+                self.assertIsNone(client.outcome)
+                told = [type(message) for message in server.client.heard]
+                self.assertEqual(told, [Hello, Detach] if fetch else [Hello])
+                if not fetch:
+                    self.assert_brought_by_tcp(server, client)
+
+    def assert_brought_by_tcp(self, server: RawServer, client: ClientRun) -> None:
+        """In step with the others, and all of it by repairs."""
+        for number, (size, base, count) in enumerate(
+            ((_BUFFER, 0, BUFFER_PACKETS), (len(_IMAGE) - _BUFFER, BUFFER_PACKETS, 2)), 1
+        ):
+            server.announce(number, size, base, count)
+            server.sent()
+            seqs = range(base, base + count)
+            self.assertEqual(server.client.heard[-1], Request(tuple(seqs)))
+            for seq in seqs:
+                server.repair(seq, _payload(seq))
+        server.announce(3, 0, BUFFER_PACKETS + 2, 0)
+        server.sent()
+        server.digest(_DIGEST)
+        self.assert_whole(client)
 
     def test_the_largest_buffers_are_cut_to_what_the_client_holds(self) -> None:
         server, client = self.meet()

@@ -203,6 +203,93 @@ class UnreachedTests(_LadderTestCase):
         self.assertGreater(entry["packets_fetched"], 500)
         self.assert_all_gone(self.network)
 
+    def _stop(self, identity: str | None, beyond: int, **options: Any) -> tuple[Any, ...]:
+        """Multicast stops, for good, at the first ``beyond`` of three hosts."""
+        self.image = Random(2).randbytes(4000 * CAPACITY)
+        server = self.serve(self.image, identity, clients=3, buffer_packets=64, **options)
+        clients = [self.network.join() for _ in range(3)]
+        lost = [client.host for client in clients[:beyond]]
+        heard = 0
+
+        def fate(port: MemoryReceivePort, data: bytes) -> tuple[bytes, ...]:
+            nonlocal heard
+            heard += 1
+            return () if heard > 2000 and port.host in lost else (data,)
+
+        self.network.fate = fate
+        with capturedLogs() as events:
+            self.assert_whole(*clients, image=self.image)
+            self.assertEqual(server.finish().status, Status.OK)
+        self.assert_all_gone(self.network)
+        return server, clients, [formatEvent(event) or "" for event in events]
+
+    def test_it_stops_at_one_host(self) -> None:
+        server, clients, said = self._stop("file", 1)
+        told = [line for line in said if "multicast has stopped reaching this host" in line]
+        self.assertEqual(len(told), 1)
+        self.assertIn("since buffer ", told[0])
+        self.assertIn("querier", told[0])
+        # A switch that has forgotten the host may hear of it so.
+        self.assertEqual([client.host.rejoined for client in clients], [1, 0, 0])
+        entry = self.entry(server, "host1")
+        self.assertEqual(entry["fetching"], "multicast has stopped reaching it")
+        self.assertGreater(entry["packets_fetched"], 1000)
+        self.assertIsNone(self.entry(server, "host2")["fetching"])
+
+    def test_it_stops_everywhere(self) -> None:
+        """Then nothing is multicast in vain, whether they fetch or are served in step."""
+        for identity in ("file", None):
+            self.network = Network()
+            server, _, said = self._stop(identity, 3)
+            told = [line for line in said if "multicast has stopped reaching this host" in line]
+            self.assertEqual(len(told), 3)
+            told = [line for line in said if "multicast reaches none of 3 clients" in line]
+            self.assertEqual(len(told), 1)
+            report = server.outcome.report
+            self.assertLess(report["packets_multicast"] + report["packets_coded"], 2500)
+
+    def test_it_is_away_for_as_long_as_a_window(self) -> None:
+        """A link that was down: nobody leaves the others for that."""
+        self.image = Random(2).randbytes(2000 * CAPACITY)
+        server = self.serve(self.image, "file", clients=2, buffer_packets=64)
+        clients = [self.network.join() for _ in range(2)]
+        heard = 0
+
+        def fate(port: MemoryReceivePort, data: bytes) -> tuple[bytes, ...]:
+            nonlocal heard
+            heard += 1
+            is_away = 1000 < heard <= 1000 + 2 * 64 * 4
+            return () if is_away and port.host is clients[0].host else (data,)
+
+        self.network.fate = fate
+        self.assert_whole(*clients, image=self.image)
+        self.assertEqual(server.finish().status, Status.OK)
+        self.assertIsNone(self.entry(server, "host1")["fetching"])
+
+    def test_it_comes_back_where_it_was_given_up(self) -> None:
+        """Clients that are served in step receive again, and it is said."""
+        self.image = Random(2).randbytes(4000 * CAPACITY)
+        server = self.serve(self.image, None, clients=2, buffer_packets=64)
+        clients = [self.network.join() for _ in range(2)]
+        heard = 0
+
+        def fate(port: MemoryReceivePort, data: bytes) -> tuple[bytes, ...]:
+            nonlocal heard
+            heard += 1
+            return () if 1000 < heard <= 2000 else (data,)
+
+        self.network.fate = fate
+        with capturedLogs() as events:
+            self.assert_whole(*clients, image=self.image)
+            self.assertEqual(server.finish().status, Status.OK)
+        said = [formatEvent(event) or "" for event in events]
+        for text, count in (
+            ("multicast reaches none of 2 clients", 1),
+            ("multicast reaches this host again", 2),
+            ("multicast reaches client host", 2),
+        ):
+            self.assertEqual(sum(text in line for line in said), count, text)
+
     def test_repairs_do_where_the_past_is_gone(self) -> None:
         server, there, beyond = self._serve(None)
         self.assert_whole(there, beyond, image=self.image)
@@ -778,6 +865,46 @@ class FewTests(_LadderTestCase):
         client = self.network.join()
         self.assertEqual(server.finish(limit_s=11.0).status, Status.FAILED)
         self.assertEqual(client.finish().status, Status.FAILED)
+
+    def test_one_that_gives_up_before_the_start_is_not_waited_for(self) -> None:
+        """It has a minute to be started again; then the others begin, and the report names it."""
+        server = self.serve(clients=2, client_timeout_s=60.0)
+        leaving = self.network.join()
+        self.network.settle()
+        leaving.client.interrupt("interrupted")
+        self.network.settle()
+        staying = self.network.join()
+        self.network.run_for(59.0)
+        self.assertEqual(self.network.datagrams, [])
+        self.assert_whole(staying)
+        outcome = server.finish()
+        self.assertEqual(outcome.status, Status.PARTIAL)
+        self.assertIn("without: host1 (10.0.1.1): interrupted", outcome.line)
+        self.assert_all_gone(self.network)
+
+    def test_one_that_gives_up_and_is_started_again(self) -> None:
+        server = self.serve(clients=2)
+        leaving = self.network.join()
+        self.network.settle()
+        leaving.client.interrupt("interrupted")
+        self.network.run_for(30.0)
+        clients = [self.network.join(), self.network.join()]
+        self.assert_whole(*clients)
+        outcome = server.finish()
+        self.assertEqual(outcome.status, Status.OK)
+        self.assertEqual(len(outcome.report["clients"]), 2)
+
+    def test_all_give_up_before_the_start(self) -> None:
+        server = self.serve(clients=2)
+        for _ in range(2):
+            client = self.network.join()
+            self.network.settle()
+            client.client.interrupt("interrupted")
+            self.network.settle()
+        outcome = server.finish(limit_s=61.0)
+        self.assertEqual(outcome.status, Status.FAILED)
+        self.assertIn("no client is left; without: host1", outcome.line)
+        self.assert_all_gone(self.network)
 
     def test_unicast(self) -> None:
         self.network.host("10.0.0.1").port_error = OSError(1, "no multicast here")

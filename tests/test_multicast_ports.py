@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import socket
 from collections import Counter
@@ -13,6 +14,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
 from kollacast.core.buffer import PacketBuffer
@@ -337,6 +339,10 @@ class Doors(_PortsTest):
         self.assertFalse(self.sender.multicast(source).called)
 
 
+#: Refusals that may be of the segments alone: a single packet shows it.
+_OF_SEGMENTS = (errno.EINVAL, errno.EIO)
+
+
 class _Kernel:
     """A socket whose every send ends as the test says."""
 
@@ -369,6 +375,13 @@ class _Transport:
     def __init__(self, kernel: _Kernel) -> None:
         self.socket = kernel
         self.writing = False
+        self.renewed = 0
+
+    def renew(self) -> None:
+        self.renewed += 1
+
+    def explain(self, error: OSError, group: tuple[str, int]) -> str:
+        return f"{error.strerror}, {group[0]}"
 
     def startWriting(self) -> None:
         self.writing = True
@@ -402,8 +415,8 @@ class Refusals(unittest.SynchronousTestCase):
         buffer.announce(1, base, size)
         return buffer
 
-    def run_until(self, done: Callable[[], bool]) -> None:
-        for _ in range(1000):
+    def run_until(self, done: Callable[[], bool], turns: int = 1000) -> None:
+        for _ in range(turns):
             if done():
                 return
             if self.transport.writing:
@@ -423,9 +436,8 @@ class Refusals(unittest.SynchronousTestCase):
             for buffer in buffers
         )
 
-    def test_a_full_queue_is_waited_for(self) -> None:
-        for number in (errno.EAGAIN, errno.ENOBUFS):
-            self.kernel.answers += [OSError(number, "")] * 3
+    def test_a_full_socket_is_waited_for(self) -> None:
+        self.kernel.answers += [OSError(errno.EAGAIN, "")] * 6
         finished = self.sender.multicast(self.buffer)
         self.assertTrue(self.transport.writing)
         for _ in range(6):
@@ -452,25 +464,99 @@ class Refusals(unittest.SynchronousTestCase):
             self.assertEqual(self.sender.packets_sent, self.packets)
             self.assertEqual(self.sender.bytes_sent, len(self.everything(self.buffer)))
 
-    def test_a_dead_interface_fails_everything_that_waits(self) -> None:
-        results = [
-            self.sender.multicast(self.buffer),
-            self.sender.multicast(self.filled(100)),
-            self.sender.multicast(self.filled(200), urgent=True),
-        ]
-        self.kernel.answers.append(OSError(errno.ENETDOWN, "Network is down"))
-        self.sender.writable()
-        for result in results:
-            self.assertEqual(self.failureResultOf(result, OSError).value.errno, errno.ENETDOWN)
-        self.assertFalse(self.transport.writing)
+    def refuse(self, number: int, seconds: float = 1000.0) -> list[float]:
+        """The kernel refuses everything for so long; the times of its refusals, as they come."""
+        end = self.clock.seconds() + seconds
+        times: list[float] = []
+
+        def sendmsg(*args: Any) -> int:
+            if self.clock.seconds() < end:
+                times.append(self.clock.seconds())
+                raise OSError(number, os.strerror(number))
+            return _Kernel.sendmsg(self.kernel, *args)
+
+        self.patch(self.kernel, "sendmsg", sendmsg)
+        return times
+
+    def test_a_short_outage_costs_nothing_but_its_time(self) -> None:
+        """Whatever the kernel's reason: it is tried again, with pauses, and said once."""
+        for number in (
+            *(errno.EPERM, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENODEV),
+            *(errno.ENETDOWN, errno.EINVAL, errno.EHOSTUNREACH, errno.EIO),
+        ):
+            self.setUp()
+            with capturedLogs() as events:
+                refusals = self.refuse(number, 0.2)
+                finished = self.sender.multicast(self.buffer)
+                self.run_until(lambda finished=finished: finished.called)  # type: ignore[misc]
+            self.assertEqual(b"".join(self.kernel.sent), self.everything(self.buffer))
+            # In segments as before: these were not what was refused.
+            self.assertLess(len(self.kernel.sent), 5)
+            self.assertLess(self.clock.seconds(), 0.31)
+            attempts = len(refusals) // (2 if number in _OF_SEGMENTS else 1)
+            self.assertLess(attempts, 10)
+            self.assertEqual(self.transport.renewed, attempts)
+            # How fast it left would say nothing of the network.
+            self.assertEqual(self.successResultOf(finished), 0.0)
+            refused, over = (formatEvent(event) for event in events)
+            self.assertIn(f"refuses to multicast: {os.strerror(number)}, {_GROUP}", refused)
+            self.assertIn("multicast leaves again, after 0.", over)
+
+    def test_a_lasting_outage_is_not_waited_for(self) -> None:
+        """After three seconds what is refused is lost at once, until something is taken again."""
+        with capturedLogs() as events:
+            refusals = self.refuse(errno.EPERM, 10.0)
+            buffers = [self.filled(100 * number) for number in range(4)]
+            results = [self.sender.multicast(buffer, urgent=False) for buffer in buffers]
+            urgent = self.sender.multicast(self.filled(900), urgent=True)
+            self.run_until(lambda: all(result.called for result in [*results, urgent]), 5000)
+            self.assertGreaterEqual(self.clock.seconds(), 3.0)
+            self.assertLess(self.clock.seconds(), 3.2)
+            self.assertLess(len(refusals), 50)
+            self.assertEqual(self.kernel.sent, [])
+            for result in (*results, urgent):
+                self.assertEqual(self.successResultOf(result), 0.0)
+            self.assertTrue(self.sender.is_refused)
+            # What TCP sends needs the headers.
+            self.assertNotIn(bytes(12), [bytes(b.headers[-12:]) for b in buffers])
+            self.clock.advance(10.0)
+            last = self.sender.multicast(self.buffer)
+            self.run_until(lambda: last.called)
+        self.assertFalse(self.sender.is_refused)
+        self.assertEqual(b"".join(self.kernel.sent), self.everything(self.buffer))
+        self.assertEqual(len(events), 2)
+
+    def test_a_refusal_that_comes_and_goes_is_said_once(self) -> None:
+        with capturedLogs() as events:
+            for base in range(0, 1000, 100):
+                self.kernel.answers.append(OSError(errno.EPERM, "Operation not permitted"))
+                finished = self.sender.multicast(self.filled(base))
+                self.run_until(lambda finished=finished: finished.called)  # type: ignore[misc]
+        self.assertEqual(len(events), 2)
+
+    def test_full_queues_are_no_news(self) -> None:
+        with capturedLogs() as events:
+            self.kernel.answers += [OSError(errno.ENOBUFS, "No buffer space available")] * 3
+            finished = self.sender.multicast(self.buffer)
+            self.run_until(lambda: finished.called)
+        self.assertEqual(b"".join(self.kernel.sent), self.everything(self.buffer))
+        self.assertEqual(events, [])
 
     def test_packets_that_are_too_long_for_the_link(self) -> None:
-        """Refused in segments, and then one by one: it is not the segments."""
+        """Refused in segments, and then one by one: it is not the segments, and all is lost."""
+        self.refuse(errno.EMSGSIZE)
         finished = self.sender.multicast(self.buffer)
-        self.kernel.answers += [OSError(errno.EMSGSIZE, "Message too long") for _ in range(2)]
-        self.run_until(lambda: finished.called)
-        self.failureResultOf(finished, OSError)
+        self.run_until(lambda: finished.called, 5000)
+        self.assertEqual(self.successResultOf(finished), 0.0)
         self.assertEqual(self.kernel.sent, [])
+
+    def test_a_port_that_closes_in_an_outage(self) -> None:
+        self.refuse(errno.ENETDOWN)
+        finished = self.sender.multicast(self.buffer)
+        self.sender.writable()
+        self.sender.stopProtocol()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertFalse(finished.called)
 
     def test_it_asks_for_nothing_when_all_is_sent(self) -> None:
         finished = self.sender.multicast(self.buffer)

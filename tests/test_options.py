@@ -218,10 +218,23 @@ class ServerTests(_OptionsTestCase):
         self.assertEqual(self.server("127.0.0.1", "3", "--mtu=1450").config.mtu, 1450)
         line = self.refused_server("127.0.0.1", "3", "--mtu=1451")
         self.assertIn("--mtu 1451: the interface of 127.0.0.1 takes 1450 bytes", line)
+        # Nobody gave one that is too large.
+        self.assertEqual(self.server("127.0.0.1", "3").config.mtu, 1450)
+        parsed = self.server("127.0.0.1", "3", "--dialect", "jasmine")
+        self.assertEqual(parsed.config.mtu, 1450)
+
+    def test_mtu_of_an_interface_that_takes_more(self) -> None:
+        self.patch(local_host, "interface_mtu", lambda local_ip, group: 9000)
+        self.assertEqual(self.server("127.0.0.1", "3").config.mtu, 1500)
+
+    def test_mtu_of_an_interface_that_takes_no_packet(self) -> None:
+        self.patch(local_host, "interface_mtu", lambda local_ip, group: 40)
+        self.assertIn("takes 40 bytes", self.refused_server("127.0.0.1", "3"))
 
     def test_mtu_of_an_unknown_interface(self) -> None:
         self.patch(local_host, "interface_mtu", lambda local_ip, group: None)
         self.assertEqual(self.server("127.0.0.1", "3", "--mtu=9000").config.mtu, 9000)
+        self.assertEqual(self.server("127.0.0.1", "3").config.mtu, 1500)
 
     def test_other_numbers(self) -> None:
         for option, word in (

@@ -26,6 +26,7 @@ from kollacast.congestion.control import Epoch
 from kollacast.congestion.trials import Trials
 from kollacast.core.buffer import PacketBuffer
 from kollacast.repair.planning import plan as planner
+from kollacast.server.reach import Reach
 from kollacast.server.repairs import Repairs
 from kollacast.server.session import Flight, Session
 from kollacast.transport.sender import MulticastProtocol
@@ -138,7 +139,10 @@ class _RepairsTest(unittest.SynchronousTestCase):
         self.control = _Control()
         self.failures: list[Failure] = []
         sender: MulticastProtocol = self.sender  # type: ignore[assignment]
-        self.repairs = Repairs(self.clock, self.session, sender, self.control, self.failures.append)
+        reach = Reach(lambda: 4, lambda client: True, str)
+        self.repairs = Repairs(
+            self.clock, self.session, sender, self.control, reach, self.failures.append
+        )
         self.next_seq = 1000
         self.clients = [_Client() for _ in range(4)]
 

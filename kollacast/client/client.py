@@ -22,7 +22,7 @@ from kollacast.client.attempts import RETRY_S, NotConnected, connect
 from kollacast.client.connection import ServerConnection
 from kollacast.client.output import Output
 from kollacast.client.reception import Reception
-from kollacast.client.route import CannotReceive, ReceiverFactory, Route
+from kollacast.client.route import ReceiverFactory, Route
 from kollacast.client.terms import Terms
 from kollacast.config import ClientConfig
 from kollacast.core.buffer import InconsistentBuffer
@@ -399,7 +399,7 @@ class Client:
 
     @property
     def _is_unreached(self) -> bool:
-        """Whether multicast has passed this host by."""
+        """Whether multicast has passed this host by from the beginning."""
         return any(route.is_unreached for route in self._routes)
 
     def _prove_secret(self, terms: Terms) -> tuple[str, str]:
@@ -463,10 +463,7 @@ class Client:
         route.ended.addCallbacks(lambda _: self._received_all(), self._cannot_keep)
         self._routes.append(route)
         self._route = route
-        try:
-            begin(route)
-        except CannotReceive as error:
-            self._end(str(error))
+        begin(route)
 
     def _leave_route(self) -> None:
         """Nothing more comes the way it has come so far."""

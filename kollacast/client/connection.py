@@ -72,6 +72,16 @@ class ServerConnection(Protocol):
         self._outgoing.stopProducing()
         self._run.lost(self, reason)
 
+    @property
+    def local_ip(self) -> str:
+        """This host's address, as the connection has it."""
+        return str(self.transport.getHost().host)
+
+    @property
+    def server_ip(self) -> str:
+        """The server's address."""
+        return str(self.transport.getPeer().host)
+
     def send(self, message: bytes) -> None:
         """Send a message, unless the connection is closed."""
         if not self._closed:

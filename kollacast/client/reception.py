@@ -43,6 +43,20 @@ class _Flight:
     flushed: bool = False
 
 
+@dataclass(slots=True)
+class Silence:
+    """Buffers in a row of which nothing came: how many and from which on, and their packets.
+
+    ``buffers`` counts those that count.  ``is_new`` says that something has come before them.
+    """
+
+    since: int
+    is_new: bool
+    buffers: int = 0
+    packets: int = 0
+    is_told: bool = False
+
+
 class Connection(Protocol):
     """The way back to the server, and what is expected on it."""
 
@@ -79,10 +93,17 @@ class Reception:
         self.intake = Intake(codec, capacity, coded=dialect.codes)
         self.drain: Callable[[], None] = lambda: None
         self.ended: Deferred[None] = Deferred()
-        #: Called once, when buffers go by and no datagram at all has come.
-        self.silent: Callable[[int], None] = lambda packets: None
-        self._unheard = 0
-        self._unheard_packets = 0
+        #: Called when buffers go by of which no datagram has come.
+        self.silent: Callable[[Silence], None] = lambda silence: None
+        #: Called when a buffer has brought nothing: the host should join the group anew.
+        self.renew: Callable[[], None] = lambda: None
+        #: Called when something comes after all.
+        self.heard: Callable[[], None] = lambda: None
+        self._silence: Silence | None = None
+        self._damaged_before = 0
+        # The last buffer that was announced, and the last that was when the silence was noticed.
+        self._last_id = 0
+        self._in_flight_id = 0
         self._retransmitted = 0
         self._connection = connection
         self._dialect = dialect
@@ -128,6 +149,7 @@ class Reception:
         if self._end_announced or ctl.packet_id_base != self._next_seq:
             raise WireError(f"a buffer is announced that begins with seq {ctl.packet_id_base}")
         self._next_seq += ctl.pkt_count
+        self._last_id = ctl.buffer_id
         if ctl.is_end:
             # No other buffer follows, so none is kept for it.
             self._end_announced = True
@@ -143,7 +165,7 @@ class Reception:
         flight.sent = True
         # The announcement may have overtaken datagrams that wait in the socket.
         self.drain()
-        self._listen(flight.ctl)
+        self._listen(flight)
         if flight.buffer is not None and not flight.buffer.complete:
             self._ask(flight.buffer.missing())
         self.arrived()
@@ -191,15 +213,34 @@ class Reception:
 
     # How it goes on.
 
-    def _listen(self, ctl: BufferCtl) -> None:
-        """A buffer was sent: has anything come by multicast, ever?"""
-        counts = self.intake.counts
-        if counts.placed or counts.repeated or counts.damaged or ctl.pkt_count < _MANY_PACKETS:
+    def _listen(self, flight: _Flight) -> None:
+        """A buffer was sent: has anything of it come by multicast?"""
+        counts, buffer = self.intake.counts, flight.buffer
+        damaged, self._damaged_before = self._damaged_before, counts.damaged
+        if buffer is None:
             return
-        self._unheard += 1
-        self._unheard_packets += ctl.pkt_count
-        if self._unheard == _UNHEARD:
-            self.silent(self._unheard_packets)
+        packets = flight.ctl.pkt_count
+        if buffer.missing_count < packets or damaged < counts.damaged:
+            if self._silence is not None and self._silence.is_told:
+                self.heard()
+            self._silence = None
+            return
+        if packets < _MANY_PACKETS:
+            return
+        silence = self._silence
+        if silence is None:
+            is_new = counts.placed + counts.repeated + counts.damaged > 0
+            silence = self._silence = Silence(flight.ctl.buffer_id, is_new)
+            self._in_flight_id = self._last_id
+            self.renew()
+        silence.packets += packets
+        # A link that was down for a moment costs as many buffers as were under way, and no more.
+        if silence.is_new and flight.ctl.buffer_id <= self._in_flight_id:
+            return
+        silence.buffers += 1
+        if silence.buffers == _UNHEARD:
+            silence.is_told = True
+            self.silent(silence)
 
     def _ask(self, seqs: list[int]) -> None:
         self._connection.expect_packets(len(seqs))

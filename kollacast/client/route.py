@@ -8,6 +8,7 @@ from now on, and fetches what was before.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -18,8 +19,9 @@ from twisted.python.failure import Failure
 
 from kollacast.client.output import Output
 from kollacast.client.pull import Pull
-from kollacast.client.reception import Reception
+from kollacast.client.reception import Reception, Silence
 from kollacast.client.terms import Terms
+from kollacast.transport.diagnosis import why_not_joined
 from kollacast.transport.receiver import MulticastReceiver
 from kollacast.wire.messages import BufferCtl, Detach, Done, Message, Packet, Repaired, Sent
 from kollacast.wire.packets import PacketCodec
@@ -27,15 +29,31 @@ from kollacast.wire.structures import WireError
 
 _log = Logger()
 
+#: An interface that has this address is what these ask for in vain.
+_NO_ADDRESS = (errno.ENODEV, errno.EADDRNOTAVAIL)
+#: What to check where this host finds nothing wrong with itself.
+_UNREACHED = (
+    "; check that this is the right interface and VLAN, that no firewall drops UDP to the group,"
+    " and that a switch which snoops on IGMP has a querier"
+)
+_STOPPED = (
+    "; a switch that snoops on IGMP and has no querier forgets its hosts after some minutes, or a"
+    " firewall drops UDP to the group now"
+)
+
 ReceiverFactory = Callable[[Any, MulticastReceiver, tuple[str, int], str, int], Any]
-
-
-class CannotReceive(Exception):
-    """The multicast group cannot be joined; the text says why."""
 
 
 class Connection(Protocol):
     """The way to the server, and what is expected on it."""
+
+    @property
+    def local_ip(self) -> str:
+        """This host's address on the way to the server."""
+
+    @property
+    def server_ip(self) -> str:
+        """The server's address."""
 
     def send(self, message: bytes) -> None:
         """Send a message."""
@@ -69,7 +87,7 @@ class Route:
         self.phase = "waiting for the others"
         #: Whether the server has said anything of the image.
         self.has_begun = False
-        #: Whether no multicast reaches this host.
+        #: Whether no multicast has ever reached this host.
         self.is_unreached = False
         #: What has come, and how: of interest when all is over.
         self.receptions: list[Reception] = []
@@ -81,6 +99,7 @@ class Route:
         self._output = output
         self._local_ip = local_ip
         self._open_port = open_port
+        # None also where the group cannot be joined.
         self._port: Any = None
         self._port_closed: Deferred[Any] = succeed(None)
         self._reception: Reception | None = None
@@ -92,14 +111,11 @@ class Route:
     # How to begin.
 
     def receive(self) -> None:
-        """All by multicast, in step with the others.  Raises :class:`CannotReceive`."""
+        """All by multicast, in step with the others."""
         self._join_group(self._output.keep, 0)
 
     def receive_late(self) -> None:
-        """By multicast what is announced from now on, by TCP what was before.
-
-        Raises :class:`CannotReceive`.
-        """
+        """By multicast what is announced from now on, by TCP what was before."""
         self._first = None
         self._join_group(self._output.keep_tail, None)
 
@@ -176,23 +192,59 @@ class Route:
             keep=keep,
             first=first,
         )
-        receiver = MulticastReceiver(self._reactor, reception.intake, reception.arrived)
-        group, port = terms.group
-        try:
-            self._port = self._open_port(
-                self._reactor, receiver, terms.group, self._local_ip, terms.unread
-            )
-        except (CannotListenError, OSError) as error:
-            reason = error.socketError if isinstance(error, CannotListenError) else error
-            text = getattr(reason, "strerror", None) or reason
-            raise CannotReceive(
-                f"cannot receive group {group} port {port} at {self._local_ip}: {text}"
-            ) from None
-        reception.drain = receiver.drain
-        reception.silent = self._nothing_heard
         reception.ended.addCallbacks(lambda _: self._received_all(reception), self._failed)
         self.receptions.append(reception)
         self._reception = reception
+        try:
+            self._open_at_an_address(reception)
+        except (CannotListenError, OSError) as error:
+            self._cannot_join(error)
+            return
+        reception.silent = self._nothing_heard
+        reception.renew = self._port.rejoin
+        reception.heard = self._heard_again
+
+    def _open_at_an_address(self, reception: Reception) -> None:
+        """Open the port where that was asked for, or at the address that this host has instead."""
+        here = self._connection.local_ip
+        try:
+            self._open(reception)
+        except OSError as error:
+            if error.errno not in _NO_ADDRESS or here == self._local_ip:
+                raise
+            _log.warn(
+                "no interface has the address {local_ip} any more: receiving at {here}",
+                local_ip=self._local_ip,
+                here=here,
+            )
+            self._local_ip = here
+            self._open(reception)
+
+    def _open(self, reception: Reception) -> None:
+        receiver = MulticastReceiver(self._reactor, reception.intake, reception.arrived)
+        terms = self._terms
+        self._port = self._open_port(
+            self._reactor, receiver, terms.group, self._local_ip, terms.unread
+        )
+        reception.drain = receiver.drain
+
+    def _cannot_join(self, error: Exception) -> None:
+        """This host gets no multicast over this connection: TCP brings all."""
+        cause = error.socketError if isinstance(error, CannotListenError) else error
+        group, port = self._terms.group
+        _log.warn(
+            "cannot receive group {group} port {port} at {local_ip}: {why}. Going on by TCP",
+            group=group,
+            port=port,
+            local_ip=self._local_ip,
+            why=why_not_joined(cause, self._local_ip) if isinstance(cause, OSError) else str(cause),
+        )
+        self._ask_to_leave()
+
+    def _ask_to_leave(self) -> None:
+        """Ask to go on outside the barrier.  Where the past is not held, repairs are all."""
+        if self._terms.fetch:
+            self._connection.send(Detach().encode(self._terms.dialect))
 
     def _leave_group(self) -> None:
         if self._reception is not None:
@@ -210,23 +262,28 @@ class Route:
             self._output.begin_tail(self._first * self._terms.capacity)
         self._fetch(self._first)
 
-    def _nothing_heard(self, packets: int) -> None:
+    def _nothing_heard(self, silence: Silence) -> None:
         """Multicast passes this host by."""
         group, port = self._terms.group
+        found = self._port.why_unreached(self._connection.server_ip, self._terms.mtu)
         _log.warn(
-            "no multicast reaches this host: {packets} packets were sent to group {group} port"
-            " {port} and none came in by {local_ip}; check that this is the right interface and"
-            " VLAN, that no firewall drops UDP to the group, and that a switch which snoops on"
-            " IGMP has a querier{then}",
-            packets=packets,
+            "{what}: {packets} packets were sent to group {group} port {port} and none came in by"
+            " {local_ip}{why}{then}",
+            what=f"multicast has stopped reaching this host, since buffer {silence.since}"
+            if silence.is_new
+            else "no multicast reaches this host",
+            packets=silence.packets,
             group=group,
             port=port,
             local_ip=self._local_ip,
+            why=f". {found}" if found else _STOPPED if silence.is_new else _UNREACHED,
             then=". Going on by TCP" if self._terms.fetch else "",
         )
-        self.is_unreached = True
-        if self._terms.fetch:
-            self._connection.send(Detach().encode(self._terms.dialect))
+        self.is_unreached = not silence.is_new
+        self._ask_to_leave()
+
+    def _heard_again(self) -> None:
+        _log.info("multicast reaches this host again")
 
     # By TCP.
 

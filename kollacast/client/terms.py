@@ -20,16 +20,17 @@ class Terms:
     """How the image comes.
 
     ``packets`` is what this client can hold, ``group`` address and port of the
-    multicast, ``digest`` the name of what proves the image, and ``unread`` how many
-    payload bytes the kernel should be able to hold.  ``image``, where it
-    is not empty, is the same for the same image cut in the same way; ``fetch``
-    says that it can be fetched, ``pull`` that it has to be, and ``late_join`` that only
-    up to where multicast takes it up.
+    multicast, ``mtu`` the bytes of its largest datagram, ``digest`` the name of
+    what proves the image, and ``unread`` how many payload bytes the kernel should
+    be able to hold.  ``image``, where it is not empty, is the same for the
+    same image cut in the same way; ``fetch`` says that it can be fetched, ``pull``
+    that it has to be, and ``late_join`` that only up to where multicast takes it up.
     """
 
     dialect: Dialect
     salt: int
     group: tuple[str, int]
+    mtu: int
     capacity: int
     packets: int
     buffer_packets: int
@@ -60,6 +61,7 @@ def of_greeting(greeting: Greeting) -> Terms:
         dialect=KOLLACAST,
         salt=greeting.salt,
         group=(greeting.group, greeting.port),
+        mtu=greeting.mtu,
         capacity=capacity,
         packets=packets,
         buffer_packets=buffer_packets,
@@ -87,6 +89,7 @@ def of_group_info(info: GroupInfo) -> Terms:
         dialect=JASMINE,
         salt=0,
         group=(info.group, info.port),
+        mtu=JASMINE.max_mtu,
         capacity=capacity,
         packets=JASMINE.max_buffer_packets,
         buffer_packets=JASMINE.max_buffer_packets,

@@ -88,6 +88,9 @@ class Host(Interface):
     def digest(self) -> Deferred[bytes]:
         """Fires with the image's digest once all of it is read."""
 
+    def unreached(self, client: ClientProtocol) -> str | None:
+        """A client hears nothing: why it goes on by itself, or None where it cannot."""
+
     def fail(self, failure: Failure) -> None:
         """Some work has failed, and the session with it."""
 
@@ -113,6 +116,8 @@ class ClientProtocol(Protocol):
         self.puller: Puller | None = None
         #: Whether the connection broke, and the client may come back on another.
         self.may_return = False
+        #: Whether the client has said that it gives up.
+        self.has_given_up = False
         #: Fires when the connection is closed.
         self.lost: Deferred[None] = Deferred()
         self._host = host
@@ -350,9 +355,9 @@ class ClientProtocol(Protocol):
         elif isinstance(message, Done):
             member.done()
         elif isinstance(message, Detach):
-            # Where nothing can be read again, repairs are all there is.
-            if self.can_fetch and self._host.history.lack is None:
-                self.detach("no multicast reaches it")
+            reason = self._host.unreached(self)
+            if reason is not None:
+                self.detach(reason)
         else:
             raise WireError("a fetch by a client in the barrier")
 
@@ -406,6 +411,7 @@ class ClientProtocol(Protocol):
 
     def _reported(self, report: Report) -> None:
         if not report.says("ok"):
+            self.has_given_up = True
             self.drop(report.reason)
             return
         # Of who was taken out of the barrier with the digest in hand, the last DONE is ignored.

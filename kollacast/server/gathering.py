@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from kollacast.config import ServerConfig
+from kollacast.server.client_protocol import ClientProtocol
 from kollacast.server.roster import Roster
 
 _log = Logger()
@@ -54,9 +55,21 @@ class Gathering:
 
     def came(self) -> None:
         """One more is in: start if that is all."""
-        if self._roster.is_complete and self._gathered is not None:
+        if self._is_all_here and self._gathered is not None:
             # The client must be in its group before anything begins.
             self._set("start", 0, self._start_if_complete)
+
+    def gave_up(self, client: ClientProtocol) -> None:
+        """One that was in has gone for good: for a while it may be started again."""
+        self._roster.give_up(client)
+        wait_s = self._config.client_timeout_s
+        _log.warn(
+            "waiting {wait_s:g} s for client {name} ({address}) to be started again",
+            wait_s=wait_s,
+            name=client.record.name,
+            address=client.record.address,
+        )
+        self._set("given up", wait_s, self._start_without_who_gave_up)
 
     def start_now(self) -> None:
         """Start with those who came, however few; where there is nobody, a line says so."""
@@ -76,14 +89,32 @@ class Gathering:
                 timer.cancel()
 
     def _set(self, name: str, delay_s: float, call: Callable[[], None]) -> None:
-        before = self._timers.get(name)
-        if before is not None and before.active():
-            before.cancel()
+        if self._is_set(name):
+            self._timers[name].cancel()
         self._timers[name] = self._clock.callLater(delay_s, call)
 
+    @property
+    def _is_all_here(self) -> bool:
+        """Whether nobody is waited for any more."""
+        roster = self._roster
+        is_rest_here = roster.is_complete_without and len(roster) > 0
+        return roster.is_complete or (is_rest_here and not self._is_set("given up"))
+
+    def _is_set(self, name: str) -> bool:
+        timer = self._timers.get(name)
+        return timer is not None and timer.active()
+
     def _start_if_complete(self) -> None:
-        if self._roster.is_complete:
+        if self._is_all_here:
             self._start()
+
+    def _start_without_who_gave_up(self) -> None:
+        """Nobody has come in their place: the others begin."""
+        if len(self._roster):
+            self._start_if_complete()
+        elif self._roster.is_complete_without:
+            self._roster.begin()
+            self._give_up("no client is left")
 
     def _time_is_over(self) -> None:
         least = self._config.min_clients

@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 from kollacast.congestion import CongestionControl
 from kollacast.core.buffer import PacketBuffer
 from kollacast.repair import SCHEME, Encoder
+from kollacast.server.reach import Reach
 from kollacast.server.session import Flight, Session
 from kollacast.transport.sender import MulticastProtocol
 
@@ -54,8 +55,8 @@ class _Round:
     flight: Flight
     unheard: set[Requester]
     wanted: dict[Requester, tuple[int, ...]] = field(default_factory=dict)
-    #: How many packets each of those lacked that the rate control does not know of.
-    #: How many packets each client lacked, and in how many runs.
+    #: How many packets each client lacked, and in how many runs, that the rate control does not
+    #: know of.
     lost: dict[Requester, tuple[int, int]] = field(default_factory=dict)
     grace: Any = None
     decided: bool = False
@@ -70,12 +71,14 @@ class Repairs:
         session: Session,
         sender: MulticastProtocol,
         control: CongestionControl,
+        reach: Reach,
         failed: Callable[[Failure], None],
     ) -> None:
         self._clock = clock
         self._session = session
         self._sender = sender
         self._control = control
+        self._reach = reach
         self._failed = failed
         self._rounds: dict[int, _Round] = {}
         self._encoder: Encoder = SCHEME.encoder(session.capacity)
@@ -110,6 +113,7 @@ class Repairs:
 
     def left(self, client: Requester) -> None:
         """``client`` is out, and not waited for."""
+        self._reach.left(client)
         self._control.forget(client)
         for current in list(self._rounds.values()):
             current.wanted.pop(client, None)
@@ -138,6 +142,8 @@ class Repairs:
     def _hear(self, current: _Round, client: Requester, lost: tuple[int, int]) -> None:
         current.unheard.discard(client)
         current.lost[client] = lost
+        if current.flight.has_left:
+            self._reach.answered(client, lost[0], current.flight.buffer.ctl)
         self._go_on_if_all(current)
 
     def _go_on_if_all(self, current: _Round) -> None:
@@ -152,7 +158,9 @@ class Repairs:
     def _decide(self, current: _Round) -> None:
         current.decided = True
         self._report(current)
-        decoding = [client for client in current.wanted if client.decodes]
+        # Whom nothing reaches any more, these would not reach, either.
+        deaf = self._reach.is_deaf
+        decoding = [c for c in current.wanted if c.decodes and not deaf(c)]
         requested = sum(len(current.wanted[client]) for client in decoding)
         if len(decoding) < 2 or requested < _MIN_REQUESTED or not self._session.coding:
             decoding = []

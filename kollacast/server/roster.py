@@ -21,6 +21,10 @@ class Roster:
         self._expected = expected
         # When clients were lost that may come back.
         self._absent: dict[int, float] = {}
+        # The run of each client that has one: a host's address may change, and this does not.
+        self._runs: dict[str, ClientRecord] = {}
+        # Of those that have given up before the start, and have not come again.
+        self._given_up: list[ClientRecord] = []
 
     def __len__(self) -> int:
         """How many clients are in."""
@@ -30,6 +34,11 @@ class Roster:
     def is_complete(self) -> bool:
         """Whether as many are in as are expected."""
         return len(self.clients) == self._expected
+
+    @property
+    def is_complete_without(self) -> bool:
+        """Whether as many are in as are expected, but for those that have given up."""
+        return len(self.clients) + len(self._given_up) >= self._expected
 
     @property
     def members(self) -> list[Member]:
@@ -88,6 +97,18 @@ class Roster:
         self.clients.remove(client)
         self.records.remove(client.record)
 
+    def give_up(self, client: ClientProtocol) -> None:
+        """``client`` has gone before anything has begun, and says that it does not come back."""
+        self.forget(client)
+        self._given_up.append(client.record)
+
+    def begin(self) -> None:
+        """Who has given up, and has not been made good for, is without the image now."""
+        lacking = self._expected - len(self.clients)
+        if lacking > 0:
+            self.records += self._given_up[-lacking:]
+        self._given_up.clear()
+
     def awaited_s(self, patience_s: float) -> float:
         """Seconds for which somebody is still waited for who may come back; 0 for nobody."""
         if not self._absent:
@@ -116,16 +137,29 @@ class Roster:
     def _remember(self, client: ClientProtocol) -> None:
         """Give a client that has been here before its record again."""
         new = client.record
+        self._given_up = [record for record in self._given_up if not _are_alike(record, new)]
+        run = client.hello.run if client.hello is not None else ""
+        record = self._earlier(run, new)
+        if record is None:
+            self.records.append(new)
+        else:
+            record.address = new.address
+            record.verified = False
+            record.reason = None
+            record.connections += 1
+            client.record = record
+            self._absent.pop(id(record), None)
+        if run:
+            self._runs[run] = client.record
+
+    def _earlier(self, run: str, new: ClientRecord) -> ClientRecord | None:
+        """The record of the same run, or else of one with the same name and address."""
         here = [id(other.record) for other in self.clients]
-        for record in self.records:
-            if _are_alike(record, new) and id(record) not in here:
-                record.verified = False
-                record.reason = None
-                record.connections += 1
-                client.record = record
-                self._absent.pop(id(record), None)
-                return
-        self.records.append(new)
+        free = [record for record in self.records if id(record) not in here]
+        same = self._runs.get(run)
+        if any(record is same for record in free):
+            return same
+        return next((record for record in free if _are_alike(record, new)), None)
 
 
 def _is_same(client: ClientProtocol, hello: Hello | None) -> bool:

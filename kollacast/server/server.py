@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import asdict
 from ipaddress import IPv4Address
 from typing import Any
@@ -34,6 +34,7 @@ from kollacast.server.gathering import Gathering
 from kollacast.server.groups import GroupChain, Phase
 from kollacast.server.history import History
 from kollacast.server.lobby import Lobby
+from kollacast.server.reach import Reach
 from kollacast.server.read_ahead import ReadAhead
 from kollacast.server.repairs import Repairs
 from kollacast.server.roster import Roster
@@ -106,7 +107,10 @@ class Server:
             descending=self.session.dialect.descending,
         )
         self._control = congestion.choose(config.rate_bps)
-        self.repairs = Repairs(reactor, self.session, self._sender, self._control, self.fail)
+        self._reach = Reach(lambda: self.session.window, self._can_leave, self._name_of)
+        self.repairs = Repairs(
+            reactor, self.session, self._sender, self._control, self._reach, self.fail
+        )
         # Half of what the clients leave: as many may just have been shown the door.
         strangers = min((max_connections - config.clients) // 2, _MAX_STRANGERS)
         self.lobby: Lobby[ClientProtocol] = Lobby(max(strangers, 1))
@@ -114,6 +118,8 @@ class Server:
         self._chain = GroupChain(config.group_size)
         self._roster = Roster(reactor, config.clients)
         self._return_timer: Any = None
+        # Clients that have left the barrier because they hear nothing.
+        self._unreached = 0
         self._phase = "starting"
         self._cycle = cycle(self)
         self._gathering = Gathering(reactor, config, self._roster, self._end)
@@ -293,7 +299,10 @@ class Server:
 
     def left(self, client: ClientProtocol) -> None:
         if self._phase == _ACCEPTING:
-            self._roster.forget(client)
+            if client.has_given_up:
+                self._gathering.gave_up(client)
+            else:
+                self._roster.forget(client)
             return
         if client.is_stranger:
             self._roster.forget(client)
@@ -310,6 +319,29 @@ class Server:
 
     def digest(self) -> Deferred[bytes]:
         return self._digest_known.wait() if self._digest is None else succeed(self._digest)
+
+    def unreached(self, client: ClientProtocol) -> str | None:
+        member = client.member
+        # Where nothing can be read again, repairs are all there is.
+        if member is None or not self._can_leave(member):
+            return None
+        self._unreached += 1
+        others = [other for other in self._roster.members if other is not member]
+        if self._unreached > 1 and not others:
+            self._reach.say_none(self._unreached)
+        return f"{self._reach.what(member)} it"
+
+    def _can_leave(self, member: Hashable) -> bool:
+        """Whether a member goes on by itself where it hears nothing."""
+        client = self._client_of(member)
+        return client is not None and client.can_fetch and self._lack is None
+
+    def _name_of(self, member: Hashable) -> str:
+        client = self._client_of(member)
+        return "?" if client is None else f"{client.record.name} ({client.record.address})"
+
+    def _client_of(self, member: Hashable) -> ClientProtocol | None:
+        return next((c for c in self._roster.clients if c.member is member), None)
 
     # The machine's work, state by state.
 
@@ -337,6 +369,7 @@ class Server:
         def sent(sent_bps: float) -> bool:
             flight.sent = True
             flight.sent_bps = sent_bps
+            flight.has_left = flight.has_left and not self._sender.is_refused
             if sent_bps:
                 self._sizing.sent(sent_bps)
             self.repairs.begin(flight, members)
@@ -347,8 +380,12 @@ class Server:
 
         self._pacer.rate_bps = self._control.rate_bps
         flight.epoch = self._control.epoch
+        if members and self._reach.is_in_vain(members, buffer.ctl.buffer_id):
+            self._sender.withhold(buffer)
+            flight.has_left = False
         # With nobody in step, the image is only read.
-        leaving = self._sender.multicast(buffer) if members else succeed(0.0)
+        is_heard = members and flight.has_left
+        leaving = self._sender.multicast(buffer) if is_heard else succeed(0.0)
         return leaving.addCallback(sent)
 
     def finish(self) -> None:
@@ -356,9 +393,7 @@ class Server:
 
     def fail(self, failure: Failure) -> None:
         error = failure.value
-        if isinstance(error, OSError):
-            self._end(f"cannot multicast: {error.strerror or error}")
-        elif isinstance(error, _Failure):
+        if isinstance(error, _Failure):
             self._end(str(error))
         else:
             _log.failure("an error of the program", failure=failure)
@@ -379,6 +414,7 @@ class Server:
         """Everyone is in: read, announce and watch from now on."""
         self._phase = "sending"
         self._started_at = self.clock.seconds()
+        self._roster.begin()
         members = [client for client in self._roster.clients if client.member is not None]
         self.session.limit([client.packets for client in members])
         self._sizing = BufferSizing(

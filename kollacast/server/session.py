@@ -34,13 +34,15 @@ class Flight:
     """A buffer under way; requests for its packets are good once it is ``sent``.
 
     ``epoch`` is the congestion control's when it began to leave, and ``sent_bps``
-    how fast it did, 0 while that is not known.
+    how fast it did, 0 while that is not known.  ``has_left`` says that it was
+    multicast, and that the kernel took it.
     """
 
     buffer: PacketBuffer
     sent: bool = False
     epoch: Epoch = FIRST_EPOCH
     sent_bps: float = 0.0
+    has_left: bool = True
 
 
 class Session:

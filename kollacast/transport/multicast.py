@@ -11,6 +11,8 @@ import sys
 
 from twisted.internet import udp
 
+from kollacast.transport import interfaces
+
 LINUX = sys.platform.startswith("linux")
 
 SOL_UDP = 17
@@ -37,21 +39,44 @@ class MulticastPort(udp.MulticastPort):
         return sock
 
     def send_from(self, local_ip: str, ttl: int) -> None:
-        """Multicast leaves by the interface of ``local_ip`` and loops back to this host."""
+        """Multicast leaves by the interface of ``local_ip`` and loops back to this host.
+
+        Raises OSError where there is none.
+        """
         sock = self.socket
-        sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(local_ip))
+        self._local_ip = local_ip
+        self._choose()
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
+
+    def renew(self) -> None:
+        """Choose the interface anew: the address may be at another one by now, or back."""
+        try:
+            self._choose()
+        except OSError:
+            pass  # then it stays at what it was, and the next attempt to send says so
+
+    def _choose(self) -> None:
+        self.socket.setsockopt(
+            socket.IPPROTO_IP, socket.IP_MULTICAST_IF, interfaces.request("0.0.0.0", self._local_ip)
+        )
 
     def join(self, group: str, local_ip: str) -> None:
         """Receive ``group`` on the interface of ``local_ip``, and on no other.
 
         Raises OSError where the interface cannot.
         """
-        member = socket.inet_aton(group) + socket.inet_aton(local_ip)
-        self.socket.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+        self.socket.setsockopt(
+            socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, interfaces.request(group, local_ip)
+        )
         if LINUX:
             self.socket.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+
+    def leave(self, group: str, local_ip: str) -> None:
+        """Receive ``group`` there no more.  Raises OSError where it was not joined."""
+        self.socket.setsockopt(
+            socket.IPPROTO_IP, socket.IP_DROP_MEMBERSHIP, interfaces.request(group, local_ip)
+        )
 
     def set_buffer(self, option: int, size: int) -> int:
         """Size SO_SNDBUF or SO_RCVBUF, by force where that is permitted.

@@ -22,6 +22,7 @@ from twisted.logger import Logger
 
 from kollacast.core.intake import BATCH, RUN, Intake, Landing
 from kollacast.transport import frames, runs
+from kollacast.transport.diagnosis import why_unreached
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_GRO, MulticastPort
 
 _log = Logger()
@@ -185,8 +186,26 @@ class MulticastReceiver(DatagramProtocol):
 class _ReceivePort(MulticastPort):
     """A port that lets its protocol read in batches."""
 
+    group: str
+    local_ip: str
+
     def doRead(self) -> None:
         self.protocol.readable()
+
+    def rejoin(self) -> None:
+        """Leave the group and join it again, so that a switch which has forgotten hears of it."""
+        try:
+            self.leave(self.group, self.local_ip)
+        except OSError:
+            pass  # the interface may have been made anew, and then knows of no group
+        try:
+            self.join(self.group, self.local_ip)
+        except OSError as error:
+            _log.info("cannot join the group again: {error}", error=error.strerror)
+
+    def why_unreached(self, source: str, mtu: int) -> str | None:
+        """What on this host keeps multicast of ``mtu`` bytes from ``source`` out, if it is here."""
+        return why_unreached(self.local_ip, source, mtu)
 
 
 def open_receiver(
@@ -199,6 +218,7 @@ def open_receiver(
     """
     address, number = group
     port = _ReceivePort(number, protocol, address, reactor=reactor, listenMultiple=True)
+    port.group, port.local_ip = address, local_ip
     port.startListening()
     try:
         port.join(address, local_ip)

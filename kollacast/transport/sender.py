@@ -5,6 +5,9 @@ A run is as many packets as one datagram of the kernel may be cut into
 buffer's slots.  A batch is some runs in one system call, or one where the
 packets go backwards or the rate is low.  Where the kernel or the device
 refuses, a batch is one packet.
+
+What the kernel refuses outright is lost, as what a switch drops is: nobody is
+told but the operator, and who lacks it gets it by TCP.
 """
 
 from __future__ import annotations
@@ -20,11 +23,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from kollacast.core.buffer import PacketBuffer
-from kollacast.transport import runs
+from kollacast.transport import diagnosis, runs
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_SEGMENT, MulticastPort
+from kollacast.transport.outage import Outage
 from kollacast.transport.pacing import Pacer
 from kollacast.wire.packets import PacketCodec
 from kollacast.wire.structures import IP_UDP_HEADER_SIZE
@@ -43,7 +46,7 @@ _BATCHES_A_TURN = 8
 #: process waits on a busy machine.
 _SEND_BUFFER = 768 * 1024
 
-_AGAIN = {errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS}
+_AGAIN = {errno.EAGAIN, errno.EWOULDBLOCK}
 #: A device or kernel that cannot segment says one of these.
 _NO_SEGMENTS = {errno.EIO, errno.EINVAL, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
 
@@ -54,12 +57,17 @@ class _SendPort(MulticastPort):
     def doWrite(self) -> None:
         self.protocol.writable()
 
+    def explain(self, error: OSError, group: tuple[str, int]) -> str:
+        """Why the kernel refuses to send, and what would help."""
+        return diagnosis.why_refused(error, self.interface, group)
+
 
 @dataclass(slots=True)
 class _Job:
     """One buffer on its way: ``done`` packets of it have left, ``sealed`` ones may.
 
-    Its rate is that of all that left between its first batch and its last.
+    Its rate is that of all that left between its first batch and its last, and cannot be told
+    when it ``was_refused`` in between.
     """
 
     buffer: PacketBuffer
@@ -68,6 +76,7 @@ class _Job:
     sealed: int = 0
     began_at: float = 0.0
     began_bits: int = 0
+    was_refused: bool = False
 
 
 class MulticastProtocol(DatagramProtocol):
@@ -94,6 +103,9 @@ class MulticastProtocol(DatagramProtocol):
         self._bits = 0
         self._wake: IDelayedCall | None = None
         self._segments = LINUX
+        # Whether segments were refused, and single packets have not shown yet that it is these.
+        self._doubts_segments = False
+        self._outage = Outage(clock)
         self._runs: runs.RunSender | None = None
         self.bytes_sent = 0
         self.packets_sent = 0
@@ -111,9 +123,10 @@ class MulticastProtocol(DatagramProtocol):
         """Send every packet of ``buffer``, sealing its headers on the way.
 
         Fires when the kernel has taken the last packet, with the rate in bits
-        a second at which it took them, 0 when that cannot be told.  An
-        ``urgent`` buffer goes before what is left of all that are not.  Never
-        fires once the port is closed.
+        a second at which it took them, 0 when that cannot be told: also when the
+        kernel has refused some, which are lost then.  An ``urgent`` buffer goes
+        before what is left of all that are not.  Never fires once the port is
+        closed.
         """
         finished: Deferred[float] = Deferred()
         if buffer.ctl.pkt_count == 0:
@@ -142,17 +155,46 @@ class MulticastProtocol(DatagramProtocol):
             try:
                 if not self._send_batch(jobs[0]):
                     return
-            except OSError:
-                self.transport.stopWriting()
-                failure = Failure()
-                failed = [*self._urgent, *self._jobs]
-                self._urgent.clear()
-                self._jobs.clear()
-                for job in failed:
-                    job.finished.errback(failure)
-                return
+            except OSError as error:
+                if self._is_refused(error, jobs[0]):
+                    return
+                self._lose(jobs.popleft())
+                continue
             if jobs[0].done == jobs[0].buffer.ctl.pkt_count:
                 self._finish(jobs.popleft())
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the kernel has refused what it was given last."""
+        return self._outage.is_on
+
+    def withhold(self, buffer: PacketBuffer) -> None:
+        """Make ``buffer`` ready to be sent by other ways, and by this one not at all."""
+        if buffer.ctl.pkt_count:
+            self._seal(buffer, 0, buffer.ctl.pkt_count)
+
+    def _is_refused(self, error: OSError, job: _Job) -> bool:
+        """The kernel refuses ``job``'s next batch: whether it gets another try, after a pause."""
+        job.was_refused = True
+        if self._doubts_segments:
+            # It is not the segments.
+            self._doubts_segments = False
+            self._segments = True
+        pause_s = self._outage.refused(error)
+        if self._outage.is_news(error):
+            self._outage.say(error, self.transport.explain(error, self._group))
+        # Where the address is, or is again, may be another interface.
+        self.transport.renew()
+        if pause_s is None:
+            return False
+        self.transport.stopWriting()
+        self._wake = self._clock.callLater(pause_s, self._resume)
+        return True
+
+    def _lose(self, job: _Job) -> None:
+        """Nothing more of ``job`` leaves by this way."""
+        self.withhold(job.buffer)
+        job.finished.callback(0.0)
 
     def stopProtocol(self) -> None:
         if self._wake is not None:
@@ -181,10 +223,15 @@ class MulticastProtocol(DatagramProtocol):
             if error.errno in _AGAIN:
                 return False
             if count > 1 and error.errno in _NO_SEGMENTS:
-                _log.info("the kernel sends packets one by one: {error}", error=error.strerror)
                 self._segments = False
+                self._doubts_segments = True
                 return True
             raise
+        if self._doubts_segments:
+            self._doubts_segments = False
+            _log.info("the kernel takes no segments, and gets packets one by one")
+        if self._outage.is_on:
+            self._outage.passed()
         with_last = not job.done if self._descending else sent == left
         short = -job.buffer.ctl.buffer_size % job.buffer.capacity if with_last else 0
         self.bytes_sent += sent * stride - short
@@ -236,7 +283,8 @@ class MulticastProtocol(DatagramProtocol):
 
     def _finish(self, job: _Job) -> None:
         elapsed = self._clock.seconds() - job.began_at
-        job.finished.callback((self._bits - job.began_bits) / elapsed if elapsed > 0 else 0.0)
+        is_known = elapsed > 0 and not job.was_refused
+        job.finished.callback((self._bits - job.began_bits) / elapsed if is_known else 0.0)
 
 
 def open_sender(reactor: Any, protocol: MulticastProtocol, local_ip: str, ttl: int) -> _SendPort:

@@ -77,6 +77,8 @@ class Node:
         self.is_cut_off = False
         #: Whether multicast gets here.
         self.hears_multicast = True
+        #: How often a port here has joined its group again.
+        self.rejoined = 0
         #: How ports here read: "coalesced", "frames" or "plain".
         self.reads = "coalesced"
         #: Whether the kernel here cuts a send into segments.

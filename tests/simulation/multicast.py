@@ -51,6 +51,12 @@ class MemorySendPort:
     def stopWriting(self) -> None:
         self._writing = False
 
+    def renew(self) -> None:
+        """There is one interface here."""
+
+    def explain(self, error: OSError, group: tuple[str, int]) -> str:
+        return str(error.strerror)
+
     def _writable(self) -> None:
         if self._writing and not self.socket.blocked and not self.host.is_gone:
             self._protocol.writable()
@@ -134,6 +140,12 @@ class MemoryReceivePort:
         ports.append(self)
         with mock.patch.object(frames, "available", return_value=host.reads == "frames"):
             protocol.makeConnection(self)
+
+    def rejoin(self) -> None:
+        self.host.rejoined += 1
+
+    def why_unreached(self, source: str, mtu: int) -> str | None:
+        return None
 
     def fly(self, data: bytes) -> None:
         """A datagram is on its way here."""
