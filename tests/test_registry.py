@@ -167,7 +167,7 @@ async def test_namespace(crew: Crew, source: _Source) -> None:
         *("skopeo", "copy", "--quiet", f"oci:{source.layout}:{_TAGS[0]}"),
         f"docker-archive:{archive}:quay.io/other/{_TAGS[0]}:2024.1",
     )
-    archives = [*(f"{crew.folder / tag}.tar" for tag in _TAGS[:2]), archive]
+    archives = [*(crew.folder / f"{tag}.tar" for tag in _TAGS[:2]), archive]
     pack = ("pack", "--output", image, "docker-archive")
     packing = _images(crew, *pack, *archives)
     await _done(packing)
