@@ -62,6 +62,16 @@ bench: $(VENV)/installed-bench
 bench-quick: $(VENV)/installed-bench
 	$(BIN)/python -m bench --quick $(BENCH)
 
+# Kolla Ansible, the newest that the Python of this machine's system takes, for the test that runs it.
+# That Python has the bindings of D-Bus which Kolla Ansible wants on a host; collections are in the
+# package `ansible`.
+SYSTEM_PYTHON ?= /usr/bin/python3
+$(VENV)/kolla/installed: | $(VENV)/bin/python
+	$(SYSTEM_PYTHON) -m venv --system-site-packages $(VENV)/kolla
+	$(VENV)/kolla/bin/python -m pip --disable-pip-version-check --quiet install --no-compile \
+		kolla-ansible ansible docker podman
+	@touch $@
+
 clean:
 	rm -rf $(VENV) .demo .fuzz build *.egg-info
 

@@ -30,7 +30,7 @@ _SOURCE = "127.0.0.1:5000"
 #: Where the registry of each host is.
 LOCAL = "127.0.0.1:4000"
 _NAMESPACE = "openstack.kolla"
-_TAG = "2025.1-debian-bookworm"
+TAG = "2025.1-debian-bookworm"
 #: Images, each as the layers that it has above the base; what is equal is shared.
 _IMAGES = {
     "keystone": ["openstack", "keystone"],
@@ -110,7 +110,8 @@ class Run:
 class Site:
     """A cluster, a filled registry on its installer, and the operator's files in `/root` there."""
 
-    def __init__(self, made: Cluster, folder: Path) -> None:
+    def __init__(self, made: Cluster, folder: Path, tools: Path | None = None) -> None:
+        self.tools = tools
         self.installer = made.installer
         self.hosts = made.hosts
         self.failsafe = f"{made.installer.address}:4000"
@@ -120,9 +121,8 @@ class Site:
         self._inventory = _INVENTORY.format(
             first=first, others="\n".join(others), last=made.hosts[-1].name, folder=made.folder
         )
-        (self._home / "ansible.cfg").write_text(
-            _ANSIBLE_CFG.format(python=os.path.realpath(sys.executable))
-        )
+        python = str(tools / "python") if tools else os.path.realpath(sys.executable)
+        (self._home / "ansible.cfg").write_text(_ANSIBLE_CFG.format(python=python))
         for name in ("kollacast", "twisted", "ansible"):
             shutil.copytree(CHECKOUT / name, self._home / "kollacast" / name)
         for name in ("pyproject.toml", "README.md"):
@@ -131,8 +131,18 @@ class Site:
         self.digests: dict[str, str] = {}
         self._folder = folder
         _start_source(made.installer, folder)
-        for name, own in _IMAGES.items():
+        for name, own in ({} if tools else _IMAGES).items():
             self.add_image(name, own)
+
+    def push(self, source: str, name: str) -> None:
+        """Push an image, in skopeo's words, to the registry that the images come from."""
+        image, digest = _copy(self.installer, source, name)
+        self.digests[image] = digest
+
+    def add_to_inventory(self, text: str) -> None:
+        """More groups, from now on."""
+        self._inventory = f"{text}\n{self._inventory}"
+        self.set()
 
     def add_image(self, name: str, layers: list[str]) -> None:
         """Push one more image to the registry that the images come from."""
@@ -158,27 +168,33 @@ class Site:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=clean_environment({"PATH": f"{_BIN}:{SYSTEM_PATH}", "ANSIBLE_NOCOLOR": "1"}),
+            env=clean_environment(
+                {"PATH": f"{self.tools or _BIN}:{SYSTEM_PATH}", "ANSIBLE_NOCOLOR": "1"}
+            ),
         )
 
-    def begin(self, **variables: object) -> subprocess.Popen[str]:
-        """Begin the playbook as the page does, with other variables."""
+    def run_shell(self, command: str) -> None:
+        """Run what has to succeed on the installer."""
+        assert finish(self.start(command)).status == 0
+
+    def begin(self, more: str = "", /, **variables: object) -> subprocess.Popen[str]:
+        """Begin the playbook as the page does, with more words and other variables."""
         command = next(line for line in commands() if "distribute -e" in line)
         words = [f"-e {key}={value}" for key, value in variables.items()]
-        return self.start(" ".join([self.with_address(command), *words]))
+        return self.start(" ".join([self.with_address(command), *words]) + more)
 
-    def run(self, **variables: object) -> Run:
+    def run(self, more: str = "", /, **variables: object) -> Run:
         """Run the playbook so."""
-        return finish(self.begin(**variables))
+        return finish(self.begin(more, **variables))
 
     def with_address(self, command: str) -> str:
         """A command of the page with the installer's real address."""
         return command.replace("10.0.0.1", self.installer.address)
 
     def registries(self) -> dict[str, str]:
-        """Where Kolla Ansible has each host pull from: it passes the file as this does."""
+        """Where Kolla Ansible has each machine pull from: it passes the file as this does."""
         show = ["ansible", "all", "-i", "multinode", "-e", "@/etc/kolla/globals.d/kollacast.yml"]
-        show += ["-m", "debug", "-a", "var=docker_registry", "--limit", "!localhost"]
+        show += ["-m", "debug", "-a", "var=docker_registry"]
         shown = finish(self.start(shlex.join(show)))
         assert shown.status == 0
         found = re.findall(r'^(\S+) \|.*?"docker_registry": "(.*?)"', shown.output, re.M | re.S)
@@ -197,7 +213,7 @@ class Page:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._commands = commands()
+        self._commands = commands(site.tools)
 
     def start(self, words: str) -> subprocess.Popen[str]:
         """Begin the next command, which has to have these words in it."""
@@ -215,25 +231,31 @@ class Page:
 
     def rewind(self, words: str) -> None:
         """Have a command of the page come once more."""
-        self._commands[:0] = [line for line in commands() if words in line]
+        self._commands[:0] = [line for line in commands(self._site.tools) if words in line]
 
     def is_through(self) -> bool:
         return not self._commands
 
 
-def commands() -> list[str]:
-    """Every command that the page shows."""
-    return re.findall(r"^    (\S.*)$", (CHECKOUT / "docs" / "kolla.md").read_text(), re.M)
+def commands(tools: Path | None = None) -> list[str]:
+    """Every command that the page shows; those of Kolla Ansible where `tools` has it."""
+    shown = re.findall(r"^    (\S.*)$", (CHECKOUT / "docs" / "kolla.md").read_text(), re.M)
+    return [line for line in shown if tools or not line.startswith("kolla-ansible ")]
 
 
 @contextlib.contextmanager
-def site_of(hosts: int, factory: pytest.TempPathFactory, *tools: str) -> Iterator[Site]:
-    """A cluster of so many hosts for a fixture; skips where these tools or the usual ones lack."""
-    reason = missing_tools(*_TOOLS, *tools, str(_BIN / "ansible-playbook"))
+def site_of(
+    hosts: int, factory: pytest.TempPathFactory, *tools: str, kolla: Path | None = None
+) -> Iterator[Site]:
+    """A cluster of so many hosts for a fixture; skips where these tools or the usual ones lack.
+
+    `kolla` is where Kolla Ansible's programs are, if it is to be used.
+    """
+    reason = missing_tools(*_TOOLS, *tools, str((kolla or _BIN) / "ansible-playbook"))
     if reason:
         pytest.skip(reason)
     with cluster(hosts, factory.mktemp("cluster"), f"kolla-{os.getpid()}-") as made:
-        yield Site(made, factory.mktemp("site"))
+        yield Site(made, factory.mktemp("site"), kolla)
 
 
 def finish(process: subprocess.Popen[str]) -> Run:
@@ -284,9 +306,14 @@ def _push(host: Member, folder: Path, name: str, own: list[str]) -> tuple[str, s
             content.write_bytes(os.urandom(_LAYER_BYTES))
             host.run("tar", "-C", str(layers), "-cf", str(archive), layer)
         host.run("umoci", "raw", "add-layer", "--image", reference, str(archive))
-    image = f"{_NAMESPACE}/{name}:{_TAG}"
+    return _copy(host, f"oci:{reference}", name)
+
+
+def _copy(host: Member, source: str, name: str) -> tuple[str, str]:
+    """Push an image; returns its name in a registry and its digest."""
+    image = f"{_NAMESPACE}/{name}:{TAG}"
     copy = ["skopeo", "--insecure-policy", "copy", "-q", "--dest-tls-verify=false"]
-    host.run(*copy, f"oci:{reference}", f"docker://{_SOURCE}/{image}")
+    host.run(*copy, source, f"docker://{_SOURCE}/{image}")
     return image, _digest(host, f"docker://{_SOURCE}/{image}")
 
 

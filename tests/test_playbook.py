@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -53,6 +54,14 @@ def _interrupt(host: Member) -> None:
     kill(clients)
 
 
+def _forwards(host: Member) -> bool:
+    """Whether a host passes its port on to the failsafe, now and after it boots."""
+    unit = "kollacast-forward.socket"
+    is_active = host.run("sh", "-c", f"systemctl is-active {unit} || true").strip() == "active"
+    assert host.path(f"/etc/systemd/system/sockets.target.wants/{unit}").is_symlink() == is_active
+    return is_active
+
+
 def test_from_an_image_file_to_deploy(site: Site) -> None:
     """The whole page, every command of it, with one host that is deaf and one that is killed."""
     page = Page(site)
@@ -82,19 +91,20 @@ def test_from_an_image_file_to_deploy(site: Site) -> None:
     assert first.table[killed.name][0] == "failsafe"
     assert "killed" in first.table[killed.name]
     assert all("yes" in row for row in first.table.values())
-    assert site.registries() == {one.name: LOCAL, deaf.name: LOCAL, killed.name: site.failsafe}
-    for host in site.hosts:
-        pull_all(host, site.registries()[host.name], digests)
+    assert "Next: kolla-ansible pull, then kolla-ansible deploy" in first.output
+    assert "All images have the tag 2025.1-debian-bookworm" in first.output
+    assert site.registries() == dict.fromkeys(("localhost", *first.table), LOCAL)
+    for host in (site.installer, *site.hosts):
+        pull_all(host, LOCAL, digests)
+    assert [_forwards(host) for host in (site.installer, *site.hosts)] == [True, False, False, True]
 
     site.set()
-    before = site.globals.read_text()
     later = page.run("--limit host-3")
     assert later.status == 0
     assert later.table.keys() == {killed.name}
     assert later.table[killed.name][0] == "TCP"
     assert site.report("server")["packets_multicast"] == 0
-    assert before != site.globals.read_text()
-    assert set(site.registries().values()) == {LOCAL}
+    assert not _forwards(killed)
     pull_all(killed, LOCAL, digests)
 
     page.rewind("distribute -e")
@@ -107,7 +117,6 @@ def test_from_an_image_file_to_deploy(site: Site) -> None:
 
 def test_another_image(site: Site) -> None:
     """The version before is served until a newer one is whole, and is kept beside it."""
-    before = dict(site.digests)
     finish(site.start("head -c 5000000 kolla_image.tgz > torn.tgz"))
     torn = site.run(kollacast_image="/root/torn.tgz")
     assert torn.status != 0
@@ -131,16 +140,15 @@ def test_another_image(site: Site) -> None:
         assert run.table[host.name][0] == "failsafe"
         assert "the connection was lost" in " ".join(run.table[host.name])
         assert site.report(host.name)["exit_status"] == 75
-        assert site.registries()[host.name] == site.failsafe
-        pull_all(host, LOCAL, before)
-        pull_all(host, site.failsafe, site.digests)
+        assert _forwards(host)
+        pull_all(host, LOCAL, site.digests)
 
     site.set(kollacast_unicast_hosts=0)
     run = site.run(kollacast_image=_NEWER)
     assert run.status == 0
     for host in site.hosts:
         assert run.table[host.name][0] in ("multicast", "TCP")
-        assert site.registries()[host.name] == LOCAL
+        assert not _forwards(host)
         pull_all(host, LOCAL, site.digests)
         assert host.path("/var/lib/kollacast/previous").is_symlink()
 
@@ -151,9 +159,18 @@ def test_what_can_go_wrong(site: Site) -> None:
     assert absent.status != 0
     assert "kollacast_image: /root/absent.tgz: no such file on localhost" in absent.output
 
+    site.run_shell("mkdir foreign && touch foreign/x-1-cp39-cp39-linux_x86_64.whl")
+    for more in ("", " --check"):
+        foreign = site.run(more, kollacast_image=_NEWER, kollacast_wheel_dir="/root/foreign")
+        assert foreign.status != 0
+        assert re.search(
+            r"/usr/bin/python3 of localhost is Python [\d.]+, and the wheels in /root/foreign are"
+            r" for 3\.9: make them with the hosts' Python",
+            foreign.output,
+        )
+
     taken, broken, sound = site.hosts
-    for host in (taken, broken):
-        host.run("systemctl", "stop", "kollacast-registry")
+    taken.run("systemctl", "stop", "kollacast-registry")
     squatter = subprocess.Popen(
         taken.command([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "4000"]),
         stdout=subprocess.DEVNULL,
@@ -167,17 +184,56 @@ def test_what_can_go_wrong(site: Site) -> None:
     finally:
         squatter.kill()
         squatter.wait()
-    assert run.status == 0
-    assert run.table[taken.name][0] == "failsafe"
+    assert run.status != 0
+    assert run.table[taken.name][0] == "nothing"
     assert f"{LOCAL} is taken by another program" in " ".join(run.table[taken.name])
+    assert "kollacast_registry_port" in " ".join(run.table[taken.name])
     assert run.table[broken.name][0] == "failsafe"
     assert f"{LOCAL} does not serve the image" in " ".join(run.table[broken.name])
     assert "yes" in run.table[sound.name]
-    registries = site.registries()
-    assert registries == {
-        taken.name: site.failsafe,
-        broken.name: site.failsafe,
-        sound.name: LOCAL,
-    }
-    for host in site.hosts:
-        pull_all(host, registries[host.name], site.digests)
+    for host in (broken, sound):
+        pull_all(host, LOCAL, site.digests)
+
+
+_REGISTRY = """
+version: 0.1
+storage:
+  filesystem:
+    rootdirectory: {root}
+http:
+  addr: {address}
+"""
+
+
+@contextlib.contextmanager
+def _registry_of_kolla(site: Site, root: str) -> Iterator[None]:
+    """A registry where the failsafe is to be, as Kolla's guide for several hosts puts one there."""
+    config = site.installer.path("/root/registry.yml")
+    config.write_text(_REGISTRY.format(root=root, address=site.failsafe))
+    process = subprocess.Popen(
+        site.installer.command(["docker-registry", "serve", "/root/registry.yml"]),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=clean_environment(),
+    )
+    try:
+        site.installer.run("curl", "-so/dev/null", *RETRY, f"http://{site.failsafe}/v2/")
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_registry_in_the_failsafes_place(site: Site) -> None:
+    """It is the failsafe where it serves the images; any other is named, with what helps."""
+    site.installer.run("systemctl", "disable", "--now", "kollacast-failsafe")
+    is_active = "systemctl is-active kollacast-failsafe || true"
+    with _registry_of_kolla(site, "/var/lib/kollacast/current"):
+        assert site.run(kollacast_image=_NEWER).status == 0
+        assert site.installer.run("sh", "-c", is_active).strip() == "inactive"
+        pull_all(site.installer, LOCAL, site.digests)
+    with _registry_of_kolla(site, "/root/empty"):
+        run = site.run(kollacast_image=_NEWER)
+    assert run.status != 0
+    assert f"{site.failsafe} is taken by another program, which does not serve" in run.output
+    assert "name another one with kollacast_registry_port" in run.output

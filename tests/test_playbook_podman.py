@@ -6,29 +6,20 @@ same; what runs in it is Debian's docker-registry.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cluster import Member
+from tests.engines import prepare_podman
 from tests.site import LOCAL, RETRY, Page, Run, Site, commands, finish, pull_all, site_of
+from tests.small_image import make_image
 
 _CONTAINER = "kollacast-registry"
 _IMAGE = "docker.io/library/registry:2"
 #: What takes the place of the first image file.
 _NEWER = "/root/newer.tgz"
-
-#: A host of a test has no D-Bus, over which Podman would ask systemd for a control group, and may
-#: lack the right to set a container's limits. Its `/dev/shm` is that of this machine.
-_CONTAINERS_CONF = """
-[containers]
-cgroups = "disabled"
-[engine]
-cgroup_manager = "cgroupfs"
-lock_type = "file"
-"""
 
 _PROGRAMS = ("/bin/sh", "/usr/bin/docker-registry")
 _ENTRYPOINT = """#!/bin/sh
@@ -47,32 +38,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """An installer and one host that have Podman, and no image for it."""
     with site_of(1, tmp_path_factory, "podman", "crun") as made:
         for member in (made.installer, *made.hosts):
-            member.path("/etc/containers/containers.conf").write_text(_CONTAINERS_CONF)
-            # `/var` is an overlay, and no overlay can write to another one
-            member.path("/var/lib/containers").mkdir(exist_ok=True)
-            member.run("mount", "-t", "tmpfs", "tmpfs", "/var/lib/containers")
-            # a host of a test knows no unit of another folder
-            member.run("cp", "/lib/systemd/system/podman-restart.service", "/etc/systemd/system")
+            prepare_podman(member)
         yield made
 
 
 def _make_image(member: Member, folder: Path) -> str:
     """Make the registry's image, as a file for `podman load`."""
-    oci = f"{folder / 'oci'}:registry"
-    layer, archive = str(folder / "layer.tar"), str(folder / "registry.tar")
-    entrypoint = folder / "entrypoint.sh"
-    entrypoint.write_text(_ENTRYPOINT)
-    entrypoint.chmod(0o755)
-    libraries = set(re.findall(r"/lib\S+", member.run("ldd", *_PROGRAMS)))
-    files = [path.lstrip("/") for path in (*_PROGRAMS, *sorted(libraries))]
-    member.run("tar", "-chf", layer, "-C", str(folder), entrypoint.name, "-C", "/", *files)
-    member.run("umoci", "init", "--layout", str(folder / "oci"))
-    member.run("umoci", "new", "--image", oci)
-    member.run("umoci", "raw", "add-layer", "--image", oci, layer)
-    config = [word for key, value in _IMAGE_CONFIG.items() for word in (f"--config.{key}", value)]
-    member.run("umoci", "config", "--image", oci, *config)
+    source = make_image(member, folder, _PROGRAMS, {"/entrypoint.sh": _ENTRYPOINT}, _IMAGE_CONFIG)
+    archive = str(folder / "registry.tar")
     copy = ["skopeo", "--insecure-policy", "copy", "-q"]
-    member.run(*copy, f"oci:{oci}", f"docker-archive:{archive}:{_IMAGE}")
+    member.run(*copy, source, f"docker-archive:{archive}:{_IMAGE}")
     return archive
 
 
@@ -100,7 +75,7 @@ def test_containers(site: Site, tmp_path: Path) -> None:
     first = _run(site)
     assert first.status == 0
     assert first.table[host.name][0] == "TCP"
-    assert site.registries() == {host.name: LOCAL}
+    assert set(site.registries().values()) == {LOCAL}
     pull_all(host, LOCAL, site.digests)
     assert len(host.run("podman", "volume", "ls", "--quiet").split()) == 1
 
@@ -116,7 +91,7 @@ def test_containers(site: Site, tmp_path: Path) -> None:
     newer = _run(site, kollacast_image=_NEWER)
     assert newer.status == 0
     assert newer.table[host.name][0] == "TCP"
-    assert site.registries() == {host.name: LOCAL}
+    assert set(site.registries().values()) == {LOCAL}
     assert running == (_inspect(host, ".Id"), _inspect(host, ".State.StartedAt"))
     pull_all(host, LOCAL, site.digests)
 
@@ -124,4 +99,13 @@ def test_containers(site: Site, tmp_path: Path) -> None:
     host.run("podman", "stop", _CONTAINER)
     host.run("systemctl", "start", "podman-restart")
     host.run("curl", "-sf", *RETRY, f"http://{LOCAL}/v2/")
+    pull_all(host, LOCAL, site.digests)
+
+    assert site.run(kollacast_image=_NEWER).status == 0
+    for member in (site.installer, host):
+        assert not member.run("podman", "ps", "--all", "--quiet")
+    assert host.run("systemctl", "is-active", _CONTAINER).strip() == "active"
+    pull_all(host, LOCAL, site.digests)
+    assert _run(site, kollacast_image=_NEWER).status == 0
+    assert not host.path(f"/etc/systemd/system/{_CONTAINER}.service").exists()
     pull_all(host, LOCAL, site.digests)

@@ -155,6 +155,56 @@ async def test_pack_docker_archives(crew: Crew, source: _Source) -> None:
 
 
 @on_the_reactor
+async def test_namespace(crew: Crew, source: _Source) -> None:
+    """Docker takes a first part with a dot for a registry's host: said, and given back."""
+    archive, image = crew.folder / "saved.tar", crew.folder / "image.tgz"
+    for tag in _TAGS[:2]:
+        run(
+            *("skopeo", "copy", "--quiet", f"oci:{source.layout}:{tag}"),
+            f"docker-archive:{crew.folder / tag}.tar:openstack.kolla/{tag}:2024.1",
+        )
+    run(
+        *("skopeo", "copy", "--quiet", f"oci:{source.layout}:{_TAGS[0]}"),
+        f"docker-archive:{archive}:quay.io/other/{_TAGS[0]}:2024.1",
+    )
+    archives = [*(crew.folder / f"{tag}.tar" for tag in _TAGS[:2]), archive]
+    pack = ("pack", "--output", image, "docker-archive")
+    packing = _images(crew, *pack, *archives)
+    await _done(packing)
+    line = f"without a namespace: {_TAGS[0]}:2024.1 and 1 more; --namespace NAME gives one"
+    assert packing.lines[-1] == f"kollacast-images: {line}"
+    assert "3 images of the tag 2024.1, " in packing.lines[-2]
+    other = f"other/{_TAGS[0]}:2024.1"
+    assert set(await _listed(crew, image)) == {other, *(f"{tag}:2024.1" for tag in _TAGS[:2])}
+    packing = _images(crew, *pack, "--namespace", "openstack.kolla", *archives)
+    await _done(packing)
+    assert not [line for line in packing.lines if "without a namespace" in line]
+    named = {f"openstack.kolla/{tag}:2024.1" for tag in _TAGS[:2]}
+    assert set(await _listed(crew, image)) == {other, *named}
+    listing = await _done(_images(crew, "list", image))
+    assert "3 images of the tag 2024.1, " in listing.splitlines()[-1]
+
+
+@on_the_reactor
+async def test_check_by_the_status_of_another_host(crew: Crew, source: _Source) -> None:
+    """What one host has, looked for in a registry on another."""
+    image, root = crew.folder / "image.tgz", crew.folder / "host"
+    await _done(_images(crew, "pack", "--output", image, "storage", source.root))
+    await _done(_images(crew, "unpack", "--root", root, image))
+    status = crew.folder / "status.json"
+    status.write_text(await _done(_images(crew, "status", "--root", root, "--json")))
+    words = ("check", "--timeout", "1", "--status", status, "--registry")
+    with serving(root / "current", crew.folder / "registry.json") as address:
+        listed = await _done(_images(crew, *words, address))
+    assert [line.split()[0] for line in listed.splitlines()] == sorted(source.digests)
+    with serving(crew.folder / "empty", crew.folder / "registry.json") as address:
+        assert "does not serve" in await _refused(_images(crew, *words, address))
+    status.write_text('{"images": [1]}')
+    line = f"kollacast-images: {status}: is no record of a received image"
+    assert await _refused(_images(crew, *words, address)) == line
+
+
+@on_the_reactor
 async def test_check(crew: Crew, source: _Source) -> None:
     """Only a registry that serves every image as it was sent is good."""
     image, root = crew.folder / "image.tgz", crew.folder / "host"
@@ -223,6 +273,9 @@ async def test_check_of_a_port_that_something_else_has(crew: Crew, source: _Sour
         ("pack --output out.tgz images host:1/a/b@sha256:00", 1, "an image needs a tag"),
         ("pack --output out.tgz images a:1 localhost/a:1", 1, "two images would be called a:1"),
         ("pack --output out.tgz images 127.0.0.1:1/a:1", 1, "skopeo: "),
+        ("pack --output out.tgz oci --namespace A/ x", 2, "'A/' is no namespace"),
+        ("check --registry h:1", 2, "one of the arguments --root --status is required"),
+        ("check --registry h:1 --status nowhere", 1, "nowhere: No such file or directory"),
         ("list nowhere", 1, "nowhere: No such file or directory"),
         ("unpack --root /dev/null/x nowhere", 2, "--root /dev/null/x: cannot be written"),
         ("check --registry nowhere --root .", 2, "--registry 'nowhere': must be host:port"),

@@ -27,12 +27,14 @@ from kollacast.images.gather import (
     from_docker_archives,
     from_layouts,
     from_registries,
+    in_namespace,
     pack_copies,
 )
 from kollacast.images.layout import BadImage
 from kollacast.images.pack import pack_storage
+from kollacast.images.references import has_no_namespace, is_namespace
 from kollacast.images.unpack import unpack_file
-from kollacast.images.versions import prove_root, read_record
+from kollacast.images.versions import Record, parse_record, prove_root, read_record
 from kollacast.logs import shorten_crashes
 from kollacast.outcome import Status
 from kollacast.service import describe
@@ -136,6 +138,14 @@ def _parser() -> argparse.ArgumentParser:
     layouts.add_argument("layouts", metavar="DIR[:TAG]", nargs="+")
     layouts.set_defaults(run=_pack_copies, copies=lambda o: from_layouts(o.layouts))
 
+    for source in (references, archives, layouts):
+        source.add_argument(
+            "--namespace",
+            metavar="NAME",
+            type=_namespace,
+            help="what to put before the names that have no namespace, as in openstack.kolla",
+        )
+
     listing = commands.add_parser("list", help="say what an image file holds", allow_abbrev=False)
     listing.add_argument("file", metavar="FILE", help="- for standard input")
     listing.add_argument("--json", action="store_true")
@@ -165,7 +175,13 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--registry", metavar="HOST:PORT", required=True, type=values.host_and_port("--registry")
     )
-    check.add_argument("--root", metavar="DIR", required=True)
+    expected = check.add_mutually_exclusive_group(required=True)
+    expected.add_argument("--root", metavar="DIR", help="the registry root of this host")
+    expected.add_argument(
+        "--status",
+        metavar="FILE",
+        help="what `status --json` has said of another host's; - for standard input",
+    )
     check.add_argument(
         "--timeout",
         metavar="TIME",
@@ -184,7 +200,7 @@ def _pack_storage(options: argparse.Namespace) -> None:
 
 def _pack_copies(options: argparse.Namespace) -> None:
     _prove_output(options.output)
-    copies = options.copies(options)
+    copies = in_namespace(options.copies(options), options.namespace)
     _packed(
         options.output,
         pack_copies(
@@ -194,11 +210,16 @@ def _pack_copies(options: argparse.Namespace) -> None:
             lambda name: console.write_line(f"copied {name}"),
         ),
     )
+    bare = [each.name for each in copies if has_no_namespace(each.name)]
+    if bare:
+        more = f" and {len(bare) - 1} more" if bare[1:] else ""
+        console.write_line(f"without a namespace: {bare[0]}{more}; --namespace NAME gives one")
 
 
 def _packed(path: str, catalog: Catalog) -> None:
     size = os.stat(path).st_size
-    console.write_line(f"{path}: {_count(len(catalog.images()), 'image')}, {size} bytes")
+    images = catalog.images()
+    console.write_line(f"{path}: {_count(len(images), 'image')}{_tag_of(images)}, {size} bytes")
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -223,7 +244,8 @@ def _list(options: argparse.Namespace) -> None:
         return
     _print_images(images)
     blobs = _count(len(catalog.sizes), "blob")
-    print(f"{_count(len(images), 'image')}, {blobs}, {sum(catalog.sizes.values())} bytes")
+    total = sum(catalog.sizes.values())
+    print(f"{_count(len(images), 'image')}{_tag_of(images)}, {blobs}, {total} bytes")
 
 
 def _unpack(options: argparse.Namespace) -> None:
@@ -250,7 +272,13 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _check(options: argparse.Namespace) -> None:
-    record = read_record(options.root)
+    if options.status is not None:
+        with _opened(options.status) as file:
+            text = file.read().decode(errors="replace")
+        name = "standard input" if options.status == "-" else options.status
+        record: Record | None = parse_record(text, name)
+    else:
+        record = read_record(options.root)
     if record is None:
         raise OSError(errno.ENOENT, "has no image", options.root)
     check_registry(options.registry, record.images, options.timeout)
@@ -261,6 +289,18 @@ def _print_images(images: Sequence[Image]) -> None:
     width = max((len(image.name) for image in images), default=0)
     for image in images:
         print(f"{image.name:{width}}  {image.digest}  {image.bytes:>12}")
+
+
+def _tag_of(images: Sequence[Image]) -> str:
+    """The tag, for a line, where all images have the same one."""
+    tags = {image.tag for image in images}
+    return f" of the tag {tags.pop()}" if len(tags) == 1 else ""
+
+
+def _namespace(word: str) -> str:
+    if not is_namespace(word):
+        raise argparse.ArgumentTypeError(f"{word!r} is no namespace, as in openstack.kolla")
+    return word
 
 
 def _opened(path: str) -> BinaryIO:

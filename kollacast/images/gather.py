@@ -6,12 +6,12 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kollacast.images.catalog import Catalog
 from kollacast.images.layout import BadImage, quoted
 from kollacast.images.pack import pack_storage
-from kollacast.images.references import name_of
+from kollacast.images.references import name_of, with_namespace
 from kollacast.images.registry import copy_image, names_in_docker_archive, temporary_registry
 
 _REF_NAME = "org.opencontainers.image.ref.name"
@@ -62,6 +62,11 @@ def from_layouts(words: Sequence[str]) -> list[Copy]:
             name = name_of(each if is_reference else f"{home}:{each}")
             copies.append(Copy(f"oci:{folder}:{each}", name, ("--preserve-digests",)))
     return copies
+
+
+def in_namespace(copies: Sequence[Copy], namespace: str | None) -> list[Copy]:
+    """The same copies, where those whose names have no namespace get this one, if any."""
+    return [replace(each, name=with_namespace(each.name, namespace)) for each in copies]
 
 
 def pack_copies(

@@ -6,6 +6,7 @@ import re
 
 from kollacast.images.layout import COMPONENT, TAG, BadImage, quoted
 
+_NAMESPACE = re.compile(rf"{COMPONENT}(?:/{COMPONENT})*", re.ASCII)
 _NAME = re.compile(rf"{COMPONENT}(?:/{COMPONENT})*:{TAG}", re.ASCII)
 
 
@@ -25,3 +26,18 @@ def name_of(reference: str) -> str:
     if not _NAME.fullmatch(name):
         raise BadImage(f"{quoted(reference)}: is no image's name, as in registry/repository:tag")
     return name
+
+
+def with_namespace(name: str, namespace: str | None) -> str:
+    """`repository:tag` in `namespace`, if it has none; a None changes nothing."""
+    return f"{namespace}/{name}" if namespace and has_no_namespace(name) else name
+
+
+def has_no_namespace(name: str) -> bool:
+    """Whether a `repository:tag` is not in a folder of images, as those of Kolla are."""
+    return "/" not in name
+
+
+def is_namespace(word: str) -> bool:
+    """Whether this can be the first part of a repository, or several."""
+    return bool(_NAMESPACE.fullmatch(word))

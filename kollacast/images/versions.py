@@ -24,6 +24,7 @@ from typing import Any
 from kollacast.images.catalog import Image
 
 _RECORD = ".kollacast.json"
+_NO_RECORD = "is no record of a received image"
 _PART = ".incoming.part"
 #: The registry runs as another user, and reads; who else may is for the mode of DIR to say.
 _FILE_MODE = 0o644
@@ -133,13 +134,21 @@ def read_record(root: str) -> Record | None:
     path = os.path.join(root, "current", _RECORD)
     try:
         with open(path, encoding="utf-8") as file:
-            fields = json.load(file)
-        images = [Image(**image) for image in fields["images"]]
-        return Record(fields["digest"], fields["bytes"], fields["received_at"], images)
+            return parse_record(file.read(), path)
     except FileNotFoundError:
         return None
+    except UnicodeDecodeError:
+        raise OSError(errno.EBADMSG, _NO_RECORD, path) from None
+
+
+def parse_record(text: str, name: str) -> Record:
+    """A record as `Record.as_json` has made it; `name` is for errors. Raises OSError."""
+    try:
+        fields = json.loads(text)
+        images = [Image(**image) for image in fields["images"]]
+        return Record(fields["digest"], fields["bytes"], fields["received_at"], images)
     except (ValueError, TypeError, KeyError):
-        raise OSError(errno.EBADMSG, "is no record of a received image", path) from None
+        raise OSError(errno.EBADMSG, _NO_RECORD, name) from None
 
 
 def prove_root(root: str) -> None:
