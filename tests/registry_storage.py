@@ -7,7 +7,8 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import zstandard
 
@@ -54,6 +55,35 @@ def storage_of(images: Mapping[str, list[bytes]]) -> dict[str, bytes]:
     return files
 
 
+def with_index(
+    files: Mapping[str, bytes], name: str, children: Sequence[str], more: Sequence[str] = ()
+) -> dict[str, bytes]:
+    """The same storage with an index `name` of manifests that are there, and of others."""
+    repository, _, tag = name.partition(":")
+    entries = [
+        {"mediaType": f"{_MEDIA}.manifest.v1+json", "digest": digest, "size": 1}
+        for digest in (*children, *more)
+    ]
+    fields = {"schemaVersion": 2, "mediaType": f"{_MEDIA}.index.v1+json", "manifests": entries}
+    data = json.dumps(fields).encode()
+    digest = digest_of(data)
+    home = f"repositories/{repository}/_manifests"
+    return {
+        **files,
+        blob_path(digest): data,
+        f"{home}/revisions/{digest.replace(':', '/')}/link": digest.encode(),
+        f"{home}/tags/{tag}/current/link": digest.encode(),
+    }
+
+
+def write_storage(root: Path, files: Mapping[str, bytes]) -> None:
+    """Put such a storage into the root directory of a registry."""
+    for path, data in files.items():
+        file = root / STORAGE / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+
+
 def manifest_of(files: Mapping[str, bytes], name: str) -> str:
     """The digest of the manifest of an image in such a storage."""
     repository, _, tag = name.partition(":")
@@ -70,9 +100,11 @@ def members_of(files: Mapping[str, bytes]) -> list[tuple[tarfile.TarInfo, bytes]
     return [file_member(f"{PREFIX}/{path}", data) for path, data in files.items()]
 
 
-def archive_of(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
+def archive_of(
+    members: list[tuple[tarfile.TarInfo, bytes]], form: int = tarfile.GNU_FORMAT
+) -> bytes:
     file = io.BytesIO()
-    with tarfile.TarFile(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
+    with tarfile.TarFile(fileobj=file, mode="w", format=form) as archive:
         for member, data in members:
             archive.addfile(member, io.BytesIO(data))
     return file.getvalue()

@@ -118,9 +118,49 @@ class UnpackingTests(_TestCase):
         for prefix in (f"./{PREFIX}", STORAGE):
             for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
                 members = [file_member(f"{prefix}/{path}", _FILES[path]) for path in _FILES]
-                with mock.patch.object(tarfile, "GNU_FORMAT", form):
-                    self.feed(archive_of([*((member, b"") for member in more), *members]))
+                self.feed(archive_of([*((member, b"") for member in more), *members], form))
                 self.assertEqual(self.storage(), _FILES)
+
+    def test_a_member_twice(self) -> None:
+        """An equal blob again is harmless, a damaged one is no blob, and the last link wins."""
+        current = "repositories/kolla/one/_manifests/tags/1/current/link"
+        wrong = {
+            blob_path(digest_of(_SHARED)): b"half of it",
+            current: registry_storage.manifest_of(_FILES, "kolla/two:1").encode(),
+        }
+        self.feed(archive_of([*members_of(wrong), *members_of(_FILES), *members_of(_FILES)]))
+        self.assertEqual(self.storage(), _FILES)
+        self.feed(
+            archive_of([*members_of(_FILES), *members_of({blob_path(digest_of(b"one")): b""})])
+        )
+        self.assertEqual(self.storage(), _FILES)
+
+    def test_archives_behind_each_other(self) -> None:
+        """As `cat` leaves them, compressed or not."""
+        one, two = (
+            archive_of(members_of(storage_of({f"kolla/{name}:1": [_SHARED, name.encode()]})))
+            for name in ("one", "two")
+        )
+        for method in ("gzip", "zstd", "none"):
+            with self.subTest(method):
+                self.feed(
+                    b"".join(registry_storage.compressed(each, method) for each in (one, two))
+                )
+                self.assertEqual(self.storage(), _FILES)
+
+    def test_what_no_image_needs_is_left_out(self) -> None:
+        """Whatever it is, with a line for each."""
+        orphan = f"{PREFIX}/{blob_path(digest_of(b'orphan'))}"
+        link = tarfile.TarInfo(f"{PREFIX}/repositories/kolla/alias")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+        said: list[str] = []
+        sink = RegistrySink(str(self.root), said.append)
+        data = archive_of([file_member(orphan, b""), (link, b""), *members_of(_FILES)])
+        sink.write([memoryview(data)], 0)
+        sink.commit(_DIGEST)
+        self.assertEqual(self.storage(), _FILES)
+        self.assertEqual(said, [f"left out: its member '{link.name}' is a symbolic link"])
+        self.assertFalse((self.root / "current" / STORAGE / "repositories/kolla/alias").exists())
 
     def test_record(self) -> None:
         data = archive_of(members_of(_FILES))
@@ -183,6 +223,64 @@ class VersionTests(_TestCase):
         self.feed(archive_of(members_of(_FILES)))
         self.assertEqual(os.listdir(self.root / "versions"), ["1"])
         self.assertEqual(sorted(os.listdir(self.root)), ["current", "versions"])
+
+    def test_a_directory_in_the_place_of_a_link(self) -> None:
+        """As an engine makes it that is to mount what is not there yet: named before anything."""
+        for name in ("current", "previous"):
+            for make in (Path.mkdir, Path.touch):
+                with self.subTest(name):
+                    self.root = Path(self.mktemp())
+                    self.root.mkdir()
+                    make(self.root / name)
+                    for attempt in (RegistrySink, versions.prove_root):
+                        error = self.assertRaises(OSError, attempt, str(self.root))
+                        self.assertIn(f"{self.root / name} is a ", error.strerror)
+                    self.assertEqual(os.listdir(self.root), [name])
+
+    def test_a_failure_in_the_last_moment(self) -> None:
+        """Whatever fails once the version has its number: the ones before, and no other copy."""
+        for before in (0, 1, 2):
+            for call in ("symlink", "fsync", "rename", "_sync_folder"):
+                for number in range(4):
+                    with self.subTest(f"{call} {number}, behind {before}"):
+                        self._fail_at(before, call, number)
+
+    def _fail_at(self, before: int, call: str, number: int) -> None:
+        self.root = Path(self.mktemp())
+        for tag in range(before):
+            self.feed(archive_of(members_of(storage_of({f"kolla/one:{tag}": [b"layer"]}))))
+        module = versions if call == "_sync_folder" else os
+        original, calls = getattr(module, call), 0
+
+        def fail(*words: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == number + 1:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return original(*words)
+
+        def state() -> object:
+            names = {name: os.readlink(self.root / name) for name in self._links()}
+            return names, sorted(os.listdir(self.root / "versions"))
+
+        (self.root / "versions").mkdir(parents=True, exist_ok=True)
+        expected = state()
+        sink = RegistrySink(str(self.root))
+        sink.write([memoryview(archive_of(members_of(_FILES)))], 0)
+        with mock.patch.object(module, call, fail):
+            try:
+                sink.commit(_DIGEST)
+            except OSError:
+                pass
+            else:
+                self.assertLessEqual(calls, number)
+                return
+        sink.abandon()
+        sink.clear()
+        self.assertEqual(state(), expected)
+
+    def _links(self) -> list[str]:
+        return [name for name in ("current", "previous") if (self.root / name).is_symlink()]
 
     def test_one_at_a_time(self) -> None:
         sink = RegistrySink(str(self.root))
@@ -311,14 +409,18 @@ class BadArchiveTests(_TestCase):
     def test_blob_with_another_digest(self) -> None:
         files = {path: b"0" + data[1:] for path, data in _FILES.items() if data == _SHARED}
         reason = self.refused(archive_of(members_of({**_FILES, **files})))
-        self.assertEqual(
-            reason, f"its blob {digest_of(_SHARED)} is damaged: the bytes have another digest"
-        )
+        digest = digest_of(_SHARED)
+        self.assertTrue(reason.startswith(f"its image kolla/one:1 lacks the blob {digest}: its"))
+        self.assertIn("is damaged: the bytes have another digest", reason)
 
     def test_blob_that_is_missing(self) -> None:
         files = {path: data for path, data in _FILES.items() if data != _SHARED}
         reason = self.refused(archive_of(members_of(files)))
-        self.assertEqual(reason, f"its image kolla/one:1 lacks the blob {digest_of(_SHARED)}")
+        self.assertEqual(
+            reason,
+            f"its image kolla/one:1 lacks the blob {digest_of(_SHARED)};"
+            " not whole, either: kolla/two:1",
+        )
 
     def test_manifest_that_is_missing(self) -> None:
         digest = registry_storage.manifest_of(_FILES, "kolla/one:1")
@@ -329,7 +431,9 @@ class BadArchiveTests(_TestCase):
     def test_link_to_elsewhere(self) -> None:
         for content in (b"sha256:" + b"0" * 64, b"", b"x" * 71, b"y" * 5000):
             links = {path: content for path in _FILES if "/_layers/" in path}
-            self.assertIn("its link", self.refused(archive_of(members_of({**_FILES, **links}))))
+            reason = self.refused(archive_of(members_of({**_FILES, **links})))
+            self.assertIn("lacks the link in its repository to the blob", reason)
+            self.assertIn("is damaged: it holds another digest", reason)
 
     def test_members_that_lead_out(self) -> None:
         for name in ("../x", "/etc/x", f"{PREFIX}/../../../../../x", "tmp/registry/../../../x"):
@@ -339,22 +443,40 @@ class BadArchiveTests(_TestCase):
 
     def test_members_of_other_kinds(self) -> None:
         path = f"{PREFIX}/repositories/kolla/one/_manifests/tags/1/current/link"
-        for kind in (
-            tarfile.SYMTYPE,
-            tarfile.LNKTYPE,
-            tarfile.CHRTYPE,
-            tarfile.BLKTYPE,
-            tarfile.FIFOTYPE,
+        for kind, name in (
+            (tarfile.SYMTYPE, "a symbolic link"),
+            (tarfile.LNKTYPE, "a link to '/etc/passwd', which"),
+            (tarfile.CHRTYPE, "a device"),
+            (tarfile.BLKTYPE, "a device"),
+            (tarfile.FIFOTYPE, "a named pipe"),
+            (b"V", "of no kind that is known here"),
         ):
             member = tarfile.TarInfo(path)
             member.type = kind
             member.linkname = "/etc/passwd"
-            reason = self.refused(archive_of([(member, b""), *members_of(_FILES)]))
-            self.assertIn("is neither a file nor a directory", reason)
+            with self.subTest(name):
+                reason = self.refused(archive_of([*members_of(_FILES), (member, b"")]))
+                self.assertIn("its image kolla/one:1 lacks the link of its tag: ", reason)
+                self.assertIn(name, reason)
 
-    def test_same_member_twice(self) -> None:
-        reason = self.refused(archive_of([*members_of(_FILES), *members_of(_FILES)]))
-        self.assertEqual(reason, os.strerror(errno.EEXIST))
+    def test_what_follows_the_end_and_is_no_archive(self) -> None:
+        archive = archive_of(members_of(_FILES))
+        reason = self.refused(archive + random.Random(2).randbytes(2000))
+        self.assertIn("what follows its end is no archive", reason)
+        reason = self.refused(archive + archive[:1024])
+        self.assertIn("what follows its end is no archive", reason)
+
+    def test_holes_that_make_no_sense(self) -> None:
+        """A sparse member of exabytes, as an archive may claim in 100 bytes."""
+        digest = digest_of(b"zeros")
+        for field, value in (("size", "9" * 18), ("map", "5,1,0,1")):
+            member, data = file_member(f"{PREFIX}/{blob_path(digest)}", b"")
+            member.pax_headers = {
+                "GNU.sparse.map": value if field == "map" else "0,0",
+                "GNU.sparse.size": value if field == "size" else "9",
+            }
+            archive = archive_of([(member, data), *members_of(_FILES)], tarfile.PAX_FORMAT)
+            self.assertIn("has holes that make no sense", self.refused(archive))
 
     def test_headers_that_would_fill_the_memory(self) -> None:
         for kind in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):

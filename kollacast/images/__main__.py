@@ -219,6 +219,8 @@ def _pack_copies(options: argparse.Namespace) -> None:
 def _packed(path: str, catalog: Catalog) -> None:
     size = os.stat(path).st_size
     images = catalog.images()
+    for line in catalog.remarks():
+        console.write_line(line)
     console.write_line(f"{path}: {_count(len(images), 'image')}{_tag_of(images)}, {size} bytes")
 
 
@@ -228,6 +230,8 @@ def _list(options: argparse.Namespace) -> None:
             catalog = read_storage(file)
         except BadImage as error:
             raise _about(options.file, error) from None
+    for line in catalog.remarks():
+        console.write_line(line)
     images = catalog.images()
     if options.json:
         print(
@@ -252,7 +256,7 @@ def _unpack(options: argparse.Namespace) -> None:
     _prove_root(options.root)
     with _opened(options.file) as file:
         try:
-            is_new = unpack_file(file, options.root)
+            is_new = unpack_file(file, options.root, console.write_line)
         except BadImage as error:
             raise _about(options.file, error) from None
     if not is_new:
@@ -281,8 +285,10 @@ def _check(options: argparse.Namespace) -> None:
         record = read_record(options.root)
     if record is None:
         raise OSError(errno.ENOENT, "has no image", options.root)
-    check_registry(options.registry, record.images, options.timeout)
+    served = check_registry(options.registry, record.images, options.timeout)
     _print_images(record.images)
+    manifests, blobs = _count(served.manifests, "manifest"), _count(served.blobs, "blob")
+    print(f"{_count(len(record.images), 'image')}: {manifests} and {blobs} are served")
 
 
 def _print_images(images: Sequence[Image]) -> None:

@@ -1,16 +1,31 @@
-"""Which images a registry's storage holds, from its blobs and links in any order."""
+"""Which images a registry's storage holds, and whether a registry could serve them.
+
+Filled from blobs and links in any order, and judged once all are known. Whoever reads a storage,
+in a directory or in an archive, is judged here, so the same storage is judged in the same way.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
-from kollacast.images.layout import BadImage, is_digest
+from kollacast.images.layout import (
+    BadImage,
+    Blob,
+    Link,
+    blob_path,
+    is_digest,
+    layer_link,
+    quoted,
+    revision_link,
+    tag_link,
+)
+from kollacast.images.manifest import Manifest, read_manifest
 
-#: Bytes of a manifest, at the most: the limit of the registry itself.
-MAX_MANIFEST = 4 * 1024 * 1024
+#: Blobs and links in a storage, at the most: a hundred times what a cluster needs.
+_MAX_ENTRIES = 1_000_000
+#: Remarks of a kind that are shown; the others are counted.
+_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -20,86 +35,189 @@ class Image:
     repository: str  #: as in "openstack.kolla/nova-api"
     tag: str
     digest: str  #: of its manifest
-    bytes: int  #: of manifest, configuration and layers
+    bytes: int  #: of manifests, configurations and layers
+    absent: tuple[str, ...] = ()  #: manifests that its index names, and nobody has pushed
 
     @property
     def name(self) -> str:
         return f"{self.repository}:{self.tag}"
 
 
-@dataclass(frozen=True)
-class _Manifest:
-    needed: tuple[str, ...]  #: digests of blobs without which it cannot be pulled
-    others: tuple[str, ...]  #: of manifests of the same image for other machines, and such
+class _LackingError(Exception):
+    """Why an image cannot be served, as what follows its name."""
 
 
 @dataclass
 class Catalog:
-    """Filled by :meth:`add_blob` and :meth:`add_tag`."""
+    """Filled by the methods `add_…`; the last of several that are alike counts."""
 
     sizes: dict[str, int] = field(default_factory=dict)  #: bytes of each blob, by digest
-    _manifests: dict[str, _Manifest] = field(default_factory=dict)
-    _tags: dict[tuple[str, str], str] = field(default_factory=dict)
+    _manifests: dict[str, Manifest] = field(default_factory=dict)
+    _links: dict[str, str] = field(default_factory=dict)  #: digests by path
+    _damaged: dict[str, str] = field(default_factory=dict)  #: what is wrong, by path
+    _tags: set[tuple[str, str]] = field(default_factory=set)
+    _remarks: list[str] = field(default_factory=list)
+    _more_remarks: int = 0
 
     def add_blob(self, digest: str, size: int, content: bytes | None) -> None:
         """There is a blob; `content` is what a manifest would be read from."""
+        self._damaged.pop(blob_path(digest), None)
         self.sizes[digest] = size
-        manifest = _read_manifest(content) if content is not None else None
+        manifest = read_manifest(content) if content is not None else None
         if manifest is not None:
             self._manifests[digest] = manifest
+        self._prove_size()
 
-    def add_tag(self, repository: str, tag: str, digest: str) -> None:
-        """There is a tag."""
-        self._tags[repository, tag] = digest
+    def add_link(self, link: Link, digest: str) -> None:
+        """There is a link that holds `digest`."""
+        self._damaged.pop(link.path, None)
+        self._links[link.path] = digest
+        self._note_tag(link)
+
+    def add_damaged(self, entry: Blob | Link, why: str) -> None:
+        """There is something of which no registry can make use; `why` is a sentence."""
+        if isinstance(entry, Blob):
+            if entry.digest in self.sizes:
+                return
+        else:
+            self._links.pop(entry.path, None)
+            self._note_tag(entry)
+        self._damaged[entry.path] = why
+        self._prove_size()
+
+    def link(self, path: str) -> str | None:
+        """The digest in a link, if it is there."""
+        return self._links.get(path)
+
+    def remark(self, text: str) -> None:
+        """Something that was left out, for the operator to know."""
+        if len(self._remarks) < _SHOWN:
+            self._remarks.append(text)
+        else:
+            self._more_remarks += 1
+
+    def remarks(self) -> Iterator[str]:
+        """What an operator should know of a storage whose images are whole, a line each."""
+        yield from self._remarks
+        if self._more_remarks:
+            yield f"and {self._more_remarks} more"
+        partial = [image for image in self.images() if image.absent]
+        for image in partial[:_SHOWN]:
+            names = ", ".join(image.absent)
+            yield f"{image.name} is without what was never pushed of its index: {names}"
+        if partial[_SHOWN:]:
+            yield f"and so are {len(partial) - _SHOWN} more images"
 
     def images(self) -> list[Image]:
-        """All images, sorted. Raises BadImage if there is none, or one is not whole."""
+        """All images, sorted. Raises BadImage if there is none, or one cannot be served."""
+        return [image for image, _ in self._judged()]
+
+    def needed(self) -> set[str]:
+        """The digests of the blobs that the images consist of. Raises BadImage."""
+        return {digest for _, parts in self._judged() for digest in parts}
+
+    def _judged(self) -> list[tuple[Image, set[str]]]:
+        """All images, each with the digests of its blobs."""
         if not self._tags:
             raise BadImage("it holds no image of a registry")
-        return [
-            Image(repository, tag, digest, self._image_bytes(f"{repository}:{tag}", digest))
-            for (repository, tag), digest in sorted(self._tags.items())
-        ]
+        images: list[tuple[Image, set[str]]] = []
+        problems: dict[str, str] = {}
+        for repository, tag in sorted(self._tags):
+            try:
+                images.append(self._judge(repository, tag))
+            except _LackingError as error:
+                problems[f"{repository}:{tag}"] = str(error)
+        if problems:
+            first, *others = problems
+            more = f" and {len(others) - _SHOWN} more" if others[_SHOWN:] else ""
+            also = f"; not whole, either: {', '.join(others[:_SHOWN])}{more}" if others else ""
+            raise BadImage(f"its image {first} {problems[first]}{also}")
+        return images
 
-    def _image_bytes(self, name: str, digest: str) -> int:
-        if digest not in self._manifests:
-            raise BadImage(f"its image {name} lacks the manifest {digest}")
-        parts: dict[str, int] = {}
+    def _judge(self, repository: str, tag: str) -> tuple[Image, set[str]]:
+        """One image, by what a registry looks up when it is pulled."""
+        path = tag_link(repository, tag)
+        if path not in self._links:
+            raise _LackingError(f"lacks the link of its tag{self._why(path)}")
+        digest = self._links[path]
+        parts: set[str] = set()
+        absent: list[str] = []
+        seen: set[str] = set()
         waiting = [digest]
         while waiting:
             current = waiting.pop()
-            if current in parts:
+            if current in seen:
                 continue
-            parts[current] = self.sizes[current]
-            manifest = self._manifests.get(current)
-            if manifest is None:
-                continue
-            for needed in manifest.needed:
-                if needed not in self.sizes:
-                    raise BadImage(f"its image {name} lacks the blob {needed}")
-                parts[needed] = self.sizes[needed]
-            waiting += [other for other in manifest.others if other in self.sizes]
-        return sum(parts.values())
+            seen.add(current)
+            stored, manifest = self._manifest(repository, current)
+            parts.add(stored)
+            parts.update(self._blob(repository, blob) for blob in manifest.blobs)
+            count = len(waiting)
+            for child in manifest.children:
+                (waiting if self._is_known(repository, child) else absent).append(child)
+            if manifest.is_index and len(waiting) == count:
+                raise _LackingError(
+                    f"lacks every image of its index {current}{_list_of(manifest.children)}"
+                )
+        size = sum(self.sizes[part] for part in parts)
+        return Image(repository, tag, digest, size, tuple(dict.fromkeys(absent))), parts
+
+    def _manifest(self, repository: str, digest: str) -> tuple[str, Manifest]:
+        """A manifest, and the digest of its blob."""
+        # A registry looks into both: its version 2.1.0 wrote only the second one.
+        paths = revision_link(repository, digest), layer_link(repository, digest)
+        known = next((path for path in paths if path in self._links), None)
+        if known is None:
+            why = self._why(paths[0])
+            raise _LackingError(f"lacks the link in its repository to the manifest {digest}{why}")
+        stored = self._links[known]
+        if stored not in self.sizes:
+            raise _LackingError(f"lacks the manifest {digest}{self._why(blob_path(stored))}")
+        manifest = self._manifests.get(stored)
+        if manifest is None:
+            raise _LackingError(f"has in the place of its manifest something else: {digest}")
+        return stored, manifest
+
+    def _blob(self, repository: str, digest: str) -> str:
+        """The digest of what is there for a blob that a manifest names."""
+        _prove_digest(digest)
+        path = layer_link(repository, digest)
+        stored = self._links.get(path)
+        if stored is None:
+            why = self._why(path)
+            raise _LackingError(f"lacks the link in its repository to the blob {digest}{why}")
+        if stored not in self.sizes:
+            raise _LackingError(f"lacks the blob {digest}{self._why(blob_path(stored))}")
+        return stored
+
+    def _is_known(self, repository: str, digest: str) -> bool:
+        """Whether a manifest was ever pushed there."""
+        _prove_digest(digest)
+        paths = revision_link(repository, digest), layer_link(repository, digest)
+        return any(path in self._links or path in self._damaged for path in paths)
+
+    def _why(self, path: str) -> str:
+        why = self._damaged.get(path)
+        return f": {why}" if why else ""
+
+    def _note_tag(self, link: Link) -> None:
+        if link.tag is not None:
+            self._tags.add((link.repository, link.tag))
+        self._prove_size()
+
+    def _prove_size(self) -> None:
+        if len(self.sizes) + len(self._links) + len(self._damaged) > _MAX_ENTRIES:
+            raise BadImage(f"it has more than {_MAX_ENTRIES} blobs and links")
 
 
-def _read_manifest(content: bytes) -> _Manifest | None:
-    """The manifest of an image or of a list of images; None for other blobs."""
-    if content.lstrip()[:1] != b"{":
-        return None
-    try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(fields, dict) or fields.get("schemaVersion") not in (1, 2):
-        return None
-    needed = [*_descriptors([fields.get("config")]), *_descriptors(fields.get("layers"))]
-    return _Manifest(tuple(needed), tuple(_descriptors(fields.get("manifests"))))
+def _prove_digest(text: str) -> None:
+    if not is_digest(text):
+        raise _LackingError(f"needs {quoted(text)}, a digest of no algorithm that is known here")
 
 
-def _descriptors(value: Any) -> Iterator[str]:
-    """The digests of descriptors, but of those that are kept elsewhere (`urls`)."""
-    for entry in value if isinstance(value, list) else ():
-        if isinstance(entry, dict) and not entry.get("urls"):
-            digest = entry.get("digest")
-            if isinstance(digest, str) and is_digest(digest):
-                yield digest
+def _list_of(digests: tuple[str, ...]) -> str:
+    """The first of them, for the end of a line."""
+    if not digests:
+        return ", which names none"
+    more = f" and {len(digests) - 1} more" if digests[1:] else ""
+    return f": {digests[0]}{more}"

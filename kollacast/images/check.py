@@ -1,36 +1,70 @@
-"""Proves that a registry serves the images that it is there for."""
+"""Proves that a registry serves the images that it is there for: asks for all that a pull asks for.
+
+Manifests are read, and compared with their digests; of each blob, it has to say that it is there
+and how large it is.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from http.client import HTTPException
 from urllib.error import HTTPError, URLError
 from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 
 from kollacast.images.catalog import Image
+from kollacast.images.manifest import MAX_MANIFEST, MEDIA_TYPES, Manifest, read_manifest
 
 #: Seconds between two attempts to reach the registry.
 _RETRY_S = 0.2
-#: What a manifest may be; a registry translates one that is not asked for, or refuses.
-_MANIFESTS = ", ".join(
-    (
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-        "application/vnd.docker.distribution.manifest.v1+prettyjws",
-    )
-)
+#: Seconds that an answer may take at the least, however short the patience is.
+_LEAST_S = 1.0
+#: Requests that are under way at a time.
+_AT_ONCE = 8
 
 
-def check_registry(address: str, images: Sequence[Image], timeout_s: float) -> None:
+@dataclass(frozen=True)
+class Served:
+    """What a registry has been asked for, and has."""
+
+    manifests: int
+    blobs: int
+
+
+def check_registry(address: str, images: Sequence[Image], timeout_s: float) -> Served:
     """Wait until the registry at `address` answers; then it must serve all `images` as they are.
 
-    Speaks HTTP, without a proxy. Raises OSError, with all that is wrong in one line.
+    Speaks HTTP, without a proxy. Raises OSError, with what is wrong first in one line.
     """
-    _Check(address, timeout_s).run(images)
+    return _Check(address, timeout_s).run(images)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A manifest that is part of an image."""
+
+    image: Image
+    reference: str  #: tag or digest
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        is_whole = self.reference == self.image.tag
+        return self.image.name if is_whole else f"{self.digest} of {self.image.name}"
+
+
+@dataclass(frozen=True)
+class _Blob:
+    """A blob that is part of an image."""
+
+    image: Image
+    digest: str
+    size: int | None  #: in bytes, if the manifest says so
 
 
 class _Check:
@@ -40,27 +74,78 @@ class _Check:
         self._deadline = time.monotonic() + timeout_s
         self._opener: OpenerDirector = build_opener(ProxyHandler({}))
 
-    def run(self, images: Sequence[Image]) -> None:
+    def run(self, images: Sequence[Image]) -> Served:
         self._wait()
-        for image in images:
-            path = f"/v2/{image.repository}/manifests/{image.tag}"
-            status, headers = self._ask("HEAD", path)
-            digest = headers.get("docker-content-digest")
-            if status != 200:
-                raise _wrong(
-                    f"the registry at {self._address} does not serve {image.name}: status {status}"
-                )
-            if digest != image.digest:
-                raise _wrong(
-                    f"the registry at {self._address} serves another {image.name}: {digest}, and"
-                    f" not {image.digest}"
-                )
+        pool = ThreadPoolExecutor(_AT_ONCE, "check")
+        try:
+            return self._ask_for_all(images, pool)
+        except _NoAnswerError as error:
+            raise _wrong(f"the registry at {self._address} answers no more: {error}") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _ask_for_all(self, images: Sequence[Image], pool: ThreadPoolExecutor) -> Served:
+        """Ask for manifests, those that they name, and all blobs, several at once."""
+        seen: set[tuple[str, str]] = set()
+        blobs: dict[tuple[str, str], _Blob] = {}
+        waiting = [_Asked(image, image.tag, image.digest) for image in images]
+        while waiting:
+            children = []
+            for asked, manifest in zip(waiting, pool.map(self._manifest, waiting), strict=True):
+                image = asked.image
+                seen.add((image.repository, asked.digest))
+                for digest, size in manifest.blobs.items():
+                    blobs.setdefault((image.repository, digest), _Blob(image, digest, size))
+                children += [
+                    _Asked(image, digest, digest)
+                    for digest in manifest.children
+                    if digest not in image.absent and (image.repository, digest) not in seen
+                ]
+            waiting = list({(a.image.repository, a.digest): a for a in children}.values())
+        for _ in pool.map(self._blob, blobs.values()):
+            pass
+        return Served(len(seen), len(blobs))
+
+    def _manifest(self, asked: _Asked) -> Manifest:
+        """What is in a manifest that the registry serves."""
+        path = f"/v2/{asked.image.repository}/manifests/{asked.reference}"
+        status, headers, body = self._ask("GET", path, self._patience_s())
+        if status != 200:
+            raise self._not_served(asked.name, status)
+        algorithm, _, value = asked.digest.partition(":")
+        digest = headers.get("docker-content-digest")
+        if hashlib.new(algorithm, body).hexdigest() != value or digest != asked.digest:
+            raise _wrong(
+                f"the registry at {self._address} serves another {asked.name}: {digest}, and"
+                f" not {asked.digest}"
+            )
+        manifest = read_manifest(body)
+        if manifest is None:
+            raise _wrong(f"the registry at {self._address} serves no manifest for {asked.name}")
+        return manifest
+
+    def _blob(self, blob: _Blob) -> None:
+        path = f"/v2/{blob.image.repository}/blobs/{blob.digest}"
+        status, headers, _ = self._ask("HEAD", path, self._patience_s())
+        name = f"the blob {blob.digest} of {blob.image.name}"
+        if status != 200:
+            raise self._not_served(name, status)
+        size = headers.get("content-length")
+        if blob.size is not None and size is not None and size != str(blob.size):
+            raise _wrong(
+                f"the registry at {self._address} serves {size} bytes for {name}, and not"
+                f" {blob.size}"
+            )
+
+    def _not_served(self, name: str, status: int) -> OSError:
+        return _wrong(f"the registry at {self._address} does not serve {name}: status {status}")
 
     def _wait(self) -> None:
         """Return when a registry answers."""
         while True:
             try:
-                status, headers = self._ask("GET", "/v2/")
+                left_s = self._deadline - time.monotonic()
+                status, headers, _ = self._ask("GET", "/v2/", max(left_s, _LEAST_S))
                 if headers.get("docker-distribution-api-version") != "registry/2.0":
                     raise _wrong(f"what answers at {self._address} is no registry")
                 if status == 200:
@@ -74,23 +159,34 @@ class _Check:
                 )
             time.sleep(_RETRY_S)
 
-    def _ask(self, method: str, path: str) -> tuple[int, dict[str, str]]:
-        """Status and headers, by name in small letters."""
+    def _patience_s(self) -> float:
+        """For an answer of a registry that has answered before."""
+        return max(self._timeout_s, _LEAST_S)
+
+    def _ask(self, method: str, path: str, patience_s: float) -> tuple[int, dict[str, str], bytes]:
+        """Status; headers, by name in small letters; as much as a manifest has of the body."""
+        # A registry translates a manifest that is not asked for, or refuses.
         request = Request(
-            f"http://{self._address}{path}", method=method, headers={"Accept": _MANIFESTS}
+            f"http://{self._address}{path}",
+            method=method,
+            headers={"Accept": ", ".join(MEDIA_TYPES)},
         )
-        patience_s = max(self._deadline - time.monotonic(), 1.0)
         try:
             with self._opener.open(request, timeout=patience_s) as answer:
-                return answer.status, {name.lower(): value for name, value in answer.getheaders()}
+                body = answer.read(MAX_MANIFEST + 1) if method == "GET" else b""
+                return answer.status, _by_name(answer.getheaders()), body
         except HTTPError as error:
             with error:
-                return error.code, {name.lower(): value for name, value in error.headers.items()}
+                return error.code, _by_name(error.headers.items()), b""
         except OSError as error:
             reason = error.reason if isinstance(error, URLError) else error
             raise _NoAnswerError(getattr(reason, "strerror", None) or str(reason)) from None
         except HTTPException:
             raise _wrong(f"what answers at {self._address} is no registry") from None
+
+
+def _by_name(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers}
 
 
 class _NoAnswerError(Exception):

@@ -22,12 +22,16 @@ MAX_LINK = 160
 COMPONENT = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
 TAG = r"\w[\w.-]{0,127}"
 
-_DIGEST = r"(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})"
+#: What a registry knows blobs by itself. By another digest that it was pushed with, a blob has a
+#: link that holds this one.
+_CANONICAL = "sha256"
+_ALGORITHMS = r"sha256|sha384|sha512"
+_DIGEST = r"(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})"
 #: The same as two folders.
-_FOLDERS = r"(?P<algorithm>sha256|sha512)/(?P<hex>[0-9a-f]{64}|[0-9a-f]{128})"
+_FOLDERS = rf"(?P<algorithm>{_ALGORITHMS})/(?P<hex>[0-9a-f]{{64,128}})"
 _BLOB = re.compile(
-    rf"{STORAGE}/blobs/(?P<algorithm>sha256|sha512)/(?P<start>[0-9a-f]{{2}})"
-    r"/(?P<hex>(?P=start)(?:[0-9a-f]{62}|[0-9a-f]{126}))/data"
+    rf"{STORAGE}/blobs/(?P<algorithm>{_ALGORITHMS})/(?P<start>[0-9a-f]{{2}})"
+    r"/(?P<hex>(?P=start)[0-9a-f]{62,126})/data"
 )
 _LINK = re.compile(
     rf"{STORAGE}/repositories/(?P<repository>{COMPONENT}(?:/{COMPONENT})*)"
@@ -58,9 +62,38 @@ class Link:
     """A file that holds a digest."""
 
     path: str
-    digest: str | None  #: that it has to hold, if its path says so
+    digest: str | None  #: that it stands for, if its path says so
     repository: str
     tag: str | None  #: that stands for the digest
+
+    def may_hold(self, content: str) -> bool:
+        """Whether this can be in it: a digest, and of the same blob as far as anybody can tell."""
+        if not is_digest(content):
+            return False
+        is_alias = self.digest is not None and not self.digest.startswith(f"{_CANONICAL}:")
+        return self.digest in (None, content) or (is_alias and content.startswith(f"{_CANONICAL}:"))
+
+
+def blob_path(digest: str) -> str:
+    """Where a blob is."""
+    algorithm, _, value = digest.partition(":")
+    return f"{STORAGE}/blobs/{algorithm}/{value[:2]}/{value}/data"
+
+
+def layer_link(repository: str, digest: str) -> str:
+    """Where the link is by which a repository has a blob."""
+    return f"{STORAGE}/repositories/{repository}/_layers/{digest.replace(':', '/')}/link"
+
+
+def revision_link(repository: str, digest: str) -> str:
+    """Where the link is by which a repository has a manifest."""
+    folders = digest.replace(":", "/")
+    return f"{STORAGE}/repositories/{repository}/_manifests/revisions/{folders}/link"
+
+
+def tag_link(repository: str, tag: str) -> str:
+    """Where the link is to the manifest of a tag."""
+    return f"{STORAGE}/repositories/{repository}/_manifests/tags/{tag}/current/link"
 
 
 def locate(member: str) -> Blob | Link | None:

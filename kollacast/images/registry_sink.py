@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import BinaryIO, cast
 
+from twisted.logger import Logger
+
 from kollacast import fdio
 from kollacast.images.archive import PIECE, read_storage
 from kollacast.images.catalog import Catalog
@@ -22,12 +24,18 @@ from kollacast.sink import OneWay
 #: Seconds between two looks whether a wait for the unpacking is called off.
 _LOOK_S = 0.1
 
+_log = Logger()
+
 
 class RegistrySink(OneWay):
     """A `Sink` that makes a new current version in `root` once the image is verified."""
 
-    def __init__(self, root: str) -> None:
-        """Raises OSError when `root` cannot be used, or another process uses it."""
+    def __init__(self, root: str, say: Callable[[str], object] | None = None) -> None:
+        """Raises OSError when `root` cannot be used, or another process uses it.
+
+        Once the image is committed, `say` is given each line about it that an operator should see.
+        """
+        self._say = say or _warn
         self._versions = Versions(root)
         self._lock = threading.Lock()
         self._in_use = False
@@ -61,6 +69,8 @@ class RegistrySink(OneWay):
             self._versions.switch()
             self._is_committed = True
         self._versions.close()
+        for line in catalog.remarks():
+            self._say(line)
 
     def restart(self) -> None:
         with self._lock:
@@ -92,6 +102,10 @@ class RegistrySink(OneWay):
         self._unpacking.join()
         self._versions.discard()
         self._versions.close()
+
+
+def _warn(line: str) -> None:
+    _log.warn("the image: {line}", line=line)
 
 
 class _Unpacking:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from typing import BinaryIO
 
 from kollacast.images.archive import PIECE
@@ -11,8 +12,8 @@ from kollacast.images.registry_sink import RegistrySink
 from kollacast.images.versions import read_record
 
 
-def unpack_file(file: BinaryIO, root: str) -> bool:
-    """Make the image in `file` the current version in `root`.
+def unpack_file(file: BinaryIO, root: str, say: Callable[[str], object]) -> bool:
+    """Make the image in `file` the current version in `root`; `say` what is to be known of it.
 
     Returns False when it was that before. Raises OSError, BadImage among them, and then the
     version before is still the current one.
@@ -22,7 +23,7 @@ def unpack_file(file: BinaryIO, root: str) -> bool:
         if record.digest == _read(file, None):
             return False
         file.seek(0)
-    sink = RegistrySink(root)
+    sink = RegistrySink(root, say)
     try:
         sink.commit(_read(file, sink))
     finally:

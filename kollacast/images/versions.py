@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,6 +26,7 @@ from kollacast.images.catalog import Image
 _RECORD = ".kollacast.json"
 _NO_RECORD = "is no record of a received image"
 _PART = ".incoming.part"
+_LINKS = ("current", "previous")
 #: The registry runs as another user, and reads; who else may is for the mode of DIR to say.
 _FILE_MODE = 0o644
 _FOLDER_MODE = 0o755
@@ -49,8 +50,12 @@ class Versions:
     """The versions in one folder; only one object at a time, of all processes, may change them."""
 
     def __init__(self, root: str) -> None:
-        """Make the folder if need be. Raises OSError, also when another process is at it."""
+        """Make the folder if need be. Raises OSError, also when another process is at it.
+
+        And when the place of a link to a version is taken by something else.
+        """
         self._root = os.path.abspath(root)
+        _prove_links(root)
         self._folder = os.path.join(self._root, "versions")
         self._part = os.path.join(self._folder, _PART)
         _make_folder(self._folder)
@@ -80,13 +85,25 @@ class Versions:
 
     @contextmanager
     def create(self, path: str) -> Iterator[_Whole]:
-        """A new file in what was begun. Raises OSError."""
+        """A new file in what was begun, in the place of one that is there. Raises OSError.
+
+        When the context ends by an exception, there is none.
+        """
         whole = os.path.join(self._part, path)
         _make_folder(os.path.dirname(whole))
-        fd = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
-        with open(fd, "wb", buffering=0) as file:
-            os.fchmod(fd, _FILE_MODE)
-            yield _Whole(file)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            fd = os.open(whole, flags, _FILE_MODE)
+        except FileExistsError:
+            os.unlink(whole)
+            fd = os.open(whole, flags, _FILE_MODE)
+        try:
+            with open(fd, "wb", buffering=0) as file:
+                os.fchmod(fd, _FILE_MODE)
+                yield _Whole(file)
+        except BaseException:
+            os.unlink(whole)
+            raise
 
     def finish(self, record: Record) -> None:
         """Bring what was begun to disk. Raises OSError."""
@@ -97,20 +114,39 @@ class Versions:
     def switch(self) -> None:
         """Make what was begun and finished the current version; keep the one before only.
 
-        Raises OSError; then `current` is what it was, or already the new one.
+        Raises OSError; then both links are what they were, and what was begun is gone.
         """
         numbers = [int(name) for name in os.listdir(self._folder) if name.isdecimal()]
         number = str(max(numbers, default=0) + 1)
+        links = {name: self._target(name) for name in _LINKS}
         os.rename(self._part, os.path.join(self._folder, number))
-        os.fsync(self._fd)
-        before = self._target("current")
-        if before is not None:
-            self._link("previous", before)
-        self._link("current", f"versions/{number}")
-        _sync_folder(self._root)
+        try:
+            os.fsync(self._fd)
+            if links["current"] is not None:
+                self._link("previous", links["current"])
+            self._link("current", f"versions/{number}")
+            _sync_folder(self._root)
+        except OSError:
+            self._take_back(number, links)
+            raise
         keep = {number, os.path.basename(self._target("previous") or "")}
         for old in {*map(str, numbers)} - keep:
             shutil.rmtree(os.path.join(self._folder, old), ignore_errors=True)
+
+    def _take_back(self, number: str, links: Mapping[str, str | None]) -> None:
+        """Have the links as before, and not this version; one that has to stay current stays."""
+        for name, target in links.items():
+            try:
+                if self._target(name) == target:
+                    continue
+                if target is not None:
+                    self._link(name, target)
+                else:
+                    os.unlink(os.path.join(self._root, name))
+            except OSError:
+                if name == "current":
+                    return
+        shutil.rmtree(os.path.join(self._folder, number), ignore_errors=True)
 
     def _target(self, name: str) -> str | None:
         try:
@@ -145,14 +181,18 @@ def parse_record(text: str, name: str) -> Record:
     """A record as `Record.as_json` has made it; `name` is for errors. Raises OSError."""
     try:
         fields = json.loads(text)
-        images = [Image(**image) for image in fields["images"]]
+        images = [
+            Image(**{**image, "absent": tuple(image.get("absent", ()))})
+            for image in fields["images"]
+        ]
         return Record(fields["digest"], fields["bytes"], fields["received_at"], images)
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise OSError(errno.EBADMSG, _NO_RECORD, name) from None
 
 
 def prove_root(root: str) -> None:
-    """Raise the OSError that making `Versions(root)` would raise for lack of a folder or rights."""
+    """Raise the OSError that making `Versions(root)` would raise for what is there, or rights."""
+    _prove_links(root)
     existing = os.path.abspath(root)
     while not os.path.lexists(existing):
         existing = os.path.dirname(existing)
@@ -160,6 +200,17 @@ def prove_root(root: str) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), existing)
     if not os.access(existing, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), existing)
+
+
+def _prove_links(root: str) -> None:
+    """Raise OSError where something else is in the place of a link to a version."""
+    for name in _LINKS:
+        path = os.path.join(root, name)
+        if os.path.lexists(path) and not os.path.islink(path):
+            # As when an engine was told to mount it before there was an image.
+            kind = "a directory" if os.path.isdir(path) else "a file"
+            reason = f"{path} is {kind}, in the place of a link to a version: move it away"
+            raise FileExistsError(errno.EEXIST, reason)
 
 
 class _Whole:
