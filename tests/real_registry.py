@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -67,7 +69,7 @@ def serving(root: Path, config: Path, port: int | None = None) -> Iterator[str]:
     fields = {
         "version": "0.1",
         "log": {"level": "error"},
-        "storage": {"filesystem": {"rootdirectory": str(root)}},
+        "storage": {"filesystem": {"rootdirectory": str(root)}, "delete": {"enabled": True}},
         "http": {"addr": address},
     }
     config.write_text(json.dumps(fields))  # which is YAML, too
@@ -108,6 +110,38 @@ def pull(address: str, name: str, folder: Path) -> str:
     source = f"docker://{address}/{name}"
     run("skopeo", "copy", "--quiet", "--src-tls-verify=false", source, f"dir:{folder}")
     return run("skopeo", "manifest-digest", folder / "manifest.json").strip()
+
+
+def ask(method: str, url: str, data: bytes | None = None, kind: str = "") -> tuple[int, str]:
+    """Status of an answer, and where it leads to."""
+    headers = {"Content-Type": kind or "application/octet-stream"}
+    request = urllib.request.Request(url, data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+            return answer.status, answer.headers.get("Location", "")
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, ""
+
+
+def push_blob(address: str, repository: str, data: bytes, algorithm: str) -> str:
+    """Push a blob by its digest of this algorithm, which is returned."""
+    digest = f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
+    status, place = ask("POST", f"http://{address}/v2/{repository}/blobs/uploads/", b"")
+    assert status == 202
+    status, _ = ask("PUT", f"{place}{'&' if '?' in place else '?'}digest={digest}", data)
+    assert status == 201
+    return digest
+
+
+def push_manifest(address: str, name: str, fields: dict[str, object]) -> str:
+    """Push a manifest, whose `mediaType` has to be there; returns its digest."""
+    repository, _, tag = name.partition(":")
+    data = json.dumps(fields).encode()
+    url = f"http://{address}/v2/{repository}/manifests/{tag}"
+    status, _ = ask("PUT", url, data, str(fields["mediaType"]))
+    assert status == 201, status
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def layout_digest(layout: Path, tag: str) -> str:

@@ -400,6 +400,20 @@ async def test_a_second_unpacking_does_nothing(crew: Crew, source: _Source) -> N
         assert names_in(root / "versions") == ["1"]
 
 
+@pytest.mark.parametrize("name", ["current", "previous"])
+@on_the_reactor
+async def test_a_directory_in_the_place_of_a_link(crew: Crew, name: str) -> None:
+    """As an engine makes it that is to mount what is not there yet: named before anything comes."""
+    root = crew.folder / "host"
+    (root / name).mkdir(parents=True)
+    reason = f"{root}: cannot be written: {root / name} is a directory, in the place of a link"
+    unpack = ("unpack", "--root", root, "nowhere")
+    assert f"--root {reason}" in await _refused(_images(crew, *unpack), 2)
+    client = crew.client("--registry-root", str(root))
+    assert f"--registry-root {reason}" in await _refused(client, 2)
+    assert names_in(root) == [name]
+
+
 @on_the_reactor
 async def test_interrupted_client_leaves_nothing(crew: Crew, source: _Source) -> None:
     image, root = crew.folder / "image.tgz", crew.folder / "host"

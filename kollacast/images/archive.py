@@ -132,7 +132,7 @@ class _Forward:
         at = holes = 0
         # Offsets and sizes, as tarfile has them of every kind of GNU tar's sparse members.
         pieces = cast(list[tuple[int, int]], member.sparse) or [(0, member.size)]
-        for offset, size in (*pieces, (member.size, 0)):
+        for offset, size in (*(piece for piece in pieces if piece[1]), (member.size, 0)):
             hole = offset - at
             holes += hole
             if hole < 0 or size < 0 or holes > _MAX_HOLES:
@@ -185,6 +185,8 @@ class _Reading:
             raise BadImage("it is cut short: the end of the archive is missing")
 
     def _member(self, member: tarfile.TarInfo) -> None:
+        # tarfile prefers the one that is made up for programs that know nothing of such members.
+        member.name = member.pax_headers.get("GNU.sparse.name", member.name)
         entry = locate(member.name)
         if member.isdir() or member.type == _DUMPED_DIRECTORY:
             return
@@ -215,8 +217,10 @@ class _Reading:
                 if digester.hexdigest() != blob.digest.partition(":")[2]:
                     raise _WrongDigestError
         except _WrongDigestError:
-            why = f"its member {quoted(member.name)} is damaged: the bytes have another digest"
-            self._catalog.add_damaged(blob, why)
+            self._catalog.add_damaged(blob, "it is damaged: the bytes have another digest")
+            self._catalog.remark(
+                f"left out: {quoted(member.name)}, whose bytes have another digest"
+            )
             return
         self._catalog.add_blob(
             blob.digest, member.size, None if content is None else content.getvalue()
