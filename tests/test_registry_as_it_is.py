@@ -317,7 +317,6 @@ def _as_unpacked(archive: Path, folder: Path) -> dict[str, bytes]:
         ("--format=gnu", "--sparse"),
         *(("--format=posix", "--sparse", f"--sparse-version={n}") for n in ("0.0", "0.1", "1.0")),
         ("--format=posix",),
-        ("--format=gnu", "--listed-incremental=snapshot"),
     ],
 )
 def test_what_gnu_tar_writes(tmp_path: Path, words: tuple[str, ...]) -> None:

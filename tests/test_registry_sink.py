@@ -162,8 +162,8 @@ class UnpackingTests(_TestCase):
         self.assertEqual(
             said,
             [
-                f"left out: '{orphan}', whose bytes have another digest",
-                f"left out: its member '{link.name}' is a symbolic link",
+                f"left out: '{link.name}': is a symbolic link",
+                f"left out: '{orphan}': is damaged: the bytes have another digest",
             ],
         )
         self.assertFalse((self.root / "current" / STORAGE / "repositories/kolla/alias").exists())
@@ -455,7 +455,7 @@ class BadArchiveTests(_TestCase):
             (tarfile.CHRTYPE, "a device"),
             (tarfile.BLKTYPE, "a device"),
             (tarfile.FIFOTYPE, "a named pipe"),
-            (b"V", "of no kind that is known here"),
+            (b"V", "of a kind that is not known here"),
         ):
             member = tarfile.TarInfo(path)
             member.type = kind

@@ -28,8 +28,6 @@ _MAX_HEADERS = 1024 * 1024
 _MAX_HOLES = 64 * 1024**3
 _ZEROS = bytes(PIECE)
 
-#: What a directory looks like in GNU tar's incremental archives.
-_DUMPED_DIRECTORY = b"D"
 #: Members of other kinds than files, for messages.
 _KINDS = {
     tarfile.SYMTYPE: "a symbolic link",
@@ -188,12 +186,13 @@ class _Reading:
         # tarfile prefers the one that is made up for programs that know nothing of such members.
         member.name = member.pax_headers.get("GNU.sparse.name", member.name)
         entry = locate(member.name)
-        if member.isdir() or member.type == _DUMPED_DIRECTORY:
+        if member.isdir():
             return
         if member.islnk():
             self._hard_link(entry, member)
         elif not member.isreg():
-            self._unusable(entry, member, _KINDS.get(member.type, "of no kind that is known here"))
+            kind = _KINDS.get(member.type, "of a kind that is not known here")
+            self._leave_out(entry, member, f"is {kind}")
         elif isinstance(entry, Blob):
             self._blob(entry, member)
         elif isinstance(entry, Link):
@@ -217,10 +216,7 @@ class _Reading:
                 if digester.hexdigest() != blob.digest.partition(":")[2]:
                     raise _WrongDigestError
         except _WrongDigestError:
-            self._catalog.add_damaged(blob, "it is damaged: the bytes have another digest")
-            self._catalog.remark(
-                f"left out: {quoted(member.name)}, whose bytes have another digest"
-            )
+            self._leave_out(blob, member, "is damaged: the bytes have another digest")
             return
         self._catalog.add_blob(
             blob.digest, member.size, None if content is None else content.getvalue()
@@ -233,8 +229,7 @@ class _Reading:
 
     def _add_link(self, link: Link, digest: str, member: tarfile.TarInfo) -> None:
         if not link.may_hold(digest):
-            why = f"its member {quoted(member.name)} is damaged: it holds another digest"
-            self._catalog.add_damaged(link, why)
+            self._leave_out(link, member, "is damaged: it holds another digest than it has to")
             return
         with self._create(link.path) as file:
             file.write(digest.encode())
@@ -254,14 +249,15 @@ class _Reading:
         if isinstance(entry, Blob) and isinstance(target, Blob) and entry == target:
             return
         if entry is not None:
-            named = quoted(member.linkname)
-            self._unusable(entry, member, f"a link to {named}, which is no such file before it")
+            kind = f"is a link to {quoted(member.linkname)}, which is no such file before it"
+            self._leave_out(entry, member, kind)
 
-    def _unusable(self, entry: Blob | Link | None, member: tarfile.TarInfo, kind: str) -> None:
-        why = f"its member {quoted(member.name)} is {kind}"
+    def _leave_out(self, entry: Blob | Link | None, member: tarfile.TarInfo, why: str) -> None:
+        line = f"left out: {quoted(member.name)}: {why}"
         if entry is not None:
-            self._catalog.add_damaged(entry, why)
-        self._catalog.remark(f"left out: {why}")
+            self._catalog.add_damaged(entry, f"it {why}", line)
+        else:
+            self._catalog.remark(line)
 
 
 class _WrongDigestError(Exception):

@@ -54,10 +54,11 @@ class Catalog:
     sizes: dict[str, int] = field(default_factory=dict)  #: bytes of each blob, by digest
     _manifests: dict[str, Manifest] = field(default_factory=dict)
     _links: dict[str, str] = field(default_factory=dict)  #: digests by path
-    _damaged: dict[str, str] = field(default_factory=dict)  #: what is wrong, by path
+    #: what is wrong, as what follows a colon and as a line of its own, by path
+    _damaged: dict[str, tuple[str, str]] = field(default_factory=dict)
     _tags: set[tuple[str, str]] = field(default_factory=set)
     _remarks: list[str] = field(default_factory=list)
-    _more_remarks: int = 0
+    _remarks_not_kept: int = 0
 
     def add_blob(self, digest: str, size: int, content: bytes | None) -> None:
         """There is a blob; `content` is what a manifest would be read from."""
@@ -74,33 +75,37 @@ class Catalog:
         self._links[link.path] = digest
         self._note_tag(link)
 
-    def add_damaged(self, entry: Blob | Link, why: str) -> None:
-        """There is something of which no registry can make use; `why` is a sentence."""
+    def add_damaged(self, entry: Blob | Link, why: str, line: str) -> None:
+        """There is something of which no registry can make use.
+
+        `why` follows the name of what needs it, `line` is for an operator where nothing does.
+        """
         if isinstance(entry, Blob):
             if entry.digest in self.sizes:
                 return
         else:
             self._links.pop(entry.path, None)
             self._note_tag(entry)
-        self._damaged[entry.path] = why
+        self._damaged[entry.path] = why, line
         self._prove_size()
 
     def link(self, path: str) -> str | None:
         """The digest in a link, if it is there."""
         return self._links.get(path)
 
-    def remark(self, text: str) -> None:
-        """Something that was left out, for the operator to know."""
+    def remark(self, line: str) -> None:
+        """Something else was left out, for the operator to know."""
         if len(self._remarks) < _SHOWN:
-            self._remarks.append(text)
+            self._remarks.append(line)
         else:
-            self._more_remarks += 1
+            self._remarks_not_kept += 1
 
     def remarks(self) -> Iterator[str]:
         """What an operator should know of a storage whose images are whole, a line each."""
-        yield from self._remarks
-        if self._more_remarks:
-            yield f"and {self._more_remarks} more"
+        lines = [*self._remarks, *(line for _, line in self._damaged.values())]
+        yield from lines[:_SHOWN]
+        if more := len(lines[_SHOWN:]) + self._remarks_not_kept:
+            yield f"left out: {more} more"
         partial = [image for image in self.images() if image.absent]
         for image in partial[:_SHOWN]:
             names = ", ".join(image.absent)
@@ -197,8 +202,7 @@ class Catalog:
         return any(path in self._links or path in self._damaged for path in paths)
 
     def _why(self, path: str) -> str:
-        why = self._damaged.get(path)
-        return f": {why}" if why else ""
+        return f": {self._damaged[path][0]}" if path in self._damaged else ""
 
     def _note_tag(self, link: Link) -> None:
         if link.tag is not None:

@@ -105,8 +105,7 @@ class _Storage:
 
         for link in _wrong_for_long(found, is_right):
             why = f"{self._path(link)}: is damaged: it holds another digest than it has to"
-            self.catalog.add_damaged(link, why)
-            self.catalog.remark(f"left out: {why}")
+            self.catalog.add_damaged(link, why, f"left out: {why}")
         return digests
 
     def _read_blobs(self) -> list[Blob]:
@@ -140,15 +139,14 @@ class _Storage:
             size = os.stat(os.path.join(self._root, blob.path)).st_size
         except FileNotFoundError:
             if why := broken_link(self._root, blob.path):
-                self.catalog.add_damaged(blob, why)
+                self.catalog.add_damaged(blob, why, f"left out: {why}")
             return False
         self.catalog.add_blob(blob.digest, size, None)
         return True
 
     def _note_damaged(self, blob: Blob) -> None:
         why = f"{self._path(blob)}: is damaged: the bytes have another digest"
-        self.catalog.add_damaged(blob, why)
-        self.catalog.remark(f"left out: {why}")
+        self.catalog.add_damaged(blob, why, f"left out: {why}")
 
     def _is_usable(self, blob: Blob) -> bool:
         """Whether a blob that no image needs is what it should be; else it is not packed."""
