@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -364,3 +365,34 @@ def test_archives_that_were_added_to(tmp_path: Path) -> None:
         record = read_record(str(tmp_path / path.stem))
         assert record is not None
         assert record.images == listed
+
+
+def test_a_registry_that_is_pushed_to_meanwhile(tmp_path: Path) -> None:
+    """It truncates the links of what it has already, and writes them again."""
+    root, repository = tmp_path / "registry", "kolla/one"
+    with serving(root, tmp_path / "registry.json") as address:
+        settings = push_blob(address, repository, b"{}", "sha256")
+        fields: dict[str, object] = {
+            "schemaVersion": 2,
+            "mediaType": f"{_OCI}.manifest.v1+json",
+            "config": {"mediaType": f"{_OCI}.config.v1+json", "digest": settings, "size": 2},
+            "layers": [],
+        }
+        digest = push_manifest(address, f"{repository}:1", fields)
+        is_done = threading.Event()
+
+        def push_on() -> None:
+            url = f"http://{address}/v2/{repository}/manifests/1"
+            data = json.dumps(fields).encode()
+            while not is_done.is_set():
+                ask("PUT", url, data, str(fields["mediaType"]))
+
+        pushing = threading.Thread(target=push_on)
+        pushing.start()
+        try:
+            for _ in range(100):
+                images = pack_storage(str(root), str(tmp_path / "image.tar"), "none").images()
+                assert [image.digest for image in images] == [digest]
+        finally:
+            is_done.set()
+            pushing.join()
