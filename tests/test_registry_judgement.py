@@ -225,15 +225,17 @@ class OrphanTests(_TestCase):
         orphan, unlinked = digest_of(b"orphan"), digest_of(b"unlinked")
         link = f"{_HOME}/_layers/{_folders(orphan)}/link"
         empty = f"{_HOME}/_layers/{_folders(digest_of(b'empty'))}/link"
-        more = {blob_path(orphan): b"", link: orphan.encode(), blob_path(unlinked): b"", empty: b""}
-        write_storage(self.root, more)
-        catalog = self.pack()
-        self.assertEqual(catalog.images(), expected)
-        self.assertEqual(self.listed().images(), expected)
-        said = " ".join(catalog.remarks())
-        for path in (blob_path(orphan), empty):
-            self.assertIn(f"left out: {self.root / STORAGE / path}: is damaged", said)
-        for path in (link, *more):
+        more = {link: orphan.encode(), blob_path(unlinked): b"", empty: b""}
+        for content in (b"", b"{", b"another"):
+            write_storage(self.root, {**more, blob_path(orphan): content})
+            catalog = self.pack()
+            self.assertEqual(catalog.images(), expected)
+            self.assertEqual(self.listed().images(), expected)
+            self.assertEqual(self.listed().sizes, catalog.sizes)
+            said = " ".join(catalog.remarks())
+            for path in (blob_path(orphan), empty):
+                self.assertIn(f"left out: {self.root / STORAGE / path}: is damaged", said)
+        for path in (blob_path(orphan), *more):
             (self.root / STORAGE / path).unlink(missing_ok=True)
         self.pack()
         self.assertEqual(self.image.read_bytes(), before)

@@ -69,6 +69,11 @@ class Catalog:
             self._manifests[digest] = manifest
         self._prove_size()
 
+    def remove_blob(self, digest: str) -> None:
+        """There is no such blob, after all."""
+        self.sizes.pop(digest, None)
+        self._manifests.pop(digest, None)
+
     def add_link(self, link: Link, digest: str) -> None:
         """There is a link that holds `digest`."""
         self._damaged.pop(link.path, None)

@@ -115,7 +115,7 @@ class _Storage:
 
         def is_right(blob: Blob) -> bool:
             if not self._may_be_manifest(blob):
-                return True
+                return self._note_size(blob)
             data = self._content(blob.path, MAX_MANIFEST + 1) or b""
             if not _is_of(data, blob.digest):
                 return False
@@ -123,7 +123,6 @@ class _Storage:
             return True
 
         for blob in _wrong_for_long(there, is_right):
-            del self.catalog.sizes[blob.digest]
             self._note_damaged(blob)
         return [blob for blob in there if blob.digest in self.catalog.sizes]
 
@@ -145,6 +144,7 @@ class _Storage:
         return True
 
     def _note_damaged(self, blob: Blob) -> None:
+        self.catalog.remove_blob(blob.digest)
         why = f"{self._path(blob)}: is damaged: the bytes have another digest"
         self.catalog.add_damaged(blob, why, f"left out: {why}")
 
@@ -154,6 +154,7 @@ class _Storage:
             if self._is_right(blob):
                 return True
         except FileNotFoundError:
+            self.catalog.remove_blob(blob.digest)
             return False
         self._note_damaged(blob)
         return False
