@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast.images.catalog import Image
 from kollacast.images.check import check_registry
-from kollacast.images.versions import parse_record
+from kollacast.images.versions import Record, parse_record
 from tests.processes import LOOPBACK, PATIENCE_S
 from tests.registry_storage import blob_path, digest_of, manifest_of, storage_of
 
@@ -113,7 +113,28 @@ class CheckTests(SynchronousTestCase):
 
 
 class RecordTests(SynchronousTestCase):
-    def test_one_that_does_not_know_of_absent_images(self) -> None:
-        image = {"repository": "kolla/one", "tag": "1", "digest": _DIGEST, "bytes": 1}
+    """What is expected of a registry comes from a file, which may hold anything."""
+
+    def _parse(self, **changes: object) -> Record:
+        image = {"repository": "kolla/one", "tag": "1", "digest": _DIGEST, "bytes": 1, **changes}
         fields = {"digest": _DIGEST, "bytes": 1, "received_at": "", "images": [image]}
-        self.assertEqual(parse_record(json.dumps(fields), "record").images, [_IMAGE])
+        return parse_record(json.dumps(fields), "record")
+
+    def test_one_that_does_not_know_of_absent_images(self) -> None:
+        self.assertEqual(self._parse().images, [_IMAGE])
+
+    def test_what_cannot_be_an_image(self) -> None:
+        for changes in (
+            {"repository": "kolla one"},
+            {"repository": 1},
+            {"tag": "/"},
+            {"digest": 1},
+            {"digest": "md5:00"},
+            {"bytes": "1"},
+            {"absent": 1},
+            {"absent": [None]},
+            {"more": 1},
+        ):
+            with self.subTest(changes):
+                error = self.assertRaises(OSError, self._parse, **changes)
+                self.assertEqual(error.filename, "record")

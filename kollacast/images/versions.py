@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from kollacast.images.catalog import Image
+from kollacast.images.layout import Link, is_digest, parse, tag_link
 
 _RECORD = ".kollacast.json"
 _NO_RECORD = "is no record of a received image"
@@ -181,13 +182,21 @@ def parse_record(text: str, name: str) -> Record:
     """A record as `Record.as_json` has made it; `name` is for errors. Raises OSError."""
     try:
         fields = json.loads(text)
-        images = [
-            Image(**{**image, "absent": tuple(image.get("absent", ()))})
-            for image in fields["images"]
-        ]
+        images = [_image(**image) for image in fields["images"]]
         return Record(fields["digest"], fields["bytes"], fields["received_at"], images)
     except (ValueError, TypeError, KeyError, AttributeError):
         raise OSError(errno.EBADMSG, _NO_RECORD, name) from None
+
+
+def _image(repository: str, tag: str, digest: str, bytes: int, absent: Sequence[str] = ()) -> Image:
+    """An image as a record has it. Raises ValueError or TypeError for what cannot be one."""
+    words = (repository, tag, digest, *absent)
+    if not all(isinstance(word, str) for word in words) or not isinstance(bytes, int):
+        raise TypeError(words)
+    is_name = isinstance(parse(tag_link(repository, tag)), Link)
+    if not is_name or not all(map(is_digest, (digest, *absent))):
+        raise ValueError(words)
+    return Image(repository, tag, digest, bytes, tuple(absent))
 
 
 def prove_root(root: str) -> None:
