@@ -9,6 +9,8 @@ import gzip
 import io
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, cast
 
 import zstandard
@@ -56,6 +58,17 @@ def is_compressed(start: bytes) -> bool:
         if start.startswith(magic):
             raise BadImage(f"it is compressed by {program}, and only gzip and zstd are read")
     return start.startswith((_GZIP, *_ZSTD))
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Within it, what is wrong with the content of the file `path` is a BadImage that names it."""
+    try:
+        yield
+    except DAMAGED as error:
+        raise BadImage(f"{path}: it is damaged or cut short: {error}") from None
+    except BadImage as error:
+        raise BadImage(f"{path}: {error.strerror}") from None
 
 
 class _WithStart(io.RawIOBase):
