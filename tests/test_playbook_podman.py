@@ -1,7 +1,7 @@
 """The playbook with registries in containers of Podman.
 
-Podman and its containers are real. The image is called as the real one, and its command line is the
-same; what runs in it is Debian's docker-registry.
+Podman and its containers are real. The images are called as the real ones of both versions, and say
+the same of themselves; what runs in them is Debian's docker-registry.
 """
 
 from __future__ import annotations
@@ -18,6 +18,14 @@ from tests.small_image import make_image
 
 _CONTAINER = "kollacast-registry"
 _IMAGE = "docker.io/library/registry:2"
+_IMAGE_3 = "docker.io/library/registry:3"
+#: What the real images run by their `/entrypoint.sh`: a registry with this configuration.
+_CONFIGS = {
+    _IMAGE: "/etc/docker/registry/config.yml",
+    _IMAGE_3: "/etc/distribution/config.yml",
+}
+#: An image that is no registry.
+_OTHER = "docker.io/library/other:1"
 #: What takes the place of the first image file.
 _NEWER = "/root/newer.tgz"
 
@@ -27,7 +35,6 @@ exec docker-registry serve "$1"
 """
 _IMAGE_CONFIG = {
     "entrypoint": "/entrypoint.sh",
-    "cmd": "/etc/docker/registry/config.yml",
     "volume": "/var/lib/registry",
     "env": "PATH=/usr/bin:/bin",
 }
@@ -42,12 +49,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield made
 
 
-def _make_image(member: Member, folder: Path) -> str:
-    """Make the registry's image, as a file for `podman load`."""
-    source = make_image(member, folder, _PROGRAMS, {"/entrypoint.sh": _ENTRYPOINT}, _IMAGE_CONFIG)
-    archive = str(folder / "registry.tar")
+def _make_image(member: Member, folder: Path, name: str, command: str) -> str:
+    """Make an image, as a file for `podman load`."""
+    folder.mkdir()
+    config = {**_IMAGE_CONFIG, "cmd": command}
+    source = make_image(member, folder, _PROGRAMS, {"/entrypoint.sh": _ENTRYPOINT}, config)
+    archive = str(folder / "image.tar")
     copy = ["skopeo", "--insecure-policy", "copy", "-q"]
-    member.run(*copy, source, f"docker-archive:{archive}:{_IMAGE}")
+    member.run(*copy, source, f"docker-archive:{archive}:{name}")
     return archive
 
 
@@ -67,9 +76,10 @@ def test_containers(site: Site, tmp_path: Path) -> None:
     assert lacking.status != 0
     assert f"podman is not here, or has no image {_IMAGE}" in lacking.output
 
-    archive = _make_image(site.installer, tmp_path)
-    for member in (site.installer, host):
-        member.run("podman", "load", "--quiet", "--input", archive)
+    for number, (name, command) in enumerate({**_CONFIGS, _OTHER: "/etc/passwd"}.items()):
+        archive = _make_image(site.installer, tmp_path / str(number), name, command)
+        for member in (site.installer, host):
+            member.run("podman", "load", "--quiet", "--input", archive)
     # as a start that fails leaves it
     host.run("podman", "create", "--name", _CONTAINER, _IMAGE)
     first = _run(site)
@@ -94,6 +104,23 @@ def test_containers(site: Site, tmp_path: Path) -> None:
     assert set(site.registries().values()) == {LOCAL}
     assert running == (_inspect(host, ".Id"), _inspect(host, ".State.StartedAt"))
     pull_all(host, LOCAL, site.digests)
+
+    wrong = _run(site, kollacast_image=_NEWER, kollacast_registry_container_image=_OTHER)
+    assert wrong.status != 0
+    line = (
+        f"the image {_OTHER} is no registry of version 2 or 3: it runs /entrypoint.sh /etc/passwd"
+    )
+    assert line in wrong.output
+    assert running == (_inspect(host, ".Id"), _inspect(host, ".State.StartedAt"))
+
+    version_3 = {"kollacast_image": _NEWER, "kollacast_registry_container_image": _IMAGE_3}
+    assert _run(site, **version_3).status == 0
+    assert _inspect(host, ".ImageName").strip() == _IMAGE_3
+    assert set(site.registries().values()) == {LOCAL}
+    pull_all(host, LOCAL, site.digests)
+    again = _run(site, **version_3)
+    assert again.status == 0
+    assert again.changed == {host.name: 0}
 
     assert host.run("systemctl", "is-enabled", "podman-restart").strip() == "enabled"
     host.run("podman", "stop", _CONTAINER)

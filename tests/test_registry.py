@@ -12,15 +12,17 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_twisted
 
+from tests.images_program import done as _done
+from tests.images_program import images as _images
+from tests.images_program import listed as _listed
+from tests.images_program import refused as _refused
 from tests.processes import (
     LOOPBACK,
     Crew,
-    Program,
     ends,
     image_of,
     make_crew,
@@ -57,30 +59,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Source]:
         for tag in _TAGS:
             push(layout, tag, address, f"kolla/{tag}:2024.1")
         yield _Source(layout, root, address)
-
-
-def _images(crew: Crew, *words: str | Path, **more: Any) -> Program:
-    """Start ``python -m kollacast.images``."""
-    argv = [sys.executable, "-m", "kollacast.images", *map(str, words)]
-    return crew.start(argv, "images", **more)
-
-
-async def _done(program: Program) -> str:
-    """Standard output of a program that has to succeed."""
-    assert await program.end() == 0, program.errors
-    return program.output.decode()
-
-
-async def _refused(program: Program, status: int = 1) -> str:
-    """The one line that a program leaves which has to fail."""
-    assert await program.end() == status, program.errors
-    [line] = program.lines
-    return line
-
-
-async def _listed(crew: Crew, path: Path) -> dict[str, str]:
-    fields = json.loads(await _done(_images(crew, "list", path, "--json")))
-    return {f"{image['repository']}:{image['tag']}": image["digest"] for image in fields["images"]}
 
 
 @on_the_reactor

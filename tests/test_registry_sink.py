@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
 import io
+import lzma
 import os
 import random
+import struct
 import tarfile
 import threading
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -93,6 +98,15 @@ class UnpackingTests(_TestCase):
     def test_gzip_in_several_members(self) -> None:
         archive = archive_of(members_of(_FILES))
         self.feed(gzip.compress(archive[:5000]) + gzip.compress(archive[5000:]))
+        self.assertEqual(self.storage(), _FILES)
+
+    def test_what_pzstd_makes(self) -> None:
+        """A skippable frame before each of its frames, the very first included."""
+        archive = archive_of(members_of(_FILES))
+        frames = [zstandard.compress(piece) for piece in (archive[:5000], archive[5000:])]
+        self.feed(b"".join(_skippable(struct.pack("<I", len(frame))) + frame for frame in frames))
+        self.assertEqual(self.storage(), _FILES)
+        self.feed(_skippable(bytes(100_000), 0x5F) + zstandard.compress(archive))
         self.assertEqual(self.storage(), _FILES)
 
     @settings(max_examples=25, deadline=None)
@@ -390,6 +404,43 @@ class BadArchiveTests(_TestCase):
         reason = self.refused(data[: int(len(data) * share)])
         self.assertRegex(reason, "cut short|no tar archive|unexpected end")
 
+    def test_a_window_that_takes_too_much_memory(self) -> None:
+        """As of `zstd --long=31`; at 128 MiB, as of `zstd --ultra -22`, it is still taken."""
+        archive = archive_of(members_of(_FILES))
+        for log, reason in (
+            (28, "it needs more memory to be decompressed than the 128 MiB"),
+            (27, ""),
+        ):
+            # as of a pipe: were the size known, the window would be no larger than it
+            parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=log)
+            with zstandard.open(
+                path := self.mktemp(), "wb", zstandard.ZstdCompressor(compression_params=parameters)
+            ) as file:
+                file.write(archive)
+            data = Path(path).read_bytes()
+            if reason:
+                self.assertIn(reason, self.refused(data))
+            else:
+                self.feed(data)
+        self.assertEqual(self.storage(), _FILES)
+
+    def test_compressed_by_other_programs(self) -> None:
+        """Named, for whoever has to undo it; also where nothing is in it."""
+        zipped = io.BytesIO()
+        with zipfile.ZipFile(zipped, "w") as file:
+            file.writestr("storage.tar", bytes(1000))
+        for program, data in (
+            ("xz", lzma.compress(bytes(100_000))),
+            ("xz", lzma.compress(b"")),
+            ("lzma", lzma.compress(bytes(100_000), lzma.FORMAT_ALONE)),
+            ("bzip2", bz2.compress(bytes(100_000), 1)),
+            ("bzip2", bz2.compress(b"")),
+            ("lz4", bytes.fromhex("04224d186440a7000000000005 5d cc 02")),
+            ("zip", zipped.getvalue()),
+        ):
+            line = f"it is compressed by {program}, and only gzip and zstd are read"
+            self.assertEqual(self.refused(data), line)
+
     def test_garbled(self) -> None:
         data = bytearray(gzip.compress(archive_of(members_of(_FILES))))
         data[len(data) // 2] ^= 0xFF
@@ -501,6 +552,11 @@ class BadArchiveTests(_TestCase):
         self.assertEqual(error.errno, errno.ENOSPC)
         self.assertEqual(os.listdir(self.root / "versions"), ["1"])
         self.assertEqual(self.storage(), _OTHER)
+
+
+def _skippable(content: bytes, kind: int = 0x50) -> bytes:
+    """A frame of zstd's that holds nothing of the file (RFC 8878, 3.1.2)."""
+    return bytes([kind]) + b"\x2a\x4d\x18" + struct.pack("<I", len(content)) + content
 
 
 def _padless(archive: bytes) -> bytes:

@@ -24,6 +24,7 @@ from kollacast.images.catalog import Catalog, Image
 from kollacast.images.check import check_registry
 from kollacast.images.compression import METHODS
 from kollacast.images.gather import (
+    Copy,
     from_docker_archives,
     from_layouts,
     from_registries,
@@ -127,16 +128,24 @@ def _parser() -> argparse.ArgumentParser:
         "references", metavar="REF", nargs="+", help="as in quay.io/openstack.kolla/nova-api:2024.1"
     )
     references.set_defaults(
-        run=_pack_copies, copies=lambda o: from_registries(o.references, o.tls_verify)
+        run=_pack_copies, copies=lambda o, _: from_registries(o.references, o.tls_verify)
     )
     archives = sources.add_parser(
-        "docker-archive", help="what `docker save` has written", allow_abbrev=False
+        "docker-archive", help="what `docker save` has written, also by gzip", allow_abbrev=False
     )
     archives.add_argument("files", metavar="FILE", nargs="+")
-    archives.set_defaults(run=_pack_copies, copies=lambda o: from_docker_archives(o.files))
-    layouts = sources.add_parser("oci", help="OCI layouts", allow_abbrev=False)
-    layouts.add_argument("layouts", metavar="DIR[:TAG]", nargs="+")
-    layouts.set_defaults(run=_pack_copies, copies=lambda o: from_layouts(o.layouts))
+    archives.set_defaults(
+        run=_pack_copies,
+        copies=lambda o, folder: from_docker_archives(o.files, folder, console.write_line),
+    )
+    layouts = sources.add_parser(
+        "oci", help="OCI layouts, as folders or archives", allow_abbrev=False
+    )
+    layouts.add_argument("layouts", metavar="PATH[:TAG]", nargs="+")
+    layouts.set_defaults(
+        run=_pack_copies,
+        copies=lambda o, folder: from_layouts(o.layouts, folder, console.write_line),
+    )
 
     for source in (references, archives, layouts):
         source.add_argument(
@@ -200,17 +209,17 @@ def _pack_storage(options: argparse.Namespace) -> None:
 
 def _pack_copies(options: argparse.Namespace) -> None:
     _prove_output(options.output)
-    copies = in_namespace(options.copies(options), options.namespace)
-    _packed(
-        options.output,
-        pack_copies(
-            copies,
-            options.output,
-            options.compression,
-            lambda name: console.write_line(f"copied {name}"),
-        ),
-    )
-    bare = [each.name for each in copies if has_no_namespace(each.name)]
+    names: list[str] = []
+
+    def find(folder: str) -> list[Copy]:
+        return in_namespace(options.copies(options, folder), options.namespace)
+
+    def copied(name: str) -> None:
+        names.append(name)
+        console.write_line(f"copied {name}")
+
+    _packed(options.output, pack_copies(find, options.output, options.compression, copied))
+    bare = [name for name in names if has_no_namespace(name)]
     if bare:
         more = f" and {len(bare) - 1} more" if bare[1:] else ""
         console.write_line(f"without a namespace: {bare[0]}{more}; --namespace NAME gives one")

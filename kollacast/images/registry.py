@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from kollacast.images.layout import BadImage
@@ -55,22 +55,17 @@ def temporary_registry(folder: str) -> Iterator[tuple[str, str]]:
             process.kill()
 
 
-def copy_image(source: str, address: str, name: str, *words: str) -> None:
-    """Have skopeo copy the image `source` to a registry of this host. Raises OSError."""
+def copy_image(
+    source: str, address: str, name: str, words: Sequence[str], folder: str | None
+) -> None:
+    """Have skopeo copy the image `source` to a registry of this host. Raises OSError.
+
+    A path in `source` begins in `folder`: in skopeo's words it can have no colon.
+    """
     target = f"docker://{address}/{name}"
-    _skopeo("copy", "--quiet", "--dest-tls-verify=false", *words, source, target)
-
-
-def names_in_docker_archive(path: str) -> list[str]:
-    """The references of the images in an archive that `docker save` made. Raises OSError."""
-    answer = json.loads(_skopeo("list-tags", f"docker-archive:{path}"))
-    return [str(name) for name in answer["Tags"]]
-
-
-def _skopeo(*words: str) -> str:
-    """Standard output of skopeo."""
     done = subprocess.run(
-        [_find("skopeo"), *words],
+        [_find("skopeo"), "copy", "--quiet", "--dest-tls-verify=false", *words, source, target],
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -79,7 +74,6 @@ def _skopeo(*words: str) -> str:
     )
     if done.returncode != 0:
         raise BadImage(f"skopeo: {_last_message(done.stderr)}")
-    return done.stdout
 
 
 def _address(process: subprocess.Popen[bytes], log: str) -> str:
