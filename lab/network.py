@@ -182,8 +182,8 @@ class Lab:
             _remove_rules(host.namespace, "enough")
 
     @contextlib.contextmanager
-    def relay(self, fate: Fate) -> Iterator[None]:
-        """Let `fate` befall the server's multicast until the block ends."""
+    def relay(self, fate: Fate) -> Iterator[int]:
+        """Let `fate` befall the server's multicast until the block ends; yields the relay's pid."""
         server, switch = self.server, self._switch
         ports = ",".join(client.port for client in self.clients)
         _run(*server.command(["ethtool", "-K", "eth0", "tx-udp-segmentation", "off"]))
@@ -200,7 +200,7 @@ class Lab:
             diverted = "ip protocol udp ip daddr 224.0.0.0/4 drop"
             _nft(switch, server.port, diverted, table="relay")
             end.callback(_remove_rules, switch, "relay")
-            yield
+            yield process.pid
 
     def groups(self, host: Host) -> set[str]:
         """The multicast groups that processes on `host` have joined by its interfaces."""

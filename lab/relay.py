@@ -7,6 +7,10 @@ port to each of the others, to each with a fate of its own, drawn from a seeded 
 itself must drop these frames: the relay gets to see them before its rules do. It says "ready" once
 it listens, and runs until it is killed.
 
+Frames change places only if the kernel saw them arrive within a few milliseconds. A relay that lags
+behind, on a busy machine, has much more than that to read at once, and must not let what was sent
+last overtake what was sent long before.
+
 What it cannot know of a frame on its way is whether the network card was to fill in the checksum;
 so it computes each UDP checksum anew. A damaged datagram is then one that no kernel takes offence
 at, as after a switch or a card with a broken memory.
@@ -25,12 +29,15 @@ from dataclasses import asdict, dataclass
 
 _ETH_P_ALL = 3
 _SO_RCVBUFFORCE = 33
+#: Has the kernel note when a frame arrived, as a `struct timespec`: socket(7).
+_SO_TIMESTAMPNS = 35
+_TIMESPEC = struct.Struct("@ll")
 _RECEIVE_BUFFER = 64 * 1024 * 1024
 _LARGEST_FRAME = 65_550
 _ETHERNET_HEADER = 14
 _IPV4 = b"\x08\x00"
 _UDP_HEADER = 8
-#: The longest that a frame waits for others to change places with.
+#: Frames that arrived further apart than this do not change places.
 _HOLD_S = 0.005
 
 
@@ -56,10 +63,13 @@ class _Way:
         self._socket.bind((port, 0))
         self._fate = fate
         self._random = random.Random(f"{fate.seed} {port}")
-        self._waiting: list[bytearray] = []
+        self._waiting: list[tuple[float, bytearray]] = []  # when it arrived, in this order
 
-    def take(self, frame: bytes, start: int) -> None:
+    def take(self, frame: bytes, start: int, arrived_s: float) -> None:
         """A frame, whose UDP header begins at `start`."""
+        # by a clock that may be set: then they wait no longer, or until no more arrive
+        while self._waiting and self._waiting[0][0] < arrived_s - _HOLD_S:
+            self._pass_on(0)
         draw = self._random.random
         for _ in range(1 + (draw() < self._fate.duplicate)):
             copy = bytearray(frame)
@@ -68,7 +78,7 @@ class _Way:
                 bit = self._random.randrange(8 * (len(copy) - payload))
                 copy[payload + bit // 8] ^= 1 << bit % 8
             _seal(copy, start)
-            self._waiting.append(copy)
+            self._waiting.append((arrived_s, copy))
         while len(self._waiting) > self._fate.shuffle:
             self._pass_one_on()
 
@@ -77,7 +87,10 @@ class _Way:
             self._pass_one_on()
 
     def _pass_one_on(self) -> None:
-        frame = self._waiting.pop(self._random.randrange(len(self._waiting)))
+        self._pass_on(self._random.randrange(len(self._waiting)))
+
+    def _pass_on(self, index: int) -> None:
+        _, frame = self._waiting.pop(index)
         with contextlib.suppress(OSError):  # a port that is down loses it
             self._socket.send(frame)
 
@@ -108,6 +121,7 @@ def _main(from_port: str, to_ports: str, arguments: str) -> None:
     fate = Fate(**json.loads(arguments))
     tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     tap.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+    tap.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
     tap.bind((from_port, _ETH_P_ALL))
     ways = [_Way(port, fate) for port in to_ports.split(",")]
     print("ready", flush=True)
@@ -118,12 +132,13 @@ def _main(from_port: str, to_ports: str, arguments: str) -> None:
                 way.pass_all_on()
             wait_s = None
             continue
-        frame, where = tap.recvfrom(_LARGEST_FRAME)
+        frame, notes, _, where = tap.recvmsg(_LARGEST_FRAME, socket.CMSG_SPACE(_TIMESPEC.size))
         start = _udp_start(frame)
         if start is None or where[2] == socket.PACKET_OUTGOING:
             continue
+        seconds, nanoseconds = _TIMESPEC.unpack(notes[0][2])
         for way in ways:
-            way.take(frame, start)
+            way.take(frame, start, seconds + nanoseconds / 1e9)
         wait_s = _HOLD_S if fate.shuffle else None
 
 
