@@ -7,9 +7,9 @@ port to each of the others, to each with a fate of its own, drawn from a seeded 
 itself must drop these frames: the relay gets to see them before its rules do. It says "ready" once
 it listens, and runs until it is killed.
 
-Frames change places only if the kernel saw them arrive within a few milliseconds. A relay that lags
-behind, on a busy machine, has much more than that to read at once, and must not let what was sent
-last overtake what was sent long before.
+A pause in what arrives ends the shuffling of what was before it. It is the kernel that saw the
+pause: a relay that lags behind, on a busy machine, finds none where there was one, and must not let
+what was sent last overtake what was sent long before.
 
 What it cannot know of a frame on its way is whether the network card was to fill in the checksum;
 so it computes each UDP checksum anew. A damaged datagram is then one that no kernel takes offence
@@ -37,7 +37,7 @@ _LARGEST_FRAME = 65_550
 _ETHERNET_HEADER = 14
 _IPV4 = b"\x08\x00"
 _UDP_HEADER = 8
-#: Frames that arrived further apart than this do not change places.
+#: After a pause of this length nothing changes places with what was before.
 _HOLD_S = 0.005
 
 
@@ -63,13 +63,10 @@ class _Way:
         self._socket.bind((port, 0))
         self._fate = fate
         self._random = random.Random(f"{fate.seed} {port}")
-        self._waiting: list[tuple[float, bytearray]] = []  # when it arrived, in this order
+        self._waiting: list[bytearray] = []
 
-    def take(self, frame: bytes, start: int, arrived_s: float) -> None:
+    def take(self, frame: bytes, start: int) -> None:
         """A frame, whose UDP header begins at `start`."""
-        # by a clock that may be set: then they wait no longer, or until no more arrive
-        while self._waiting and self._waiting[0][0] < arrived_s - _HOLD_S:
-            self._pass_on(0)
         draw = self._random.random
         for _ in range(1 + (draw() < self._fate.duplicate)):
             copy = bytearray(frame)
@@ -78,7 +75,7 @@ class _Way:
                 bit = self._random.randrange(8 * (len(copy) - payload))
                 copy[payload + bit // 8] ^= 1 << bit % 8
             _seal(copy, start)
-            self._waiting.append((arrived_s, copy))
+            self._waiting.append(copy)
         while len(self._waiting) > self._fate.shuffle:
             self._pass_one_on()
 
@@ -87,10 +84,7 @@ class _Way:
             self._pass_one_on()
 
     def _pass_one_on(self) -> None:
-        self._pass_on(self._random.randrange(len(self._waiting)))
-
-    def _pass_on(self, index: int) -> None:
-        _, frame = self._waiting.pop(index)
+        frame = self._waiting.pop(self._random.randrange(len(self._waiting)))
         with contextlib.suppress(OSError):  # a port that is down loses it
             self._socket.send(frame)
 
@@ -126,6 +120,7 @@ def _main(from_port: str, to_ports: str, arguments: str) -> None:
     ways = [_Way(port, fate) for port in to_ports.split(",")]
     print("ready", flush=True)
     wait_s: float | None = None
+    last_s = 0.0  # when the last one arrived, by a clock that may be set: one pause more or less
     while True:
         if not select.select([tap], [], [], wait_s)[0]:
             for way in ways:
@@ -137,8 +132,12 @@ def _main(from_port: str, to_ports: str, arguments: str) -> None:
         if start is None or where[2] == socket.PACKET_OUTGOING:
             continue
         seconds, nanoseconds = _TIMESPEC.unpack(notes[0][2])
+        arrived_s = seconds + nanoseconds / 1e9
         for way in ways:
-            way.take(frame, start, seconds + nanoseconds / 1e9)
+            if arrived_s - last_s > _HOLD_S:
+                way.pass_all_on()
+            way.take(frame, start)
+        last_s = arrived_s
         wait_s = _HOLD_S if fate.shuffle else None
 
 

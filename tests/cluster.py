@@ -179,7 +179,7 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, "PATH": SYSTEM_PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **(more or {})}
 
 
-def until(condition: Callable[[], object], what: str, patience_s: float = 60.0) -> None:
+def until(condition: Callable[[], object], what: str, patience_s: float = 180.0) -> None:
     """Wait for what gives no sign when it changes; `what` is for a failure."""
     deadline = time.monotonic() + patience_s
     while not condition():

@@ -28,7 +28,7 @@ from lab import Host
 LOOPBACK = "127.0.0.1"
 CHECKOUT = Path(__file__).resolve().parent.parent
 #: No step of a test takes this long, on a machine however busy.
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 #: Between two looks at what gives no sign when it changes: a file.
 _LOOK_S = 0.02
 

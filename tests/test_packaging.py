@@ -24,7 +24,7 @@ _CHECKOUT = Path(__file__).parent.parent
 _DEPENDENCIES = ("twisted", "automat", "crcmod", "crc32c", "tqdm", "zstandard")
 _BUILD_TOOLS = ("setuptools", "pip")
 _COMMANDS = ("kollacast-server", "kollacast-client")
-_PATIENCE_S = 120.0
+_PATIENCE_S = 600.0
 
 _TWISTD = """#!{python}
 import sys
