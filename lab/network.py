@@ -31,14 +31,13 @@ in its namespaces. What an earlier run left behind (killed outright) goes when t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -376,11 +375,14 @@ def _network_inode(pid: int) -> int | None:
 
 @contextlib.contextmanager
 def _claimed(prefix: str) -> Iterator[None]:
-    """Hold `prefix` against other processes; the kernel lets go of it however this one ends."""
-    path = Path(tempfile.gettempdir(), f"lab-{prefix.replace('/', '_')}.lock")
-    with path.open("w") as lock:
+    """Hold `prefix` against other processes; the kernel lets go of it however this one ends.
+
+    A socket's name without a file is the same to all on this machine, whatever their folders for
+    temporary files are.
+    """
+    with socket.socket(socket.AF_UNIX) as claim:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            claim.bind(f"\0lab-{prefix}")
         except OSError:
             raise LabError(f"another lab with the prefix {prefix!r} is up") from None
         yield

@@ -179,10 +179,14 @@ def _own_namespaces() -> list[str]:
 
 
 @contextmanager
-def _lab_of_another_process() -> Iterator[subprocess.Popen[str]]:
+def _lab_of_another_process(**environment: str) -> Iterator[subprocess.Popen[str]]:
     """A process that has a lab of one client up, with this module's prefix."""
     with subprocess.Popen(
-        [sys.executable, "-c", _LAB, _PREFIX], cwd=_CHECKOUT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _LAB, _PREFIX],
+        cwd=_CHECKOUT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
     ) as process:
         try:
             _await_line(process, "up")
@@ -363,6 +367,15 @@ class EndTests(_LabTestCase):
             with Lab(1, prefix=f"{_PREFIX}b-"):
                 self.assertEqual(len(_own_namespaces()), 6)
             self.assertEqual(len(_own_namespaces()), 3)
+
+    def test_a_prefix_in_use_is_refused_whatever_the_folder_for_temporary_files(self) -> None:
+        folder = self.mktemp()
+        os.mkdir(folder)
+        with _lab_of_another_process(TMPDIR=folder):
+            self.assertRaises(LabError, Lab(1, prefix=_PREFIX).__enter__)
+            self.assertEqual(len(_own_namespaces()), 3)
+        with Lab(0, prefix=_PREFIX):
+            pass
 
     def test_a_failed_build_is_taken_down(self) -> None:
         with self.assertRaises(LabError):
