@@ -274,11 +274,14 @@ def _unit_words(argv: Sequence[str]) -> str:
 
 
 def _kept(files: Path) -> list[str]:
-    """What a host sees as it is: the test's files, this checkout, its Python."""
-    folders = {files, CHECKOUT, Path(sys.prefix), Path(sys.base_prefix)}
-    trees = [Path("/", name) for name in (*_PRIVATE, "run", "tmp")]
-    hidden = [f for f in folders if any(f.resolve().is_relative_to(tree) for tree in trees)]
-    return sorted(str(folder.resolve()) for folder in hidden)
+    """What a host must see as it is: the test's files, and what is in a folder that is empty there.
+
+    This checkout and its Python are seen through a layer like everything else.
+    """
+    files = files.resolve()
+    needed = (path.resolve() for path in (CHECKOUT, Path(sys.prefix), Path(sys.base_prefix)))
+    hidden = {path for path in needed if path.is_relative_to("/tmp") or path.is_relative_to("/run")}
+    return sorted(str(path) for path in {files, *hidden})
 
 
 def _succeeds(argv: Sequence[str]) -> bool:
