@@ -46,9 +46,9 @@ check: $(VENV)/installed-dev $(VENV)/installed-ansible
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/ansible-galaxy collection install --force -p $(abspath $(VENV))/collections ./ansible
-	cd ansible && PATH=$(abspath $(BIN)):$$PATH \
-		ANSIBLE_COLLECTIONS_PATH=$(abspath $(VENV))/collections ansible-lint
+	$(BIN)/ansible-galaxy collection install --force -p $(VENV)/collections ./ansible
+	bin=$$(realpath $(BIN)) && collections=$$(realpath $(VENV)/collections) && cd ansible && \
+		PATH="$$bin:$$PATH" ANSIBLE_COLLECTIONS_PATH="$$collections" ansible-lint
 
 # A search for bytes that break what reads from the network; fuzz/__init__.py says more.
 fuzz: $(VENV)/installed-fuzz

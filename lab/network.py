@@ -31,14 +31,13 @@ in its namespaces. What an earlier run left behind (killed outright) goes when t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -182,8 +181,8 @@ class Lab:
             _remove_rules(host.namespace, "enough")
 
     @contextlib.contextmanager
-    def relay(self, fate: Fate) -> Iterator[None]:
-        """Let `fate` befall the server's multicast until the block ends."""
+    def relay(self, fate: Fate) -> Iterator[int]:
+        """Let `fate` befall the server's multicast until the block ends; yields the relay's pid."""
         server, switch = self.server, self._switch
         ports = ",".join(client.port for client in self.clients)
         _run(*server.command(["ethtool", "-K", "eth0", "tx-udp-segmentation", "off"]))
@@ -200,7 +199,7 @@ class Lab:
             diverted = "ip protocol udp ip daddr 224.0.0.0/4 drop"
             _nft(switch, server.port, diverted, table="relay")
             end.callback(_remove_rules, switch, "relay")
-            yield
+            yield process.pid
 
     def groups(self, host: Host) -> set[str]:
         """The multicast groups that processes on `host` have joined by its interfaces."""
@@ -376,11 +375,14 @@ def _network_inode(pid: int) -> int | None:
 
 @contextlib.contextmanager
 def _claimed(prefix: str) -> Iterator[None]:
-    """Hold `prefix` against other processes; the kernel lets go of it however this one ends."""
-    path = Path(tempfile.gettempdir(), f"lab-{prefix.replace('/', '_')}.lock")
-    with path.open("w") as lock:
+    """Hold `prefix` against other processes; the kernel lets go of it however this one ends.
+
+    A socket's name without a file is the same to all on this machine, whatever their folders for
+    temporary files are.
+    """
+    with socket.socket(socket.AF_UNIX) as claim:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            claim.bind(f"\0lab-{prefix}")
         except OSError:
             raise LabError(f"another lab with the prefix {prefix!r} is up") from None
         yield

@@ -7,6 +7,10 @@ port to each of the others, to each with a fate of its own, drawn from a seeded 
 itself must drop these frames: the relay gets to see them before its rules do. It says "ready" once
 it listens, and runs until it is killed.
 
+A pause in what arrives ends the shuffling of what was before it. It is the kernel that saw the
+pause: a relay that lags behind, on a busy machine, finds none where there was one, and must not let
+what was sent last overtake what was sent long before.
+
 What it cannot know of a frame on its way is whether the network card was to fill in the checksum;
 so it computes each UDP checksum anew. A damaged datagram is then one that no kernel takes offence
 at, as after a switch or a card with a broken memory.
@@ -25,12 +29,15 @@ from dataclasses import asdict, dataclass
 
 _ETH_P_ALL = 3
 _SO_RCVBUFFORCE = 33
+#: Has the kernel note when a frame arrived, as a `struct timespec`: socket(7).
+_SO_TIMESTAMPNS = 35
+_TIMESPEC = struct.Struct("@ll")
 _RECEIVE_BUFFER = 64 * 1024 * 1024
 _LARGEST_FRAME = 65_550
 _ETHERNET_HEADER = 14
 _IPV4 = b"\x08\x00"
 _UDP_HEADER = 8
-#: The longest that a frame waits for others to change places with.
+#: After a pause of this length nothing changes places with what was before.
 _HOLD_S = 0.005
 
 
@@ -108,22 +115,29 @@ def _main(from_port: str, to_ports: str, arguments: str) -> None:
     fate = Fate(**json.loads(arguments))
     tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
     tap.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BUFFER)
+    tap.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
     tap.bind((from_port, _ETH_P_ALL))
     ways = [_Way(port, fate) for port in to_ports.split(",")]
     print("ready", flush=True)
     wait_s: float | None = None
+    last_s = 0.0  # when the last one arrived, by a clock that may be set: one pause more or less
     while True:
         if not select.select([tap], [], [], wait_s)[0]:
             for way in ways:
                 way.pass_all_on()
             wait_s = None
             continue
-        frame, where = tap.recvfrom(_LARGEST_FRAME)
+        frame, notes, _, where = tap.recvmsg(_LARGEST_FRAME, socket.CMSG_SPACE(_TIMESPEC.size))
         start = _udp_start(frame)
         if start is None or where[2] == socket.PACKET_OUTGOING:
             continue
+        seconds, nanoseconds = _TIMESPEC.unpack(notes[0][2])
+        arrived_s = seconds + nanoseconds / 1e9
         for way in ways:
+            if arrived_s - last_s > _HOLD_S:
+                way.pass_all_on()
             way.take(frame, start)
+        last_s = arrived_s
         wait_s = _HOLD_S if fate.shuffle else None
 
 

@@ -1,19 +1,21 @@
 """A cluster as an operator sees it: an installer, and hosts that are reached by SSH.
 
 Every host of a lab boots systemd, and gets a file system of its own for what it changes: `/etc`,
-`/opt`, `/root` and `/var` are those of this machine with a layer in memory above them, `/run` is
-empty, and in `/tmp` is at most what the test has. So paths and services on a host are those of a
-real one. Each host but the installer runs an sshd; what runs on the installer runs in its
-namespaces.
+`/opt`, `/root` and `/var` are those of this machine with a layer in memory above them, `/run` and
+`/tmp` are empty. So paths and services on a host are those of a real one. What the test itself
+needs is where it is outside, wherever that is: its files, this checkout, its Python. Each host but
+the installer runs an sshd; what runs on the installer runs in its namespaces.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from lab import Host, Lab
+from tests.processes import CHECKOUT
 
 _LOOK_S = 0.05
 #: Where programs are, those of an administrator too.
@@ -53,25 +56,37 @@ find "/sys/fs/cgroup/$1" -depth -type d -exec rmdir {} +
 """
 
 #: Makes a host's file system, says so by a file, and becomes its systemd, which knows the units of
-#: `/etc/systemd/system`, the journal, and a service that runs the third word and those behind it.
+#: `/etc/systemd/system`, the journal, and a service that runs the third word. The words behind it
+#: are folders that are to be as they are outside; one that lies in another comes behind it.
 _BOOT = f"""
 set -e
-folder=$1 name=$2; shift 2
-umount -l /sys/fs/cgroup
-mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mount -t tmpfs -o mode=0755 tmpfs /run
-mkdir /run/test
-test=${{folder%/*/*}}
-mount --bind "$test" /run/test
-mount -t tmpfs -o mode=1777 tmpfs /tmp
-mkdir -p "$test"
-mount --move /run/test "$test"
-mount -t tmpfs -o mode=0755 tmpfs "$folder"
-for tree in {" ".join(_PRIVATE)}; do
-    mkdir -p "$folder/$tree/upper" "$folder/$tree/work"
-    mount -t overlay -o "lowerdir=/$tree,upperdir=$folder/$tree/upper,workdir=$folder/$tree/work" \\
-        overlay "/$tree"
+folder=$1 name=$2 service=$3; shift 3
+aside=/sys/fs/cgroup
+umount -l "$aside"
+mount -t tmpfs tmpfs "$aside"
+number=0
+for kept do
+    number=$((number + 1))
+    mkdir "$aside/$number"
+    mount --bind "$kept" "$aside/$number"
 done
+mount -t tmpfs -o mode=0755 tmpfs /run
+mount -t tmpfs -o mode=1777 tmpfs /tmp
+mkdir /run/layers
+mount -t tmpfs -o mode=0755 tmpfs /run/layers
+for tree in {" ".join(_PRIVATE)}; do
+    mkdir -p "/run/layers/$tree/upper" "/run/layers/$tree/work"
+    layers="upperdir=/run/layers/$tree/upper,workdir=/run/layers/$tree/work"
+    mount -t overlay -o "lowerdir=/$tree,$layers" overlay "/$tree"
+done
+number=0
+for kept do
+    number=$((number + 1))
+    mkdir -p "$kept"
+    mount --move "$aside/$number" "$kept"
+done
+umount "$aside"
+mount -t cgroup2 cgroup2 "$aside"
 hostname "$name"
 mkdir -p /run/sshd
 rm -rf /root/.ssh /root/.ansible /root/.ansible_async
@@ -85,7 +100,7 @@ for unit in {" ".join(_EMPTY_TARGETS)}; do
     printf '[Unit]\nDefaultDependencies=no\n' >"$unit"
 done
 echo 'Wants=systemd-journald.service host.service' >>host.target
-printf '[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=%s\n' "$*" >host.service
+printf '[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=%s\n' "$service" >host.service
 touch "$folder.up"
 cd /
 SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/units container=lab exec {_INIT} --unit=host.target
@@ -93,8 +108,8 @@ SYSTEMD_UNIT_PATH=/etc/systemd/system:/run/units container=lab exec {_INIT} --un
 
 _SSHD = """
 ListenAddress {address}
-HostKey {folder}/host_key
-AuthorizedKeysFile {folder}/key.pub
+HostKey "{folder}/host_key"
+AuthorizedKeysFile "{folder}/key.pub"
 PermitRootLogin yes
 StrictModes no
 UsePAM no
@@ -158,12 +173,13 @@ class Member:
 
 def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment without what belongs to this test run and not to a host."""
-    names = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "KOLLACAST_DEBUG", "KOLLACAST_CI")
+    names = ["VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "KOLLACAST_DEBUG", "KOLLACAST_CI"]
+    names += ["TMPDIR", "TEMP", "TMP", "XDG_RUNTIME_DIR"]
     kept = {key: value for key, value in os.environ.items() if key not in names}
     return {**kept, "PATH": SYSTEM_PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", **(more or {})}
 
 
-def until(condition: Callable[[], object], what: str, patience_s: float = 60.0) -> None:
+def until(condition: Callable[[], object], what: str, patience_s: float = 180.0) -> None:
     """Wait for what gives no sign when it changes; `what` is for a failure."""
     deadline = time.monotonic() + patience_s
     while not condition():
@@ -172,7 +188,7 @@ def until(condition: Callable[[], object], what: str, patience_s: float = 60.0) 
 
 
 class Cluster:
-    """The installer and the hosts of a lab. `folder` is for keys, logs and mount points."""
+    """The installer and the hosts of a lab. `folder`, one of pytest's, is for keys and logs."""
 
     def __init__(self, lab: Lab, folder: Path) -> None:
         self.folder = folder
@@ -215,7 +231,7 @@ class Cluster:
                     [
                         *("unshare", "--mount", "sh", "-c", _IN_GROUP, "sh", host.namespace),
                         *(*_UNSHARE.split(), "sh", "-c", _BOOT, "sh", str(folder), name),
-                        *argv,
+                        *(_unit_words(argv), *_kept(self.folder.parent)),
                     ],
                 ),
                 stdin=subprocess.DEVNULL,
@@ -249,6 +265,23 @@ def kill(pids: Sequence[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def _unit_words(argv: Sequence[str]) -> str:
+    """`argv` as a unit of systemd has it: systemd.service(5), "Command lines"."""
+    escaped = (json.dumps(word, ensure_ascii=False) for word in argv)
+    return " ".join(escaped).replace("%", "%%").replace("$", "$$")
+
+
+def _kept(files: Path) -> list[str]:
+    """What a host must see as it is: the test's files, and what is in a folder that is empty there.
+
+    This checkout and its Python are seen through a layer like everything else.
+    """
+    files = files.resolve()
+    needed = (path.resolve() for path in (CHECKOUT, Path(sys.prefix), Path(sys.base_prefix)))
+    hidden = {path for path in needed if path.is_relative_to("/tmp") or path.is_relative_to("/run")}
+    return sorted(str(path) for path in {files, *hidden})
 
 
 def _succeeds(argv: Sequence[str]) -> bool:

@@ -28,9 +28,15 @@ from lab import Host
 LOOPBACK = "127.0.0.1"
 CHECKOUT = Path(__file__).resolve().parent.parent
 #: No step of a test takes this long, on a machine however busy.
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 #: Between two looks at what gives no sign when it changes: a file.
 _LOOK_S = 0.02
+
+#: Below what the kernel gives away by itself, 32768 and up, and above what services are known by.
+_PORTS = (15000, 32000)
+_ATTEMPTS = 10_000
+_ports = random.SystemRandom()
+_claims: list[socket.socket] = []
 
 _script = Path(sys.executable).with_name("twistd")
 #: The command that a user types, of the interpreter that runs the tests.
@@ -54,16 +60,26 @@ def image_of(size: int) -> bytes:
 
 
 def free_port() -> int:
-    """A port that is free for TCP and for UDP."""
-    while True:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("", 0))
-            number: int = tcp.getsockname()[1]
-            try:
+    """A port that is free for TCP and for UDP, and stays so until this process ends.
+
+    It is none that the kernel gives to whoever asks for any port, as every connection does. Other
+    runs of the tests on this machine, which choose in the same way, get others.
+    """
+    for _ in range(_ATTEMPTS):
+        number = _ports.randrange(*_PORTS)
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            # a name without a file is the kernel's, for a network namespace as ports are
+            claim.bind(f"\0kollacast-test-port-{number}")
+            with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+                tcp.bind(("", number))
                 udp.bind(("", number))
-            except OSError:
-                continue
-            return number
+        except OSError:
+            claim.close()
+            continue
+        _claims.append(claim)
+        return number
+    raise OSError("no port is free")
 
 
 def names_in(folder: Path) -> list[str]:

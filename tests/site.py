@@ -40,10 +40,10 @@ _IMAGES = {
     "mariadb-server": ["mariadb"],
 }
 _LAYER_BYTES = 2_000_000
-#: For a command of the page.
-RUN_PATIENCE_S = 300
+#: No command of the page takes this long, on a machine however busy.
+RUN_PATIENCE_S = 900
 #: Until a server listens.
-RETRY = ("--retry", "100", "--retry-delay", "0", "--retry-connrefused", "--retry-max-time", "30")
+RETRY = ("--retry", "100", "--retry-delay", "0", "--retry-connrefused", "--retry-max-time", "120")
 
 _SOURCE_REGISTRY = """
 version: 0.1

@@ -188,7 +188,7 @@ class PageTests(SynchronousTestCase):
             env={**os.environ, "PYTHONPATH": str(_CHECKOUT)},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=300,
         )
         self.assertEqual(made.returncode, 0, made.stderr)
         [shown] = re.findall(

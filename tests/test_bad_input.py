@@ -538,6 +538,7 @@ async def test_server_interrupted_while_it_waits(crew: Crew, number: int) -> Non
     destination = _Destination(crew)
     source = crew.file("image", image_of(_BUFFER))
     server = crew.server("--input", str(source), "--report", "server.json", clients=2)
+    await server.said("waiting for clients")
     client = crew.client(*destination.words, "--connect-timeout", "1")
     await server.said("is in: 1 of 2")
     server.send_signal(number)

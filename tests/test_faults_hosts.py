@@ -72,7 +72,7 @@ async def test_a_client_whose_output_nobody_reads_for_a_while(crew: Crew) -> Non
 @on_the_reactor
 async def test_a_client_that_does_not_read_its_connection(crew: Crew, what: str) -> None:
     """It is cut off, and named; what it has asked for is not held in memory for it."""
-    words = ("--patience", "1", "--client-timeout", "2")
+    words = ("--patience", "1", "--client-timeout", "6")
     async with transfer(crew, 2, *words, expected=3, hosts=3) as run:
         await run.server.said("is in: 2 of 3")
         mute = crew.start(

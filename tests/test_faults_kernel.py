@@ -263,11 +263,11 @@ def _add_bypass(one: Host, other: Host) -> None:
 @on_the_reactor
 async def test_a_client_that_gives_up_before_the_start(crew: Crew) -> None:
     """It is not waited for for ever: the others begin without it, and the report names it."""
-    async with transfer(crew, 1, "--client-timeout", "2", expected=2, hosts=2) as run:
+    async with transfer(crew, 1, "--client-timeout", "6", expected=2, hosts=2) as run:
         await run.server.said("is in: 1 of 2")
         run.clients[0].send_signal(signal.SIGTERM)
         assert await run.clients[0].end() == -signal.SIGTERM
-        await run.server.said("waiting 2 s for client client-0", "to be started again")
+        await run.server.said("waiting 6 s for client client-0", "to be started again")
         run.start_client(1)
         await run.have_it([1])
         assert await run.server.end() == Status.PARTIAL

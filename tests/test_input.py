@@ -210,7 +210,7 @@ async def test_a_sparse_image_is_written_sparse(crew: Crew, joins: str) -> None:
             file.write(data)
         file.truncate(size)
     late = joins == "late"
-    words = ("--rate", "60M", "--accept-timeout", "1", "--min-clients", "1") if late else ()
+    words = ("--rate", "60M", "--accept-timeout", "10", "--min-clients", "1") if late else ()
     server = crew.server("--input", str(path), *words, clients=2)
     first = crew.client("--output", "first", "--name", "first")
     if late:

@@ -126,6 +126,7 @@ async def test_a_late_client(crew: Crew) -> None:
 async def test_the_failsafe(crew: Crew) -> None:
     image = crew.file("image", image_of(_SIZE))
     server = crew.server(*_SLOW, "--failsafe", "registry.example:4000", stdin=image)
+    await server.said("waiting for clients")
     words = ("--connect-timeout", "1", "--output", "copy", "--report", "report.json")
     client = crew.client(*words)
     await crew.until(lambda: _kept(crew.folder, "copy") > 0, "a part of the copy")

@@ -71,7 +71,7 @@ class _Intake(Intake):
 class _PortsTest(unittest.TestCase):
     """A sender and a receiver of one session, on a group of their own."""
 
-    timeout = 20
+    timeout = 120
     salt = 0xCAFE
 
     def open(

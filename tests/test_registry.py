@@ -171,7 +171,7 @@ async def test_check_by_the_status_of_another_host(crew: Crew, source: _Source) 
     await _done(_images(crew, "unpack", "--root", root, image))
     status = crew.folder / "status.json"
     status.write_text(await _done(_images(crew, "status", "--root", root, "--json")))
-    words = ("check", "--timeout", "1", "--status", status, "--registry")
+    words = ("check", "--status", status, "--registry")
     with serving(root / "current", crew.folder / "registry.json") as address:
         listed = await _done(_images(crew, *words, address))
     *images, count = listed.splitlines()
@@ -190,12 +190,12 @@ async def test_check(crew: Crew, source: _Source) -> None:
     image, root = crew.folder / "image.tgz", crew.folder / "host"
     await _done(_images(crew, "pack", "--output", image, "storage", source.root))
     address = f"{LOOPBACK}:{crew.port}"
-    check = ("check", "--root", root, "--timeout", "1", "--registry")
+    check = ("check", "--root", root, "--registry")
     assert await _refused(_images(crew, *check, address)) == (
         f"kollacast-images: {root}: has no image"
     )
     await _done(_images(crew, "unpack", "--root", root, image))
-    assert await _refused(_images(crew, *check, address)) == (
+    assert await _refused(_images(crew, *check, address, "--timeout", "1")) == (
         f"kollacast-images: no registry answers at {address} within 1 s: Connection refused"
     )
     with serving(root / "current", crew.folder / "registry.json", crew.port):

@@ -370,9 +370,9 @@ class AbandonTests(_TestCase):
 
         writer = threading.Thread(target=write)
         writer.start()
-        stands.wait(10)
+        self.assertTrue(stands.wait(60))
         sink.abandon()
-        writer.join(10)
+        writer.join(60)
         self.assertFalse(writer.is_alive())
         self.assertEqual([error.errno for error in errors], [errno.ECANCELED])
         goes_on.set()

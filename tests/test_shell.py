@@ -18,7 +18,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 _CHECKOUT = Path(__file__).parent.parent
-_PATIENCE_S = 30.0
+_PATIENCE_S = 120.0
 
 
 class _ShellTestCase(SynchronousTestCase):
@@ -271,7 +271,7 @@ class SignalTests(_ShellTestCase):
         code = (
             "import sys, time; from kollacast.options import ClientOptions; "
             "ClientOptions().parseOptions(['127.0.0.1', 'h', '--output', 'image']);"
-            "print('parsed', flush=True); time.sleep(60)"
+            "print('parsed', flush=True); time.sleep(600)"
         )
         process = subprocess.Popen(
             [sys.executable, "-c", code],

@@ -16,7 +16,7 @@ from kollacast import atomic_file, fdio
 from kollacast.atomic_file import prove_writable
 from kollacast.sink import FileSink, StreamSink
 
-_PATIENCE_S = 10.0
+_PATIENCE_S = 60.0
 
 
 def _views(*parts: bytes) -> list[memoryview]:

@@ -62,6 +62,6 @@ class SkipsTests(SynchronousTestCase):
                 text=True,
                 env=environment,
                 cwd=folder,
-                timeout=60,
+                timeout=300,
             )
         return run.returncode, run.stdout + run.stderr

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast.source import ChangedImage, FileSource, open_source, prove_readable
 
-_PATIENCE_S = 10.0
+_PATIENCE_S = 60.0
 
 
 def _read_all(source: FileSource, step: int = 1000) -> bytes:

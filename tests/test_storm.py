@@ -37,7 +37,7 @@ def test_a_seed_is_one_session() -> None:
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=900,
         )
         assert made.returncode == 0, made.stderr
         prints.add(made.stdout)

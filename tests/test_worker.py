@@ -20,7 +20,7 @@ class _Thing:
 
 
 class Threads(unittest.TestCase):
-    timeout = 10
+    timeout = 120
 
     def setUp(self) -> None:
         self.worker = ThreadWorker(reactor, "test worker")  # type: ignore[arg-type]
@@ -45,7 +45,7 @@ class Threads(unittest.TestCase):
         gate = threading.Event()
 
         def first() -> None:
-            gate.wait(5)
+            gate.wait(60)
             made.append(0)
 
         results: list[Deferred[None]] = [self.worker.run(first)]
