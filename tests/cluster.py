@@ -99,7 +99,7 @@ done
 for unit in {" ".join(_EMPTY_TARGETS)}; do
     printf '[Unit]\nDefaultDependencies=no\n' >"$unit"
 done
-echo 'Wants=systemd-journald.service host.service' >>host.target
+echo 'Wants=systemd-journald.service host.service multi-user.target' >>host.target
 printf '[Unit]\nDefaultDependencies=no\n[Service]\nExecStart=%s\n' "$service" >host.service
 touch "$folder.up"
 cd /

@@ -54,6 +54,12 @@ ansible_python_interpreter: {python}
 # a machine may not let its containers have the limits that Kolla Ansible asks for
 default_container_dimensions: {{}}
 """
+#: What its `bootstrap-servers` has Podman know.
+_REGISTRIES = f"""
+[[registry]]
+location = "{LOCAL}"
+insecure = false
+"""
 #: The only part of Kolla Ansible's work that small images can stand in for.
 _TAGS = " --tags cron,memcached"
 
@@ -67,6 +73,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             start_dbus(host)
             prepare_podman(host)
             start_podman_socket(host)
+            host.path("/etc/containers/registries.conf.d/registries.conf").write_text(_REGISTRIES)
         inventory = (_SHARE / "ansible" / "inventory" / "multinode").read_text()
         made.add_to_inventory(inventory[inventory.index("[baremetal:children]") :])
         _push_version(made, tmp_path_factory.mktemp("first"), "first")
@@ -151,6 +158,9 @@ def test_deploy(site: Site, tmp_path: Path) -> None:
     """With Podman; twice, the second time with newer images under the same tag."""
     first = _deploy(site, "podman")
     assert set(site.registries().values()) == {LOCAL}
+    for host in site.hosts:
+        # as at boot; else systemd forgets a unit that has ended, for which Kolla Ansible waits
+        host.run("systemctl", "daemon-reload")
     _push_version(site, tmp_path, "second")
     _distribute(site)
     second = _deploy(site, "podman")

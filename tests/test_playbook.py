@@ -160,16 +160,27 @@ def test_what_can_go_wrong(site: Site) -> None:
     assert "kollacast_image: /root/absent.tgz: no such file on localhost" in absent.output
 
     site.run_shell("mkdir foreign && touch foreign/x-1-cp39-cp39-linux_x86_64.whl")
-    for more in ("", " --check"):
-        foreign = site.run(more, kollacast_image=_NEWER, kollacast_wheel_dir="/root/foreign")
-        assert foreign.status != 0
-        assert re.search(
-            r"/usr/bin/python3 of localhost is Python [\d.]+, and the wheels in /root/foreign are"
-            r" for 3\.9: make them with the hosts' Python",
-            foreign.output,
-        )
+    foreign = site.run(kollacast_image=_NEWER, kollacast_wheel_dir="/root/foreign")
+    assert foreign.status != 0
+    assert re.search(
+        r"/usr/bin/python3 of localhost is Python [\d.]+, and the wheels in /root/foreign are"
+        r" for 3\.9: make them with the hosts' Python",
+        foreign.output,
+    )
 
     taken, broken, sound = site.hosts
+    other = sound.path("/root/other_python")
+    other.write_text("#!/bin/sh\necho 3 99 x86_64\n")
+    other.chmod(0o755)
+    site.set_for(sound, kollacast_python="/root/other_python")
+    differing = site.run(" --check", kollacast_image=_NEWER)
+    assert differing.status != 0
+    assert " ".join(differing.table[sound.name]).startswith(
+        f"nothing no /root/other_python of {sound.name} is Python 3.99, and the wheels in"
+    )
+    assert differing.table[broken.name][:2] == ["already", "there"]
+    site.set_for(sound)
+
     taken.run("systemctl", "stop", "kollacast-registry")
     squatter = subprocess.Popen(
         taken.command([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "4000"]),
