@@ -89,7 +89,7 @@ umount "$aside"
 mount -t cgroup2 cgroup2 "$aside"
 hostname "$name"
 mkdir -p /run/sshd
-rm -rf /root/.ssh /root/.ansible /root/.ansible_async
+rm -rf /root/.ssh /root/.ansible /root/.ansible_async /root/.bashrc /root/.profile
 rm -rf /etc/systemd/system/*.wants
 mkdir /run/units
 cd /run/units
