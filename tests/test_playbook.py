@@ -54,6 +54,26 @@ def _interrupt(host: Member) -> None:
     kill(clients)
 
 
+@contextlib.contextmanager
+def _serving(host: Member, address: str, *argv: str) -> Iterator[None]:
+    """A program of nobody's that answers at an address of a host."""
+    process = subprocess.Popen(
+        host.command(argv),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=clean_environment(),
+    )
+    try:
+        host.run("curl", "-so/dev/null", *RETRY, f"http://{address}/v2/")
+        yield
+    finally:
+        # what was started is only the way into the host, and its end not that of the program
+        words = " ".join(argv)
+        kill(host.pids(words))
+        process.wait()
+        until(lambda: not host.pids(words), f"the end of {words}")
+
+
 def _forwards(host: Member) -> bool:
     """Whether a host passes its port on to the failsafe, now and after it boots."""
     unit = "kollacast-forward.socket"
@@ -182,19 +202,10 @@ def test_what_can_go_wrong(site: Site) -> None:
     site.set_for(sound)
 
     taken.run("systemctl", "stop", "kollacast-registry")
-    squatter = subprocess.Popen(
-        taken.command([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "4000"]),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=clean_environment(),
-    )
-    try:
-        taken.run("curl", "-so/dev/null", *RETRY, f"http://{LOCAL}/")
+    with _serving(taken, LOCAL, sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "4000"):
         site.set_for(broken, kollacast_registry_program="/bin/false")
         run = site.run(kollacast_image=_NEWER, kollacast_registry_patience=3)
-    finally:
-        squatter.kill()
-        squatter.wait()
+        site.set_for(broken)
     assert run.status != 0
     assert run.table[taken.name][0] == "nothing"
     assert f"{LOCAL} is taken by another program" in " ".join(run.table[taken.name])
@@ -221,18 +232,8 @@ def _registry_of_kolla(site: Site, root: str) -> Iterator[None]:
     """A registry where the failsafe is to be, as Kolla's guide for several hosts puts one there."""
     config = site.installer.path("/root/registry.yml")
     config.write_text(_REGISTRY.format(root=root, address=site.failsafe))
-    process = subprocess.Popen(
-        site.installer.command(["docker-registry", "serve", "/root/registry.yml"]),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=clean_environment(),
-    )
-    try:
-        site.installer.run("curl", "-so/dev/null", *RETRY, f"http://{site.failsafe}/v2/")
+    with _serving(site.installer, site.failsafe, "docker-registry", "serve", "/root/registry.yml"):
         yield
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_registry_in_the_failsafes_place(site: Site) -> None:
