@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from kollacast.core.intake import BATCH, RUN, Intake
+from kollacast.packets.intake import BATCH, RUN, Intake
 from kollacast.wire.structures import PACKET_HEADER_SIZE
 
 Delivery = Callable[[Intake, Sequence[bytes]], None]

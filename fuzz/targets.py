@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 from fuzz.deliveries import WAYS, Delivery
 from kollacast.client.terms import of_greeting
-from kollacast.core.buffer import PacketBuffer
-from kollacast.core.intake import Intake
+from kollacast.packets.buffer import PacketBuffer
+from kollacast.packets.intake import Intake
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, Hello, Refusal, decode_json

@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast.monotonic import run_on_monotonic_clock
+from kollacast.command.monotonic import run_on_monotonic_clock
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -43,7 +43,7 @@ def _load() -> None:
     from twisted.scripts import twistd  # noqa: F401
 
     import kollacast.client
-    import kollacast.client_command  # noqa: F401
+    import kollacast.command.client  # noqa: F401
 
     list(getPlugins(IServiceMaker))
     assert "twisted.internet.reactor" not in sys.modules

@@ -17,10 +17,10 @@ from twisted.logger import Logger
 from twisted.python import log as legacy_log
 
 import kollacast.client
-from kollacast import service
-from kollacast.config import ClientConfig
-from kollacast.outcome import Outcome, Progress, Status
-from kollacast.sink import Sink
+from kollacast.command import service
+from kollacast.files.sink import Sink
+from kollacast.operator.config import ClientConfig
+from kollacast.operator.outcome import Outcome, Progress, Status
 
 _log = Logger(namespace="kollacast.fake")
 

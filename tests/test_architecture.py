@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _PAGE = _CHECKOUT / "docs" / "architecture.md"
 #: The only modules that may take the reactor which runs; all others are handed one.
-_COMMANDS = {"kollacast.server_command", "kollacast.client_command"}
+_COMMANDS = {"kollacast.command.server", "kollacast.command.client"}
 #: The only modules that may take the time of day: a version's record has a date.
 _DATES = {"kollacast.images.registry_sink"}
 _TIMES_OF_DAY = {
@@ -112,8 +112,8 @@ class MapTests(SynchronousTestCase):
 
     def test_imports_are_seen(self) -> None:
         self.assertLessEqual(
-            {"kollacast.streams", "kollacast.options", "kollacast.server"},
-            self._needs("kollacast.server_command"),
+            {"kollacast.command.streams", "kollacast.command.options", "kollacast.server"},
+            self._needs("kollacast.command.server"),
         )
 
     def test_imports_point_down(self) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
-from kollacast.core.buffer import InconsistentBuffer, PacketBuffer
+from kollacast.packets.buffer import InconsistentBuffer, PacketBuffer
 from kollacast.wire.messages import BufferCtl
 from tests.vectors import PROPERTY
 

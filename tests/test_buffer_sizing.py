@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
-from kollacast.core.buffer_sizing import BufferSizing
+from kollacast.sending.buffer_sizing import BufferSizing
 from tests.vectors import PROPERTY
 
 _CAPACITY = 1460

@@ -17,10 +17,10 @@ from weakref import WeakSet
 from twisted.internet.error import CannotListenError
 from twisted.logger import capturedLogs, formatEvent
 
-from kollacast.client import reception
 from kollacast.client.client import GREETING_TIMEOUT_S
-from kollacast.core.buffer import PacketBuffer
-from kollacast.outcome import Outcome, Status
+from kollacast.operator.outcome import Outcome, Status
+from kollacast.packets.buffer import PacketBuffer
+from kollacast.receiving import reception
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.greeting import MAGIC, Hello, Refusal, encode_json
 from kollacast.wire.messages import Detach, Done, Ready, Report, Request

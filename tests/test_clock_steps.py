@@ -12,8 +12,8 @@ from twisted.internet import task
 from twisted.internet.epollreactor import EPollReactor
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast.monotonic import run_on_monotonic_clock
-from kollacast.outcome import Status
+from kollacast.command.monotonic import run_on_monotonic_clock
+from kollacast.operator.outcome import Status
 from tests.processes import PATIENCE_S, Crew, Program, ends, image_of, make_crew, on_the_reactor
 from tests.stepped_clock import SteppedClock
 

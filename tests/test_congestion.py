@@ -18,7 +18,7 @@ from twisted.trial import unittest
 from kollacast import congestion
 from kollacast.congestion.control import Epoch, FixedRate
 from kollacast.congestion.trials import Trials
-from kollacast.core.buffer_sizing import BufferSizing
+from kollacast.sending.buffer_sizing import BufferSizing
 
 _KIB = 1024
 _CAPACITY = 1460

@@ -7,8 +7,8 @@ import struct
 from random import Random
 from typing import Any
 
-from kollacast.core.expectation import Expectation
-from kollacast.outcome import Status
+from kollacast.operator.expectation import Expectation
+from kollacast.operator.outcome import Status
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.messages import BufferCtl, Packet, Request, Sent
 from tests.simulation.links import Weather

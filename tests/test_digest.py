@@ -8,7 +8,7 @@ from unittest import mock
 
 from twisted.trial import unittest
 
-from kollacast.core import digest
+from kollacast.files import digest
 
 
 class Digests(unittest.SynchronousTestCase):

@@ -12,10 +12,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fuzz import recorded
 from kollacast.client.terms import of_greeting, of_group_info
-from kollacast.config import ServerConfig
-from kollacast.core.buffer import PacketBuffer
-from kollacast.options import ClientOptions, ServerOptions
-from kollacast.outcome import Status
+from kollacast.command.options import ClientOptions, ServerOptions
+from kollacast.operator.config import ServerConfig
+from kollacast.operator.outcome import Status
+from kollacast.packets.buffer import PacketBuffer
 from kollacast.repair.xor import combine
 from kollacast.server.session import Session
 from kollacast.wire import recipes

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
-from kollacast.outcome import Status
+from kollacast.operator.outcome import Status
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Hello
 from kollacast.wire.messages import Fetch

@@ -13,7 +13,7 @@ import pytest
 import pytest_twisted
 from twisted.internet.task import deferLater
 
-from kollacast.outcome import Status
+from kollacast.operator.outcome import Status
 from lab import Host
 from tests.processes import Crew, make_crew, on_the_reactor
 from tests.transfer import PACKETS, SIZE, Transfer, transfer

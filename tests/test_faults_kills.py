@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 import pytest_twisted
 
-from kollacast.outcome import Status
+from kollacast.operator.outcome import Status
 from tests.processes import Crew, Program, ends, make_crew, on_the_reactor
 from tests.transfer import PACKET, SIZE, Transfer, part_of, transfer
 

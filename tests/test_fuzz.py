@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from fuzz import CORPUS, seeds, targets
-from kollacast.core.intake import Intake
+from kollacast.packets.intake import Intake
 from kollacast.wire.parser import ClientStream, ServerStream
 from kollacast.wire.structures import WireError
 from tests.vectors import PROPERTY

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.trial import unittest
 
-from kollacast.server.groups import ClientGroup, GroupChain, Phase
+from kollacast.sending.barrier import ClientGroup, GroupChain, Phase
 from tests.vectors import PROPERTY
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from twisted.trial import unittest
 
 from fuzz import deliveries
-from kollacast.core.buffer import PacketBuffer
-from kollacast.core.intake import Intake
+from kollacast.packets.buffer import PacketBuffer
+from kollacast.packets.intake import Intake
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.messages import BufferCtl

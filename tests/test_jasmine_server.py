@@ -11,8 +11,8 @@ from typing import Any
 
 from twisted.logger import LogEvent, capturedLogs, formatEvent
 
-from kollacast.core.expectation import Expectation
-from kollacast.outcome import Status
+from kollacast.operator.expectation import Expectation
+from kollacast.operator.outcome import Status
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.greeting import Hello
 from kollacast.wire.messages import BufferCtl, Request, Sent

@@ -10,8 +10,8 @@ from typing import Any
 
 from twisted.logger import capturedLogs, formatEvent
 
-from kollacast.outcome import Status
-from kollacast.spool import Spool
+from kollacast.files.spool import Spool
+from kollacast.operator.outcome import Status
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Hello, encode_json
 from kollacast.wire.messages import BufferCtl, Detach, Digest, Fetch, Report, Sent

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest_twisted
 
-from kollacast.outcome import Status
+from kollacast.operator.outcome import Status
 from tests.processes import Crew, ends, image_of, make_crew, names_in, on_the_reactor
 
 crew = pytest_twisted.async_yield_fixture(make_crew)

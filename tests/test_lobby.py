@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
-from kollacast.outcome import Status
+from kollacast.operator.outcome import Status
 from kollacast.server.lobby import Lobby
 from kollacast.wire.greeting import Greeting
 from tests.simulation.network import Network

@@ -17,8 +17,8 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
-from kollacast.core.buffer import PacketBuffer
-from kollacast.core.intake import Intake, Landing
+from kollacast.packets.buffer import PacketBuffer
+from kollacast.packets.intake import Intake, Landing
 from kollacast.transport import frames, receiver, runs, sender
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_GRO, UDP_SEGMENT
 from kollacast.transport.pacing import Pacer

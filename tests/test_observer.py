@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial import unittest
 
-from kollacast.core.observer import Observer
+from kollacast.events.observer import Observer
 
 
 class Waiting(unittest.SynchronousTestCase):

@@ -12,11 +12,11 @@ from unittest import mock
 from twisted.python.usage import Options, UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast import local_host, options, streams, values
-from kollacast.core.digest import ExpectedDigest
-from kollacast.core.expectation import Expectation
-from kollacast.logs import STDERR_OBSERVER
-from kollacast.options import ClientOptions, ServerOptions
+from kollacast.command import local_host, options, streams, values
+from kollacast.command.logs import STDERR_OBSERVER
+from kollacast.command.options import ClientOptions, ServerOptions
+from kollacast.files.digest import ExpectedDigest
+from kollacast.operator.expectation import Expectation
 
 
 class _Twistd(Options):
@@ -280,7 +280,7 @@ class InputTests(_OptionsTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        from kollacast.source import prove_readable
+        from kollacast.files.source import prove_readable
 
         self.patch(options, "prove_readable", prove_readable)
 

@@ -11,8 +11,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast.client.output import Output
-from kollacast.core.digest import Digester
+from kollacast.files.digest import Digester
+from kollacast.receiving.output import Output
 from tests.simulation.image import MemorySink
 
 _IMAGE = bytes(range(250))

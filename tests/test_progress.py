@@ -12,9 +12,9 @@ import tqdm.std
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast.outcome import Progress
-from kollacast.progress import Bar, Lines, Nothing, Watch, choose_display
-from kollacast.streams import Console
+from kollacast.command.progress import Bar, Lines, Nothing, Watch, choose_display
+from kollacast.command.streams import Console
+from kollacast.operator.outcome import Progress
 
 
 def _at(

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
-from kollacast.core.buffer import PacketBuffer
-from kollacast.core.intake import Intake
+from kollacast.packets.buffer import PacketBuffer
+from kollacast.packets.intake import Intake
 from kollacast.repair.planning import plan
 from kollacast.repair.xor import combine
 from kollacast.wire import recipes

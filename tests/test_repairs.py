@@ -21,13 +21,13 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial import unittest
 
-from kollacast.config import ServerConfig
 from kollacast.congestion.control import Epoch
 from kollacast.congestion.trials import Trials
-from kollacast.core.buffer import PacketBuffer
+from kollacast.operator.config import ServerConfig
+from kollacast.packets.buffer import PacketBuffer
 from kollacast.repair.planning import plan as planner
-from kollacast.server.reach import Reach
-from kollacast.server.repairs import Repairs
+from kollacast.sending.reach import Reach
+from kollacast.sending.repairs import Repairs
 from kollacast.server.session import Flight, Session
 from kollacast.transport.sender import MulticastProtocol
 from kollacast.wire import recipes

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial import unittest
 
-from kollacast.core.buffer import PacketBuffer
+from kollacast.packets.buffer import PacketBuffer
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol
 from kollacast.wire.structures import IP_UDP_HEADER_SIZE, PACKET_HEADER_SIZE

@@ -20,12 +20,12 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
-from kollacast.core.digest import ExpectedDigest, available_digests
-from kollacast.core.expectation import Expectation
-from kollacast.outcome import Outcome, Status
+from kollacast.files.digest import ExpectedDigest, available_digests
+from kollacast.files.source import ChangedImage
+from kollacast.operator.expectation import Expectation
+from kollacast.operator.outcome import Outcome, Status
 from kollacast.server.client_protocol import HELLO_TIMEOUT_S
 from kollacast.server.cycle import cycle
-from kollacast.source import ChangedImage
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.greeting import Greeting, Hello, Refusal, encode_json
 from kollacast.wire.messages import BufferCtl, Digest, Packet, Report, Sent

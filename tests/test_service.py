@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast.outcome import Outcome, Progress, Status
-from kollacast.progress import Nothing
-from kollacast.service import INTERRUPT_S, KollacastService, Run, describe, write_report
+from kollacast.command.progress import Nothing
+from kollacast.command.service import INTERRUPT_S, KollacastService, Run, describe, write_report
+from kollacast.operator.outcome import Outcome, Progress, Status
 
 _DONE = Outcome(Status.OK, "3 of 3 clients have the image", {"bytes": 12, "clients": []})
 

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast import atomic_file, fdio
-from kollacast.atomic_file import prove_writable
-from kollacast.sink import FileSink, StreamSink
+from kollacast.files import atomic_file, fdio
+from kollacast.files.atomic_file import prove_writable
+from kollacast.files.sink import FileSink, StreamSink
 
 _PATIENCE_S = 60.0
 
@@ -380,7 +380,7 @@ class StreamSinkTests(SynchronousTestCase):
         sink.abandon()
 
     def test_descriptor_without_a_mode_of_its_own(self) -> None:
-        from kollacast import sink as module
+        from kollacast.files import sink as module
 
         self.patch(module, "_with_a_mode_of_its_own", lambda fd: fd)
         self.test_pipe()
@@ -408,7 +408,7 @@ class StreamSinkTests(SynchronousTestCase):
         self.assertEqual(getattr(error, "errno", None), errno.ECANCELED)
 
     def test_abandon_while_a_write_waits_on_a_blocking_pipe(self) -> None:
-        from kollacast import sink as module
+        from kollacast.files import sink as module
 
         self.patch(module, "_with_a_mode_of_its_own", lambda fd: fd)
         self.test_abandon_while_a_write_waits()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast.source import ChangedImage, FileSource, open_source, prove_readable
+from kollacast.files.source import ChangedImage, FileSource, open_source, prove_readable
 
 _PATIENCE_S = 60.0
 

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast import sparse
-from kollacast.sink import FileSink
-from kollacast.sparse import BLOCK, write_sparse
+from kollacast.files import sparse
+from kollacast.files.sink import FileSink
+from kollacast.files.sparse import BLOCK, write_sparse
 
 _DATA = random.Random(1).randbytes(BLOCK)
 _ZEROS = bytes(BLOCK)

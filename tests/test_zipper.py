@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 from twisted.trial import unittest
 
-from kollacast.core.zipper import Zipper, chain
+from kollacast.sending.zipper import Zipper, chain
 
 
 class _Member:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from kollacast.outcome import Status
+from kollacast.operator.outcome import Status
 from lab import Lab
 from tests.processes import Crew, Program, ends, image_of, names_in
 

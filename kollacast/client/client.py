@@ -20,15 +20,15 @@ from twisted.python.failure import Failure
 from kollacast.client import terms as terms_of
 from kollacast.client.attempts import RETRY_S, NotConnected, connect
 from kollacast.client.connection import ServerConnection
-from kollacast.client.output import Output
-from kollacast.client.reception import Reception
-from kollacast.client.route import ReceiverFactory, Route
 from kollacast.client.terms import Terms
-from kollacast.config import ClientConfig
-from kollacast.core.buffer import InconsistentBuffer
-from kollacast.core.digest import Digester, available_digests
-from kollacast.outcome import Outcome, Progress, Status
-from kollacast.sink import Sink
+from kollacast.files.digest import Digester, available_digests
+from kollacast.files.sink import Sink
+from kollacast.operator.config import ClientConfig
+from kollacast.operator.outcome import Outcome, Progress, Status
+from kollacast.packets.buffer import InconsistentBuffer
+from kollacast.receiving.output import Output
+from kollacast.receiving.reception import Reception
+from kollacast.receiving.route import ReceiverFactory, Route
 from kollacast.transport.receiver import open_receiver
 from kollacast.transport.worker import ThreadWorker, Worker
 from kollacast.wire.checksum import best_crc32c

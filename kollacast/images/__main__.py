@@ -17,8 +17,11 @@ from typing import Any, BinaryIO, NoReturn
 
 from twisted.python.usage import UsageError
 
-from kollacast import values
-from kollacast.atomic_file import prove_writable
+from kollacast.command import values
+from kollacast.command.logs import shorten_crashes
+from kollacast.command.service import describe
+from kollacast.command.streams import console
+from kollacast.files.atomic_file import prove_writable
 from kollacast.images.archive import read_storage
 from kollacast.images.catalog import Catalog, Image
 from kollacast.images.check import check_registry
@@ -36,10 +39,7 @@ from kollacast.images.pack import pack_storage
 from kollacast.images.references import has_no_namespace, is_namespace
 from kollacast.images.unpack import unpack_file
 from kollacast.images.versions import Record, parse_record, prove_root, read_record
-from kollacast.logs import shorten_crashes
-from kollacast.outcome import Status
-from kollacast.service import describe
-from kollacast.streams import console
+from kollacast.operator.outcome import Status
 
 _PROGRAM = "kollacast-images"
 

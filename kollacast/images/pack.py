@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, TypeVar, cast
 
-from kollacast.atomic_file import AtomicFile
+from kollacast.files.atomic_file import AtomicFile
 from kollacast.images.catalog import Catalog
 from kollacast.images.compression import compressed
 from kollacast.images.layout import MAX_LINK, PREFIX, STORAGE, BadImage, Blob, Link, blob_path

@@ -15,11 +15,11 @@ from typing import BinaryIO, cast
 
 from twisted.logger import Logger
 
-from kollacast import fdio
+from kollacast.files import fdio
+from kollacast.files.sink import OneWay
 from kollacast.images.archive import PIECE, read_storage
 from kollacast.images.catalog import Catalog
 from kollacast.images.versions import Record, Versions
-from kollacast.sink import OneWay
 
 #: Seconds between two looks whether a wait for the unpacking is called off.
 _LOOK_S = 0.1

@@ -17,13 +17,13 @@ from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kollacast.sending.barrier import Phase
+from kollacast.sending.history import History
+from kollacast.sending.member import Member
+from kollacast.sending.puller import Puller
+from kollacast.sending.repairs import Repairs
 from kollacast.server.client_record import ClientRecord
-from kollacast.server.groups import Phase
-from kollacast.server.history import History
 from kollacast.server.lobby import Lobby
-from kollacast.server.member import Member
-from kollacast.server.puller import Puller
-from kollacast.server.repairs import Repairs
 from kollacast.server.session import Session
 from kollacast.transport.keepalive import watch_peer
 from kollacast.transport.outgoing import Outgoing

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from kollacast.config import ServerConfig
+from kollacast.operator.config import ServerConfig
 from kollacast.server.client_protocol import ClientProtocol
 from kollacast.server.roster import Roster
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from twisted.internet.interfaces import IReactorTime
 
+from kollacast.sending.member import Member
 from kollacast.server.client_protocol import ClientProtocol
 from kollacast.server.client_record import ClientRecord
-from kollacast.server.member import Member
 from kollacast.wire.greeting import Hello
 
 

@@ -22,26 +22,26 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kollacast import congestion
-from kollacast.config import ServerConfig
-from kollacast.core.buffer_sizing import BufferSizing
-from kollacast.core.digest import Digester
-from kollacast.core.expectation import UnexpectedImage
-from kollacast.core.observer import Observer
-from kollacast.outcome import Outcome, Progress, Status
+from kollacast.events.observer import Observer
+from kollacast.files.digest import Digester
+from kollacast.files.source import Source
+from kollacast.files.spool import Spool
+from kollacast.operator.config import ServerConfig
+from kollacast.operator.expectation import UnexpectedImage
+from kollacast.operator.outcome import Outcome, Progress, Status
+from kollacast.sending.barrier import GroupChain, Phase
+from kollacast.sending.buffer_sizing import BufferSizing
+from kollacast.sending.history import History
+from kollacast.sending.reach import Reach
+from kollacast.sending.read_ahead import ReadAhead
+from kollacast.sending.repairs import Repairs
 from kollacast.server.client_protocol import ClientFactory, ClientProtocol
 from kollacast.server.cycle import cycle
 from kollacast.server.gathering import Gathering
-from kollacast.server.groups import GroupChain, Phase
-from kollacast.server.history import History
 from kollacast.server.lobby import Lobby
-from kollacast.server.reach import Reach
-from kollacast.server.read_ahead import ReadAhead
-from kollacast.server.repairs import Repairs
 from kollacast.server.roster import Roster
 from kollacast.server.session import Flight, Session
 from kollacast.server.watch import Watch
-from kollacast.source import Source
-from kollacast.spool import Spool
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol, open_sender
 from kollacast.transport.worker import ThreadWorker, Worker

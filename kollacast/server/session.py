@@ -7,9 +7,9 @@ import secrets
 from collections import deque
 from dataclasses import dataclass, replace
 
-from kollacast.config import ServerConfig
 from kollacast.congestion.control import FIRST_EPOCH, Epoch
-from kollacast.core.buffer import PacketBuffer
+from kollacast.operator.config import ServerConfig
+from kollacast.packets.buffer import PacketBuffer
 from kollacast.repair import SCHEME
 from kollacast.wire import proof
 from kollacast.wire.checksum import Engine

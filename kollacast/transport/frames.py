@@ -11,7 +11,7 @@ from array import array
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from kollacast.core.buffer import PacketBuffer
+from kollacast.packets.buffer import PacketBuffer
 from kollacast.transport.vectors import (
     MSG_DONTWAIT,
     STEP,

@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
-from kollacast.core.intake import BATCH, RUN, Intake, Landing
+from kollacast.packets.intake import BATCH, RUN, Intake, Landing
 from kollacast.transport import frames, runs
 from kollacast.transport.diagnosis import why_unreached
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_GRO, MulticastPort

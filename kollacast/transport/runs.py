@@ -12,7 +12,7 @@ import ctypes
 import socket
 import struct
 
-from kollacast.core.buffer import PacketBuffer
+from kollacast.packets.buffer import PacketBuffer
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_GRO, UDP_SEGMENT
 from kollacast.transport.vectors import (
     MSG_DONTWAIT,

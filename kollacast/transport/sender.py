@@ -24,7 +24,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
-from kollacast.core.buffer import PacketBuffer
+from kollacast.packets.buffer import PacketBuffer
 from kollacast.transport import diagnosis, runs
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_SEGMENT, MulticastPort
 from kollacast.transport.outage import Outage

@@ -13,7 +13,7 @@ from array import array
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from kollacast.core.buffer import PacketBuffer
+from kollacast.packets.buffer import PacketBuffer
 
 #: Bytes of a pointer and of a ``size_t``, which all fields below are made of.
 WORD = 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 
-from kollacast.fdio import called_off
+from kollacast.files.fdio import called_off
 from tests.simulation.system_error import system_error
 
 

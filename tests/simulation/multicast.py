@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from kollacast.core.buffer import PacketBuffer
+from kollacast.packets.buffer import PacketBuffer
 from kollacast.transport import frames
 from kollacast.transport.multicast import SOL_UDP, UDP_GRO, UDP_SEGMENT
 from kollacast.wire.structures import PACKET_HEADER_SIZE

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from kollacast.client import Client
-from kollacast.config import ClientConfig, ServerConfig
-from kollacast.outcome import Outcome
+from kollacast.files.spool import Spool
+from kollacast.operator.config import ClientConfig, ServerConfig
+from kollacast.operator.outcome import Outcome
 from kollacast.server import Server
-from kollacast.spool import Spool
 from kollacast.transport.worker import InlineWorker
 from tests.simulation.fabric import Fabric, Host, open_receiver, open_sender
 from tests.simulation.image import MemorySink, MemorySource

@@ -9,9 +9,9 @@ from ipaddress import IPv4Network
 from random import Random
 from typing import Any
 
-from kollacast.core.expectation import Expectation
-from kollacast.outcome import Status
-from kollacast.spool import Spool
+from kollacast.files.spool import Spool
+from kollacast.operator.expectation import Expectation
+from kollacast.operator.outcome import Status
 from tests.simulation.image import MemorySink, MemorySource
 from tests.simulation.links import Weather
 from tests.simulation.network import Network

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from kollacast.outcome import Outcome, Status
+from kollacast.operator.outcome import Outcome, Status
 from tests.simulation.runs import ClientRun, ServerRun
 from tests.storm.session import ALL, Session, is_ok
 

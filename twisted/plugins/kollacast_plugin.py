@@ -7,14 +7,14 @@ from twisted.application.service import ServiceMaker
 
 kollacast_server = ServiceMaker(
     "kollacast server",
-    "kollacast.server_command",
+    "kollacast.command.server",
     "Send one image to many hosts by multicast.",
     "kollacast-server",
 )
 
 kollacast_client = ServiceMaker(
     "kollacast client",
-    "kollacast.client_command",
+    "kollacast.command.client",
     "Receive the image that a kollacast server sends.",
     "kollacast-client",
 )

@@ -1,0 +1,79 @@
+"""Puts the client together from its command line, for twistd."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from kollacast.command import streams
+from kollacast.command.exit_status import end_process_with
+from kollacast.command.logs import announce
+from kollacast.command.monotonic import run_on_monotonic_clock
+from kollacast.command.options import ClientOptions
+from kollacast.command.progress import choose_display
+from kollacast.command.service import KollacastService, Run
+from kollacast.files.sink import FileSink, Sink, StreamSink
+from kollacast.transport.worker import ThreadWorker
+
+Options = ClientOptions
+
+#: Seconds for the removal of what a failed run has unpacked; the next one removes the rest.
+_CLEAR_S = 60.0
+
+_log = Logger()
+
+
+def makeService(options: ClientOptions) -> KollacastService:
+    """Make the service of ``kollacast-client``; nothing is written before it starts."""
+    # By now twistd has installed the reactor that its command line asks for.
+    from twisted.internet import reactor
+
+    run_on_monotonic_clock(reactor)
+    # The engine is loaded here, so that --help and a wrong command line answer at once.
+    from kollacast.client import Client
+
+    output: str | None = options["output"]
+    root: str | None = options["registry-root"]
+    image_fd = -1
+    if output is None and root is None:
+        image_fd = streams.take_standard_output()
+    elif not options.is_daemon:
+        streams.close_standard_output()
+
+    def make_sink() -> Sink:
+        if root is not None:
+            return _registry_sink(reactor, root)
+        return StreamSink(image_fd) if output is None else FileSink(output)
+
+    def make_run() -> Run:
+        sink = make_sink()
+        return Run(Client(reactor, options.config, sink), sink.abandon)
+
+    return KollacastService(
+        reactor,
+        make_run,
+        choose_display(options["progress"], streams.console, reactor, announce),
+        announce,
+        end_process_with,
+        options["report"],
+    )
+
+
+def _registry_sink(reactor: Any, root: str) -> Sink:
+    """A sink that unpacks; what it leaves of an image that is not whole goes before the process."""
+    from kollacast.images.registry_sink import RegistrySink
+
+    sink = RegistrySink(root)
+
+    def clear() -> Deferred[None]:
+        cleared = ThreadWorker(reactor, "clear").run(sink.clear)
+        cleared.addTimeout(_CLEAR_S, reactor)
+        return cleared.addErrback(
+            lambda failure: _log.warn("{root}: left unclean: {why}", root=root, why=failure.value)
+        )
+
+    # It is no part of the run, which ends on any disk, and which the service has ended by then.
+    reactor.addSystemEventTrigger("before", "shutdown", clear)
+    return sink

@@ -1,0 +1,198 @@
+"""The life of one run under twistd: start, show, end, and tell the truth about it."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ReactorNotRunning
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from kollacast.command.progress import Display, Watch
+from kollacast.files.atomic_file import AtomicFile
+from kollacast.files.path_text import path_text
+from kollacast.operator.outcome import Outcome, Progress, Status
+
+#: How long an interrupted run may take to tell its peers and end by itself.
+INTERRUPT_S = 5.0
+
+_log = Logger()
+
+
+class Engine(Protocol):
+    """What the server and the client have in common."""
+
+    def run(self) -> Deferred[Outcome]:
+        """Do the work; fires once, with how it went, and never fails."""
+
+    def progress(self) -> Progress:
+        """How far it is now."""
+
+    def interrupt(self, reason: str) -> Deferred[None]:
+        """Tell the peers why and end the run early."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """An engine, and what the run holds open."""
+
+    engine: Engine
+    release: Callable[[], None]  #: gives it back, from any state, and wakes a thread that waits
+    start_now: Callable[[], None] | None = None  #: begins with those who came, where that is a word
+
+
+class KollacastService(Service):
+    """Makes one run, and stops the reactor when it is over."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        make_run: Callable[[], Run],
+        display: Display,
+        announce: Callable[[str], None],
+        end_process_with: Callable[[Status], None],
+        report_path: str | None = None,
+    ) -> None:
+        """`make_run` is called once the reactor runs; what it raises ends the run, in one line."""
+        self._reactor = reactor
+        self._make_run = make_run
+        self._display = display
+        self._announce = announce
+        self._end_process_with = end_process_with
+        self._report_path = report_path
+        self._run: Run | None = None
+        self._watch: Watch | None = None
+        self._over: Deferred[None] | None = None  # made when somebody waits for the end
+        self._is_over = False
+        self._is_stopping = False
+
+    def startService(self) -> None:
+        """Begin as soon as the reactor runs: from then on it hears signals."""
+        super().startService()
+        # What is loaded by now stays to the end; a collection need not look at it again.
+        gc.freeze()
+        self._reactor.callWhenRunning(self._begin)
+
+    def stopService(self) -> Deferred[None] | None:
+        """Interrupt a run that is not over; fires when it is, or `INTERRUPT_S` later."""
+        super().stopService()
+        self._is_stopping = True
+        if self._is_over or self._run is None:
+            return None
+        self._over = Deferred()
+        patience = self._reactor.callLater(
+            INTERRUPT_S,
+            self._end,
+            Outcome(Status.FAILED, f"interrupted, and not ended within {INTERRUPT_S:g} s"),
+        )
+        over = self._over.addCallback(lambda _: patience.cancel() if patience.active() else None)
+        maybeDeferred(self._run.engine.interrupt, "interrupted").addErrback(
+            lambda failure: _log.failure("while interrupting", failure)
+        )
+        self._release()
+        return over
+
+    def start_now(self) -> None:
+        """Begin with those who came: what an operator asks for by a signal."""
+        if self._run is not None and self._run.start_now is not None and not self._is_over:
+            self._run.start_now()
+
+    def _begin(self) -> None:
+        if self._is_stopping:
+            return
+        # Whatever is raised here, the reactor would log and forget, and do nothing for ever.
+        try:
+            self._run = self._make_run()
+            ending = maybeDeferred(self._run.engine.run)
+            self._watch = Watch(self._reactor, self._run.engine.progress, self._display)
+            if not ending.called:
+                self._watch.start()
+        except OSError as error:
+            self._end(Outcome(Status.FAILED, describe(error)))
+        except Exception:
+            self._end(self._unexpected(Failure()))
+        else:
+            ending.addErrback(self._unexpected).addCallback(self._end)
+
+    def _unexpected(self, failure: Failure) -> Outcome:
+        _log.failure("unexpected error", failure)
+        why = failure.getErrorMessage() or repr(failure.value)
+        return Outcome(Status.FAILED, f"gave up: {why}")
+
+    def _end(self, outcome: Outcome) -> None:
+        """The run is over; nothing that fails on the way keeps the process from ending."""
+        if self._is_over:
+            return
+        self._is_over = True
+        try:
+            if self._watch is not None:
+                self._watch.stop()
+            self._release()
+            status = self._report(outcome)
+            self._announce(outcome.line)
+        except Exception:
+            _log.failure("while ending")
+            status = outcome.status or Status.FAILED
+        self._end_process_with(status)
+        if self._over is not None:
+            self._over.callback(None)
+        if not self._is_stopping:
+            try:
+                self._reactor.stop()
+            except ReactorNotRunning:
+                pass  # a signal has been quicker
+
+    def _report(self, outcome: Outcome) -> Status:
+        """Write the report that was asked for; return the status that is true after that."""
+        try:
+            if self._report_path is not None:
+                write_report(self._report_path, outcome)
+        except Exception as error:
+            self._announce(f"the report was not written: {describe(error)}")
+            return outcome.status or Status.FAILED
+        return outcome.status
+
+    def _release(self) -> None:
+        try:
+            if self._run is not None:
+                self._run.release()
+        except Exception:
+            _log.failure("cannot give back what the run held open")
+
+
+def write_report(path: str, outcome: Outcome) -> None:
+    """Write `outcome` as JSON to `path`, whole or not at all.
+
+    Raises OSError, and ValueError for what JSON has no word for.
+    """
+    report = {
+        "exit_status": int(outcome.status),
+        "message": outcome.line,
+        **outcome.report,
+    }
+    text = json.dumps(report, indent=2, allow_nan=False, default=str) + "\n"
+    file = AtomicFile(path)
+    try:
+        with file.descriptor() as fd:
+            rest = memoryview(text.encode())
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+        file.commit()
+    finally:
+        file.abandon()
+
+
+def describe(error: Exception) -> str:
+    """One line about `error`, with its file where there is one."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    filename = getattr(error, "filename", None)
+    if isinstance(filename, (str, bytes)) and filename:
+        return f"{path_text(filename)}: {reason}"
+    return reason

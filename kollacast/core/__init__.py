@@ -1,1 +1,0 @@
-"""Floor 1: the packets of one buffer, and who waits for whom; no sockets."""

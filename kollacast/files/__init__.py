@@ -1,0 +1,1 @@
+"""Files: where the image comes from and goes to."""

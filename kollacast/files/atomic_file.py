@@ -1,0 +1,300 @@
+"""A file that has its name only once it is whole and on disk.
+
+Until then it has no name at all, and so it is gone however the process ends; or a hidden one, for a
+later run to go on from, and where the file system has no files without a name.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kollacast.files.fdio import called_off
+
+_DESCRIPTORS = "/proc/self/fd"
+
+#: The extended attribute that says how much of a file with gaps counts.
+_MARK = "user.kollacast.head"
+
+
+class AtomicFile:
+    """A file in the folder of its final name.
+
+    One thread writes and commits; any thread may abandon it at any time.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Create the file, with the mode that the umask gives.
+
+        A symbolic link at `path` stays, and what it points to is replaced. Raises OSError, also
+        when `path` names something that is there and is no regular file.
+        """
+        if not os.path.basename(path):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        self._path = os.path.realpath(path)
+        try:
+            mode = os.stat(self._path).st_mode
+        except FileNotFoundError:
+            pass
+        else:
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, "not a regular file", path)
+        folder, name = os.path.split(self._path)
+        # A long final name and its decoration must fit in the 255 bytes of a name together.
+        stem = os.fsdecode(os.fsencode(name)[:200])
+        self._stem = os.path.join(folder, f".{stem}")
+        self._is_kept = False
+        #: The hidden name, None while there is none.
+        self._temporary_path: str | None = None
+        fd = _create_nameless(folder)
+        if fd is None:
+            self._temporary_path = self._new_path()
+            fd = os.open(
+                self._temporary_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
+            )
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._in_use = False
+        self._is_off = False
+        self._is_committed = False
+        #: Whether :meth:`mark` works here; known after :meth:`resume`.
+        self.can_mark = False
+
+    def is_off(self) -> bool:
+        """Whether the file has been abandoned."""
+        return self._is_off
+
+    @contextmanager
+    def descriptor(self) -> Iterator[int]:
+        """Lend the descriptor for one operation. Raises OSError (ECANCELED) when abandoned."""
+        with self._lock:
+            if self._is_off or self._is_committed:
+                raise called_off()
+            self._in_use = True
+        try:
+            yield self._fd
+        finally:
+            with self._lock:
+                self._in_use = False
+                if self._is_off:
+                    os.close(self._fd)
+
+    def resume(self, identity: str, unit: int) -> int:
+        """Go on with what an earlier run has kept of the content called `identity`.
+
+        `identity` is up to 64 hexadecimal digits. What is kept of other contents is removed, in
+        this file too. Returns how many bytes are there, a multiple of `unit`; writing goes on
+        behind them. From now on :meth:`abandon` can keep them for a later run. May be called
+        again. Raises OSError.
+        """
+        path = f"{self._stem}.{identity}-kept.part"
+        self._remove_others(path)
+        with self._lock:
+            if self._is_off:
+                raise called_off()
+            if self._is_kept and path == self._temporary_path:
+                return self._go_on(unit)
+            self._is_kept = self.can_mark = False
+            fd = _open_kept(path)
+            if fd is None:
+                # What this run may have written is of another content.
+                os.ftruncate(self._fd, 0)
+                os.lseek(self._fd, 0, os.SEEK_SET)
+                try:
+                    # Under a lock before it has the name that other runs look for.
+                    fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _link(self._fd, path)
+                except OSError:
+                    return 0  # of a run that goes on, or on a file system without links or locks
+                self._forget_path()
+            else:
+                self._forget_path()
+                os.close(self._fd)
+                self._fd = fd
+            self._temporary_path = path
+            self._is_kept = True
+            return self._go_on(unit)
+
+    def _go_on(self, unit: int) -> int:
+        """Write behind what is there in whole units from now on; returns how much that is."""
+        size = self._head() // unit * unit
+        os.ftruncate(self._fd, size)
+        os.lseek(self._fd, size, os.SEEK_SET)
+        self.can_mark = self._set_mark(size) and self._set_mark(None)
+        return size
+
+    def mark(self, size: int | None) -> None:
+        """Only the first `size` bytes count for a later run, or all for None.
+
+        It holds from now on, however this process ends. Only where :attr:`can_mark`. Raises
+        OSError.
+        """
+        with self.descriptor():
+            if not self._set_mark(size):
+                raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    def restart(self) -> None:
+        """Begin again with nothing in the file, whatever it is called. Raises OSError."""
+        with self.descriptor() as fd:
+            os.ftruncate(fd, 0)
+            os.lseek(fd, 0, os.SEEK_SET)
+            self._set_mark(None)
+
+    def commit(self) -> None:
+        """Bring the content to disk, give the file its name, bring the name to disk.
+
+        Raises OSError, and then the name still stands for what it stood for before.
+        """
+        with self.descriptor() as fd:
+            os.fsync(fd)
+        with self._lock:
+            if self._is_off:
+                raise called_off()
+            self._give_name()
+            self._is_committed = True
+            os.close(self._fd)
+        _sync_folder(os.path.dirname(self._path))
+
+    def abandon(self, keep: bool = False) -> None:
+        """Remove the temporary file; nothing after `commit`. Never raises.
+
+        With `keep` it stays for a run that resumes it, unless there is nothing in it.
+        """
+        with self._lock:
+            if self._is_off or self._is_committed:
+                return
+            self._is_off = True
+            try:
+                if not (keep and self._is_kept and self._head()):
+                    self._forget_path()
+            except OSError:
+                pass  # its folder went away, or became read-only: nothing is left to be done
+            if not self._in_use:
+                os.close(self._fd)
+
+    def _give_name(self) -> None:
+        if self._temporary_path is None:
+            try:
+                _link(self._fd, self._path)
+                return
+            except FileExistsError:
+                # Only a rename takes the place of another file.
+                temporary = self._new_path()
+                _link(self._fd, temporary)
+                self._temporary_path = temporary
+        os.rename(self._temporary_path, self._path)
+
+    def _new_path(self) -> str:
+        """A hidden name that nobody has: in a container every run may have the same process id."""
+        return f"{self._stem}.{secrets.token_hex(8)}.part"
+
+    def _forget_path(self) -> None:
+        """Take the hidden name away, where there is one. Raises OSError."""
+        path, self._temporary_path = self._temporary_path, None
+        if path is not None:
+            os.unlink(path)
+
+    def _head(self) -> int:
+        """How many bytes from the start on count."""
+        size = os.fstat(self._fd).st_size
+        try:
+            return min(size, int(os.getxattr(self._fd, _MARK)))
+        except (OSError, AttributeError):
+            return size
+        except ValueError:
+            return 0
+
+    def _set_mark(self, size: int | None) -> bool:
+        """False on a file system without extended attributes."""
+        try:
+            if size is not None:
+                os.setxattr(self._fd, _MARK, b"%d" % size)
+            elif _MARK in os.listxattr(self._fd):
+                os.removexattr(self._fd, _MARK)
+        except (OSError, AttributeError):
+            return False
+        return True
+
+    def _remove_others(self, path: str) -> None:
+        """Remove what earlier runs have kept of other contents, unless it is in use."""
+        folder, start = os.path.split(self._stem)
+        pattern = re.compile(re.escape(start) + r"\.[0-9a-f]*-kept\.part")
+        try:
+            names = os.listdir(folder)
+        except OSError:
+            return  # a folder that may be written but not listed
+        for name in names:
+            other = os.path.join(folder, name)
+            if pattern.fullmatch(name) and other != path:
+                fd = _open_kept(other)
+                if fd is not None:
+                    os.unlink(other)
+                    os.close(fd)
+
+
+def _open_kept(path: str) -> int | None:
+    """Open and lock a file that an earlier run of this user has kept; None where there is none."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_own = stat.S_ISREG(os.fstat(fd).st_mode) and os.fstat(fd).st_uid == os.geteuid()
+        if is_own and os.path.samestat(os.stat(path), os.fstat(fd)):
+            return fd
+    except OSError:
+        pass  # in use, or gone in this moment
+    os.close(fd)
+    return None
+
+
+def prove_writable(path: str) -> None:
+    """Raise the OSError that a later `AtomicFile(path)` would raise; leave nothing behind."""
+    AtomicFile(path).abandon()
+
+
+def _create_nameless(folder: str) -> int | None:
+    """Open a new file without a name; None where there is no such thing, or no way to name it."""
+    try:
+        fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
+    except (AttributeError, OSError):
+        return None  # what else is wrong with the folder shows when a file gets a name in it
+    if os.path.exists(f"{_DESCRIPTORS}/{fd}"):
+        return fd
+    os.close(fd)
+    return None
+
+
+def _link(fd: int, path: str) -> None:
+    """Give the open file `fd` one more name, or its first. Raises OSError: FileExistsError, too."""
+    folder = os.open(_DESCRIPTORS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # What stands there is a symbolic link, which is followed only beside a folder's descriptor.
+        os.link(str(fd), path, src_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
+
+
+def _sync_folder(folder: str) -> None:
+    """Bring a folder's entries to disk, where it can be opened and the file system knows how."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return  # a folder that may be written but not listed
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.EROFS):
+            raise
+    finally:
+        os.close(fd)

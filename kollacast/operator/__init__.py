@@ -1,0 +1,1 @@
+"""What an operator asked for, and what an operator is told."""

@@ -1,0 +1,53 @@
+"""What an operator asked for, as two frozen values that hold only what has been checked.
+
+``kollacast.command.options`` makes them from a command line; the server and the client read them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Network
+
+from kollacast.operator.expectation import Expectation
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """One run of the server."""
+
+    local_ip: str  #: IPv4 address of the interface that multicast leaves by
+    clients: int  #: how many clients to wait for, at least 1
+    port: int  #: for UDP and TCP, 1 to 65535
+    group: str  #: IPv4 multicast address
+    ttl: int  #: of multicast datagrams, 0 to 255
+    mtu: int  #: bytes of one datagram with its IP and UDP headers
+    buffer_packets: int | None = None  #: packets a buffer; None lets the server choose
+    window: int | None = None  #: buffers in flight; None lets the server choose
+    dialect_name: str = "kollacast"  #: "kollacast" or "jasmine"
+    group_size: int = 64  #: clients a TCP group, at least 1
+    accept_timeout_s: float = 0.0  #: to wait for all clients; 0 waits for ever
+    client_timeout_s: float = 60.0  #: of silence after which a client is given up
+    secret: bytes | None = field(default=None, repr=False)  #: that clients have to share
+    #: who may join; None for everyone
+    allowed: tuple[IPv4Network, ...] | None = None
+    failsafe: str | None = None  #: registry that clients turn to when all else fails, host:port
+    min_clients: int | None = None  #: enough to start when the time to wait is over
+    unicast: bool = False  #: no multicast: every client fetches by TCP
+    patience_s: float = 5.0  #: for which one client may hold up the others, or stay away
+    rate_bps: int | None = None  #: bits a second on the wire; None lets the server find it
+    digest: str = "sha256"  #: name of the digest that proves the whole image
+    #: what the image must be, or nobody gets it
+    expectation: Expectation = field(default_factory=Expectation)
+
+
+@dataclass(frozen=True)
+class ClientConfig:
+    """One run of the client."""
+
+    local_ip: str  #: IPv4 address of the interface that multicast enters by
+    server_ip: str  #: IPv4 address or host name of the server
+    port: int  #: of the server's TCP port, 1 to 65535
+    connect_timeout_s: float  #: to keep trying until the server is up
+    name: str  #: what this host is called in the server's report
+    secret: bytes | None = field(default=None, repr=False)  #: that the server has to share
+    failsafe: str | None = None  #: registry to name when all else fails, host:port

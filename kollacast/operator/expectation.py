@@ -1,0 +1,54 @@
+"""What an operator expects of an image before anybody may keep it: its size, its digest, its being.
+
+A pipe that breaks off looks like one that ends, and a job without standard input reads an empty
+image; what was meant to be sent, only the operator knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kollacast.files.digest import ExpectedDigest
+
+
+class UnexpectedImage(Exception):
+    """The image is not what the operator has said it must be; the text says in what."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What must hold of an image; every check raises :class:`UnexpectedImage` where it does not."""
+
+    size: int | None = None  #: in bytes; None where any will do
+    digest: ExpectedDigest | None = None  #: None where any will do
+    allow_empty: bool = False  #: whether 0 bytes may be meant
+
+    def check_known_size(self, size: int | None) -> None:
+        """Before anything is read: ``size`` bytes are to come, None where nobody knows."""
+        if size is not None:
+            self.check_size(size)
+
+    def check_size(self, size: int) -> None:
+        """All is read, and these are so many bytes."""
+        if self.size is not None and size != self.size:
+            raise UnexpectedImage(f"the image has {size} bytes, and --expect-size says {self.size}")
+        if size == 0 and not self.allow_empty:
+            raise UnexpectedImage(
+                "the image is empty: its input has ended before a single byte (an empty image that"
+                " is meant takes --allow-empty)"
+            )
+
+    def check_size_so_far(self, size: int) -> None:
+        """So many bytes are read, and there may be more."""
+        if self.size is not None and size > self.size:
+            raise UnexpectedImage(
+                f"the image has more than the {self.size} bytes that --expect-size says"
+            )
+
+    def check_digest(self, value: bytes) -> None:
+        """All is read, and its digest by the expected algorithm is ``value``."""
+        if self.digest is not None and value != self.digest.value:
+            raise UnexpectedImage(
+                f"the image is not the one that --expect names: its {self.digest.name} is"
+                f" {value.hex()}, not {self.digest.value.hex()}"
+            )

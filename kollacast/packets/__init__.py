@@ -1,0 +1,1 @@
+"""Buffers of packets, and where received packets land."""

@@ -1,0 +1,1 @@
+"""One stream of bytes in: buffers, repairs, what is kept."""

@@ -1,0 +1,154 @@
+"""Fetches the rest of an image packet by packet over TCP, in order and at this host's pace."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from kollacast.receiving.output import Output
+from kollacast.wire.dialect import Dialect
+from kollacast.wire.messages import BufferCtl, Fetch, Packet
+from kollacast.wire.packets import PacketCodec
+from kollacast.wire.structures import MAX_FETCH, WireError
+
+#: Payload bytes asked for at a time, and how many such pieces may be under way: enough for the
+#: delay of a long line, and little beside what receiving by multicast takes.
+_PIECE = 1024 * 1024
+_PIECES = 4
+
+
+class Connection(Protocol):
+    """The way to the server."""
+
+    def send(self, message: bytes) -> None:
+        """Send a message."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class Pull:
+    """Goes on where ``output`` stands, up to the packet ``limit`` or to the image's end.
+
+    :attr:`ended` fires when all is kept.  It fails with OSError when the sink does.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        dialect: Dialect,
+        codec: PacketCodec,
+        capacity: int,
+        output: Output,
+        limit: int | None = None,
+    ) -> None:
+        self.ended: Deferred[None] = Deferred()
+        self.packets = 0
+        self._connection = connection
+        self._dialect = dialect
+        self._codec = codec
+        self._capacity = capacity
+        self._output = output
+        self._piece_packets = min(max(_PIECE // capacity, 1), MAX_FETCH)
+        # The last packet of an image is short: once that is kept, nothing is left.
+        self._expected = self._asked = -(-output.bytes_kept // capacity)
+        self._kept_up_to = self._asked
+        self._limit = limit
+        self._payloads: list[bytes] = []
+        self._keeping = 0
+        self._over = False
+        self._stopped = False
+
+    @property
+    def over(self) -> bool:
+        """Whether all packets have come."""
+        return self._over
+
+    def start(self) -> None:
+        """Ask for as much as there is room for."""
+        piece = self._piece_packets
+        while not self._over and not self._stopped:
+            count = piece if self._limit is None else min(piece, self._limit - self._asked)
+            if count <= 0 or self._asked + count - self._kept_up_to > _PIECES * piece:
+                break
+            self._connection.send(Fetch(self._asked, count).encode(self._dialect))
+            self._asked += count
+        self._consider_limit()
+
+    def lift_limit(self) -> None:
+        """Go on to the end of the image; only before :attr:`ended` fires."""
+        self._limit = None
+        self._over = False
+        self.start()
+
+    def stop(self) -> None:
+        """The connection or the session is over: nothing more is asked for."""
+        self._stopped = True
+
+    # What the server says.
+
+    def packet(self, packet: Packet) -> None:
+        """The next packet of the image."""
+        if packet.seq != self._expected or packet.seq >= self._asked or not packet.payload:
+            raise WireError(f"the packet {packet.seq} comes where {self._expected} is due")
+        if self._over or (self._payloads and len(self._payloads[-1]) < self._capacity):
+            raise WireError(f"the packet {packet.seq} comes behind the end of the image")
+        if not self._codec.intact(packet.seq, packet.crc, memoryview(packet.payload)):
+            # It will be another one on another connection.
+            self._connection.abort()
+            return
+        self._expected += 1
+        self.packets += 1
+        self._payloads.append(packet.payload)
+        if len(self._payloads) == self._piece_packets:
+            self._keep()
+        self._consider_limit()
+
+    def end(self, ctl: BufferCtl) -> None:
+        """The image has no more packets."""
+        if not ctl.is_end or self._over:
+            raise WireError("a buffer is announced to a client that fetches by itself")
+        if ctl.packet_id_base != self._expected:
+            raise WireError(
+                f"the image ends with packet {ctl.packet_id_base}, and {self._expected} are here"
+            )
+        self._finish()
+
+    # How it goes on.
+
+    def _consider_limit(self) -> None:
+        if self._limit is not None and self._expected >= self._limit and not self._over:
+            self._finish()
+
+    def _finish(self) -> None:
+        """All has come."""
+        self._over = True
+        if self._payloads:
+            self._keep()
+        self._consider_end()
+
+    def _keep(self) -> None:
+        data = b"".join(self._payloads)
+        count = len(self._payloads)
+        self._payloads.clear()
+        self._keeping += 1
+        kept = self._output.keep([memoryview(data)])
+        kept.addCallbacks(lambda _: self._kept(count), self._failed)
+
+    def _kept(self, count: int) -> None:
+        self._keeping -= 1
+        self._kept_up_to += count
+        self.start()
+        self._consider_end()
+
+    def _consider_end(self) -> None:
+        if self._over and not self._keeping and not self._stopped:
+            self._stopped = True
+            self.ended.callback(None)
+
+    def _failed(self, failure: Failure) -> None:
+        if not self._stopped:
+            self._stopped = True
+            self.ended.errback(failure)

@@ -1,0 +1,317 @@
+"""The buffers of one image as they come in: announced, received, repaired, flushed.
+
+Each announced buffer is a :class:`_Flight`; flights end in the order in which
+they were announced.  What the server says comes in through the methods named
+after its messages, and answers leave through ``send``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from kollacast.packets.buffer import InconsistentBuffer, PacketBuffer
+from kollacast.packets.intake import Intake
+from kollacast.wire.dialect import Dialect
+from kollacast.wire.messages import BufferCtl, Done, Packet, Ready, Request
+from kollacast.wire.packets import PacketCodec
+from kollacast.wire.structures import WireError
+
+#: How often a packet may arrive damaged by TCP before the server is given up.
+_MAX_DAMAGED = 16
+#: Packets for which a buffer has room, however few are announced: as many as most sessions ever do.
+_LEAST_ROOM = 8192
+#: So many buffers in a row, each of at least so many packets, are not lost by chance.
+_UNHEARD = 2
+_MANY_PACKETS = 64
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """One announced buffer: how far it is."""
+
+    ctl: BufferCtl
+    buffer: PacketBuffer | None = None
+    ready: bool = False
+    sent: bool = False
+    flushing: bool = False
+    flushed: bool = False
+
+
+@dataclass(slots=True)
+class Silence:
+    """Buffers in a row of which nothing came: how many and from which on, and their packets.
+
+    ``buffers`` counts those that count.  ``is_new`` says that something has come before them.
+    """
+
+    since: int
+    is_new: bool
+    buffers: int = 0
+    packets: int = 0
+    is_told: bool = False
+
+
+class Connection(Protocol):
+    """The way back to the server, and what is expected on it."""
+
+    def send(self, message: bytes) -> None:
+        """Send a message."""
+
+    def expect_packets(self, count: int) -> None:
+        """So many retransmissions are due."""
+
+
+class Reception:
+    """Receives an image, or the rest of one, ``window`` buffers at a time.
+
+    The first packet is ``first``, or what the first announcement says for None.
+    Each buffer is handed on to ``keep(views)``.  ``drain`` empties the multicast
+    socket.  :attr:`ended` fires when the empty buffer is sent and all before it is
+    flushed: DONE for it is then due.
+    It fails with OSError when the sink does, with InconsistentBuffer, and with
+    MemoryError where there is not enough for what is announced.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        dialect: Dialect,
+        codec: PacketCodec,
+        *,
+        capacity: int,
+        buffer_packets: int,
+        window: int,
+        keep: Callable[[Sequence[memoryview]], Deferred[None]],
+        first: int | None = 0,
+    ) -> None:
+        self.intake = Intake(codec, capacity, coded=dialect.codes)
+        self.drain: Callable[[], None] = lambda: None
+        self.ended: Deferred[None] = Deferred()
+        #: Called when buffers go by of which no datagram has come.
+        self.silent: Callable[[Silence], None] = lambda silence: None
+        #: Called when a buffer has brought nothing: the host should join the group anew.
+        self.renew: Callable[[], None] = lambda: None
+        #: Called when something comes after all.
+        self.heard: Callable[[], None] = lambda: None
+        self._silence: Silence | None = None
+        self._damaged_before = 0
+        # The last buffer that was announced, and the last that was when the silence was noticed.
+        self._last_id = 0
+        self._in_flight_id = 0
+        self._retransmitted = 0
+        self._connection = connection
+        self._dialect = dialect
+        self._codec = codec
+        self._buffer_packets = buffer_packets
+        self._window = window
+        self._keep = keep
+        self._flights: deque[_Flight] = deque()
+        self._free: list[PacketBuffer] = []
+        self._unallocated = window
+        self._next_seq = first
+        self._end_announced = False
+        self._damaged = 0
+        self._stopped = False
+
+    @property
+    def packets_multicast(self) -> int:
+        return self.intake.counts.placed
+
+    @property
+    def packets_repaired(self) -> int:
+        """Packets that came again, by TCP or out of a coded repair."""
+        return self._retransmitted + self.intake.counts.decoded
+
+    @property
+    def over(self) -> bool:
+        """Whether the empty buffer is sent, and so all that is multicast."""
+        return self._end_announced and all(flight.sent for flight in self._flights)
+
+    def stop(self) -> None:
+        """The session is over: nothing more is sent, whatever still ends."""
+        self._stopped = True
+
+    # What the server says.
+
+    def buffer(self, ctl: BufferCtl) -> None:
+        """A buffer is announced."""
+        ctl.check(self.intake.capacity, self._buffer_packets)
+        if len(self._flights) >= self._window:
+            raise WireError(f"a buffer beyond the window of {self._window} is announced")
+        if self._next_seq is None:
+            self._next_seq = ctl.packet_id_base
+        if self._end_announced or ctl.packet_id_base != self._next_seq:
+            raise WireError(f"a buffer is announced that begins with seq {ctl.packet_id_base}")
+        self._next_seq += ctl.pkt_count
+        self._last_id = ctl.buffer_id
+        if ctl.is_end:
+            # No other buffer follows, so none is kept for it.
+            self._end_announced = True
+            self._free.clear()
+        self._flights.append(_Flight(ctl))
+        self._make_ready()
+
+    def sent(self) -> None:
+        """The oldest buffer that was still under way is multicast."""
+        flight = next((f for f in self._flights if not f.sent), None)
+        if flight is None or not flight.ready:
+            raise WireError("SENT for a buffer that was not announced or is not ready")
+        flight.sent = True
+        # The announcement may have overtaken datagrams that wait in the socket.
+        self.drain()
+        self._listen(flight)
+        if flight.buffer is not None and not flight.buffer.complete:
+            self._ask(flight.buffer.missing())
+        self.arrived()
+
+    def repaired(self, buffer_id: int) -> None:
+        """Coded repairs of a buffer have been multicast: ask for what they did not mend."""
+        self.drain()
+        for flight in self._flights:
+            buffer = flight.buffer
+            if buffer is not None and buffer.ctl.buffer_id == buffer_id and not buffer.complete:
+                self._ask(buffer.missing())
+        self.arrived()
+
+    def packet(self, packet: Packet) -> None:
+        """A retransmission."""
+        if not packet.payload:
+            raise WireError(f"the server does not hold the packet {packet.seq} any more")
+        payload = memoryview(packet.payload)
+        for flight in self._flights:
+            buffer = flight.buffer
+            if buffer is not None and buffer.slot_of(packet.seq) is not None:
+                break
+        else:
+            return
+        if not self._codec.intact(packet.seq, packet.crc, payload):
+            self._damaged += 1
+            if self._damaged > _MAX_DAMAGED:
+                raise WireError("the server's retransmissions are damaged")
+            self._ask([packet.seq])
+        elif not flight.flushing and buffer.put(packet.seq, payload):
+            self._retransmitted += 1
+            if buffer.complete:
+                self.arrived()
+
+    def arrived(self) -> None:
+        """Packets have come: flush what is complete, in order."""
+        # A flush that ends at once takes its flight out of the deque.
+        for flight in tuple(self._flights):
+            if flight.flushing:
+                continue
+            if not flight.ready or (flight.buffer is not None and not flight.buffer.complete):
+                break
+            self._flush(flight)
+        self._finish_flights()
+
+    # How it goes on.
+
+    def _listen(self, flight: _Flight) -> None:
+        """A buffer was sent: has anything of it come by multicast?"""
+        counts, buffer = self.intake.counts, flight.buffer
+        damaged, self._damaged_before = self._damaged_before, counts.damaged
+        if buffer is None:
+            return
+        packets = flight.ctl.pkt_count
+        if buffer.missing_count < packets or damaged < counts.damaged:
+            if self._silence is not None and self._silence.is_told:
+                self.heard()
+            self._silence = None
+            return
+        if packets < _MANY_PACKETS:
+            return
+        silence = self._silence
+        if silence is None:
+            is_new = counts.placed + counts.repeated + counts.damaged > 0
+            silence = self._silence = Silence(flight.ctl.buffer_id, is_new)
+            self._in_flight_id = self._last_id
+            self.renew()
+        silence.packets += packets
+        # A link that was down for a moment costs as many buffers as were under way, and no more.
+        if silence.is_new and flight.ctl.buffer_id <= self._in_flight_id:
+            return
+        silence.buffers += 1
+        if silence.buffers == _UNHEARD:
+            silence.is_told = True
+            self.silent(silence)
+
+    def _ask(self, seqs: list[int]) -> None:
+        self._connection.expect_packets(len(seqs))
+        self._connection.send(Request(tuple(seqs)).encode(self._dialect))
+
+    def _make_ready(self) -> None:
+        for flight in self._flights:
+            if flight.ready:
+                continue
+            if not flight.ctl.is_end:
+                try:
+                    buffer = self._take_buffer(flight.ctl.pkt_count)
+                except OSError as error:
+                    packets = flight.ctl.pkt_count
+                    text = f"no memory for a buffer of {packets} packets: {error.strerror}"
+                    self._failed(Failure(MemoryError(text)))
+                    return
+                if buffer is None:
+                    return
+                buffer.init(flight.ctl)
+                flight.buffer = buffer
+                self.intake.arm(buffer)
+            flight.ready = True
+            self._connection.send(Ready().encode(self._dialect))
+
+    def _take_buffer(self, packets: int) -> PacketBuffer | None:
+        """One for so many packets, or None for now.  Raises OSError when there is no memory."""
+        if self._free:
+            buffer = self._free.pop()
+            if packets <= buffer.max_packets:
+                return buffer
+        elif self._unallocated:
+            self._unallocated -= 1
+        else:
+            return None
+        room = min(max(packets, _LEAST_ROOM), self._buffer_packets)
+        return PacketBuffer(self.intake.capacity, room)
+
+    def _flush(self, flight: _Flight) -> None:
+        flight.flushing = True
+        buffer = flight.buffer
+        if buffer is None:
+            flight.flushed = True
+            return
+        self.intake.disarm(buffer)
+        try:
+            views = buffer.views()
+        except InconsistentBuffer:
+            self._failed(Failure())
+            return
+        kept = self._keep(views)
+        kept.addCallback(lambda _: self._flushed(flight)).addErrback(self._failed)
+
+    def _flushed(self, flight: _Flight) -> None:
+        flight.flushed = True
+        self._finish_flights()
+
+    def _finish_flights(self) -> None:
+        while self._flights and self._flights[0].flushed and self._flights[0].sent:
+            if self._stopped:
+                return
+            flight = self._flights.popleft()
+            if flight.buffer is not None:
+                if not self._end_announced:
+                    self._free.append(flight.buffer)
+                self._connection.send(Done().encode(self._dialect))
+                self._make_ready()
+            else:
+                self.ended.callback(None)
+
+    def _failed(self, failure: Failure) -> None:
+        if not self._stopped:
+            self._stopped = True
+            self.ended.errback(failure)

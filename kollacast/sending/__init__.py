@@ -1,0 +1,1 @@
+"""One stream of bytes out: buffers, the barrier, repairs."""

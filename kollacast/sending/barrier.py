@@ -1,0 +1,132 @@
+"""Clients in groups of bounded size, chained parent to child.
+
+The multicast side is the chain's root, the first group its child, the next
+group the grandchild.  A phase of the conversation runs down the chain, each
+group tells its members, and it comes back up once every member of every group
+has answered: that is the barrier.  The three kinds of phases run side by
+side, each with a chain of its own, and so the READYs of one buffer never wait
+for the DONEs of another.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, DeferredQueue
+
+from kollacast.sending.zipper import Zipper
+
+
+class Phase(enum.Enum):
+    """What clients are told, and what they answer when they are through."""
+
+    ANNOUNCE = "READY"
+    SENT = "DONE"
+    PROVE = "REPORT"
+
+    @property
+    def answer(self) -> str:
+        return self.value
+
+
+class Member(Protocol):
+    """A client as its group sees it."""
+
+    def begin(self, phase: Phase, value: Any) -> None:
+        """Tell the client; it answers through :meth:`ClientGroup.answered`."""
+
+
+class ClientGroup:
+    """Up to ``size`` members and their link in the chain of each phase."""
+
+    def __init__(self, size: int) -> None:
+        self.members: list[Member] = []
+        self.zippers: dict[Phase, Zipper[Any]] = {phase: Zipper() for phase in Phase}
+        self._size = size
+        # Who has not answered yet, for each phase under way, oldest first.
+        self._open: dict[Phase, deque[set[Member]]] = {phase: deque() for phase in Phase}
+        self._closed: dict[Phase, DeferredQueue[None]] = {phase: DeferredQueue() for phase in Phase}
+        for phase in Phase:
+            Deferred.fromCoroutine(self._pass_down(phase))
+            Deferred.fromCoroutine(self._pass_up(phase))
+
+    @property
+    def has_room(self) -> bool:
+        return len(self.members) < self._size
+
+    def join(self, member: Member) -> None:
+        """Take part in every phase that begins from now on."""
+        self.members.append(member)
+
+    def leave(self, member: Member) -> None:
+        """Nothing waits for ``member`` any more."""
+        self.members.remove(member)
+        for phase, waiting in self._open.items():
+            for absent in waiting:
+                absent.discard(member)
+            self._close(phase)
+
+    def answered(self, member: Member, phase: Phase) -> None:
+        """``member`` is through with the oldest phase of this kind it owes."""
+        for absent in self._open[phase]:
+            if member in absent:
+                absent.discard(member)
+                break
+        self._close(phase)
+
+    def _close(self, phase: Phase) -> None:
+        waiting = self._open[phase]
+        while waiting and not waiting[0]:
+            waiting.popleft()
+            self._closed[phase].put(None)
+
+    async def _pass_down(self, phase: Phase) -> None:
+        zipper = self.zippers[phase]
+        while True:
+            value = await zipper.wait_parent()
+            zipper.release_child(value)
+            members = list(self.members)
+            self._open[phase].append(set(members))
+            for member in members:
+                member.begin(phase, value)
+            self._close(phase)
+
+    async def _pass_up(self, phase: Phase) -> None:
+        zipper = self.zippers[phase]
+        while True:
+            await self._closed[phase].get()
+            await zipper.wait_child()
+            zipper.release_parent()
+
+
+class GroupChain:
+    """All clients, group behind group, seen from the root."""
+
+    def __init__(self, group_size: int) -> None:
+        self.groups: list[ClientGroup] = []
+        self._group_size = group_size
+        self._root: dict[Phase, Zipper[Any]] = {phase: Zipper() for phase in Phase}
+
+    def join(self, member: Member) -> ClientGroup:
+        """Put ``member`` into the first group with room, or into a new last one."""
+        for group in self.groups:
+            if group.has_room:
+                group.join(member)
+                return group
+        last = self.groups[-1].zippers if self.groups else self._root
+        group = ClientGroup(self._group_size)
+        for phase in Phase:
+            last[phase].attach(group.zippers[phase])
+        self.groups.append(group)
+        group.join(member)
+        return group
+
+    def begin(self, phase: Phase, value: Any) -> Deferred[None]:
+        """Tell every client; fires once each has answered or left.
+
+        Phases of one kind end in the order in which they began.
+        """
+        self._root[phase].release_child(value)
+        return self._root[phase].wait_child()

@@ -1,0 +1,125 @@
+"""Reads the image ahead of the multicast, into buffers that go round.
+
+Reading and digesting run in a thread each; a buffer comes out as soon as it
+is read, and goes in again once it is released and digested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.internet.defer import Deferred, DeferredQueue
+
+from kollacast.files.digest import Digester
+from kollacast.files.source import Source
+from kollacast.operator.expectation import Expectation
+from kollacast.packets.buffer import PacketBuffer
+from kollacast.sending.history import History
+from kollacast.transport.worker import Worker
+
+
+class ReadAhead:
+    """Buffers of the image in order, the last one empty.
+
+    ``buffers`` of ``buffer_packets`` each are allocated, once there is something
+    to put into each; ``packets_next()`` tells how many of them the next one gets.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        digester: Digester,
+        reader: Worker,
+        digest_worker: Worker,
+        *,
+        capacity: int,
+        buffer_packets: int,
+        buffers: int,
+        packets_next: Callable[[], int],
+        history: History,
+        expectation: Expectation = Expectation(),  # noqa: B008 (it is frozen)
+    ) -> None:
+        self._source = source
+        self._digester = digester
+        self._expectation = expectation
+        self._digesters = [digester]
+        #: Where the digest that is expected is of another kind, both are computed.
+        self._expected_digester = digester
+        if expectation.digest is not None and expectation.digest.name != digester.name:
+            self._expected_digester = Digester(expectation.digest.name)
+            self._digesters.append(self._expected_digester)
+        self._bytes_read = 0
+        self._reader = reader
+        self._digest_worker = digest_worker
+        self._capacity = capacity
+        self._buffer_packets = buffer_packets
+        self._packets_next = packets_next
+        self._history = history
+        self._unallocated = buffers
+        self._free: DeferredQueue[PacketBuffer] = DeferredQueue()
+        self._filled: DeferredQueue[tuple[PacketBuffer, int]] = DeferredQueue()
+        self._digested: dict[PacketBuffer, Deferred[None]] = {}
+
+    def start(self) -> Deferred[None]:
+        """Begin to read; fires when all is read.
+
+        Fails with OSError, or with UnexpectedImage, and then the empty buffer has not come out:
+        nobody has been told of an end.
+        """
+        return Deferred.fromCoroutine(self._read())
+
+    def next(self) -> Deferred[tuple[PacketBuffer, int]]:
+        """The next filled buffer and its payload size; 0 after the last one."""
+        return self._filled.get()
+
+    def release(self, buffer: PacketBuffer) -> None:
+        """The packets of ``buffer`` are not needed any more."""
+        digested = self._digested.pop(buffer, None)
+        if digested is None:
+            self._free.put(buffer)
+        else:
+            digested.addCallback(lambda _: self._free.put(buffer))
+
+    def digest(self) -> Deferred[bytes]:
+        """The digest of all that was read; ask once all is read."""
+        return self._digest_worker.run(self._digester.value)
+
+    async def _read(self) -> None:
+        while True:
+            buffer = await self._next_free()
+            size = await self._reader.run(self._fill, buffer, self._packets_next())
+            if size:
+                self._digested[buffer] = self._digest_worker.run(
+                    self._update, [buffer.payload[:size]]
+                )
+            await self._check(size)
+            self._history.passed(size)
+            self._filled.put((buffer, size))
+            if size == 0:
+                return
+
+    def _update(self, views: Sequence[memoryview]) -> None:
+        for digester in self._digesters:
+            digester.update(views)
+
+    async def _check(self, size: int) -> None:
+        """``size`` more bytes are read, or the end for 0."""
+        self._bytes_read += size
+        if size:
+            self._expectation.check_size_so_far(self._bytes_read)
+            return
+        self._expectation.check_size(self._bytes_read)
+        if self._expectation.digest is not None:
+            value = await self._digest_worker.run(self._expected_digester.value)
+            self._expectation.check_digest(value)
+
+    def _fill(self, buffer: PacketBuffer, packets: int) -> int:
+        size = buffer.fill(self._source.readinto, packets)
+        self._history.keep(buffer.payload[:size])
+        return size
+
+    def _next_free(self) -> Deferred[PacketBuffer]:
+        if self._unallocated and not self._free.pending:
+            self._unallocated -= 1
+            self._free.put(PacketBuffer(self._capacity, self._buffer_packets))
+        return self._free.get()
