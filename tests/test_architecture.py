@@ -112,7 +112,7 @@ class MapTests(SynchronousTestCase):
 
     def test_imports_are_seen(self) -> None:
         self.assertLessEqual(
-            {"kollacast.command.streams", "kollacast.command.options", "kollacast.server"},
+            {"kollacast.command.streams", "kollacast.command.server_options", "kollacast.server"},
             self._needs("kollacast.command.server"),
         )
 

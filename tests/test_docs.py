@@ -12,7 +12,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from fuzz import recorded
 from kollacast.client.terms import of_greeting, of_group_info
-from kollacast.command.options import ClientOptions, ServerOptions
+from kollacast.command.client_options import ClientOptions
+from kollacast.command.server_options import ServerOptions
 from kollacast.operator.config import ServerConfig
 from kollacast.operator.outcome import Status
 from kollacast.packets.buffer import PacketBuffer

@@ -12,9 +12,10 @@ from unittest import mock
 from twisted.python.usage import Options, UsageError
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast.command import local_host, options, streams, values
+from kollacast.command import local_host, server_options, streams, values
+from kollacast.command.client_options import ClientOptions
 from kollacast.command.logs import STDERR_OBSERVER
-from kollacast.command.options import ClientOptions, ServerOptions
+from kollacast.command.server_options import ServerOptions
 from kollacast.files.digest import ExpectedDigest
 from kollacast.operator.expectation import Expectation
 
@@ -42,7 +43,7 @@ class _OptionsTestCase(SynchronousTestCase):
         self.said: list[str] = []
         self.patch(streams.console, "write", self.said.append)
         # whatever the standard streams of the test run are
-        self.patch(options, "prove_readable", mock.Mock())
+        self.patch(server_options, "prove_readable", mock.Mock())
         self.patch(streams, "prove_standard_output_takes_an_image", mock.Mock())
         self.patch(streams, "fill_closed_streams", frozenset)
 
@@ -132,7 +133,7 @@ class ServerTests(_OptionsTestCase):
             self.assertIn(f"{option} {text!r}: must be", self.refused_server(*here, option, text))
 
     def test_a_digest_that_cannot_be_computed_here(self) -> None:
-        self.patch(options, "available_digests", lambda: ("sha256",))
+        self.patch(server_options, "available_digests", lambda: ("sha256",))
         text = f"blake3:{'ab' * 32}"
         self.assertIn(
             f"--expect {text}: is not installed",
@@ -282,7 +283,7 @@ class InputTests(_OptionsTestCase):
         super().setUp()
         from kollacast.files.source import prove_readable
 
-        self.patch(options, "prove_readable", prove_readable)
+        self.patch(server_options, "prove_readable", prove_readable)
 
     def test_missing(self) -> None:
         line = self.refused_server("127.0.0.1", "3", "--input", "/no/such/file")

@@ -269,7 +269,7 @@ class SignalTests(_ShellTestCase):
     def test_before_the_reactor_runs(self) -> None:
         """An interrupt finds no handler yet: still no traceback, still that signal's death."""
         code = (
-            "import sys, time; from kollacast.command.options import ClientOptions; "
+            "import sys, time; from kollacast.command.client_options import ClientOptions; "
             "ClientOptions().parseOptions(['127.0.0.1', 'h', '--output', 'image']);"
             "print('parsed', flush=True); time.sleep(600)"
         )

@@ -8,10 +8,10 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from kollacast.command import streams
+from kollacast.command.client_options import ClientOptions
 from kollacast.command.exit_status import end_process_with
 from kollacast.command.logs import announce
 from kollacast.command.monotonic import run_on_monotonic_clock
-from kollacast.command.options import ClientOptions
 from kollacast.command.progress import choose_display
 from kollacast.command.service import KollacastService, Run
 from kollacast.files.sink import FileSink, Sink, StreamSink
@@ -34,12 +34,12 @@ def makeService(options: ClientOptions) -> KollacastService:
     # The engine is loaded here, so that --help and a wrong command line answer at once.
     from kollacast.client import Client
 
-    output: str | None = options["output"]
-    root: str | None = options["registry-root"]
+    config = options.config
+    output, root = config.output_path, config.registry_root
     image_fd = -1
     if output is None and root is None:
         image_fd = streams.take_standard_output()
-    elif not options.is_daemon:
+    elif not config.is_daemon:
         streams.close_standard_output()
 
     def make_sink() -> Sink:
@@ -49,15 +49,15 @@ def makeService(options: ClientOptions) -> KollacastService:
 
     def make_run() -> Run:
         sink = make_sink()
-        return Run(Client(reactor, options.config, sink), sink.abandon)
+        return Run(Client(reactor, config, sink), sink.abandon)
 
     return KollacastService(
         reactor,
         make_run,
-        choose_display(options["progress"], streams.console, reactor, announce),
+        choose_display(config.progress_mode, streams.console, reactor, announce),
         announce,
         end_process_with,
-        options["report"],
+        config.report_path,
     )
 
 

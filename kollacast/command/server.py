@@ -10,8 +10,8 @@ from kollacast.command.exit_status import end_process_with
 from kollacast.command.local_host import raise_descriptor_limit
 from kollacast.command.logs import announce
 from kollacast.command.monotonic import run_on_monotonic_clock
-from kollacast.command.options import DEFAULT_SPOOL_BYTES, ServerOptions
 from kollacast.command.progress import choose_display
+from kollacast.command.server_options import ServerOptions
 from kollacast.command.service import KollacastService, Run
 from kollacast.files.source import open_source
 from kollacast.files.spool import Spool
@@ -31,27 +31,26 @@ def makeService(options: ServerOptions) -> KollacastService:
     # The engine is loaded here, so that --help and a wrong command line answer at once.
     from kollacast.server import Server
 
-    if not options.is_daemon:
+    config = options.config
+    if not config.is_daemon:
         streams.close_standard_output()
 
     def make_run() -> Run:
-        source = open_source(options["input"])
+        source = open_source(config.input_path)
         spool = None
-        if options["spool"] is not None and source.identity is None:
-            spool = Spool(options["spool"], options["spool-size"] or DEFAULT_SPOOL_BYTES)
+        if config.spool_path is not None and source.identity is None:
+            spool = Spool(config.spool_path, config.spool_bytes)
         connections = raise_descriptor_limit() - _OTHER_DESCRIPTORS
-        server = Server(
-            reactor, options.config, source, spool=spool, max_connections=max(connections, 1)
-        )
+        server = Server(reactor, config, source, spool=spool, max_connections=max(connections, 1))
         return Run(server, source.close, server.start_now)
 
     service = KollacastService(
         reactor,
         make_run,
-        choose_display(options["progress"], streams.console, reactor, announce),
+        choose_display(config.progress_mode, streams.console, reactor, announce),
         announce,
         end_process_with,
-        options["report"],
+        config.report_path,
     )
     _start_on_signal(reactor, service)
     return service

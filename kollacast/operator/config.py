@@ -1,6 +1,6 @@
 """What an operator asked for, as two frozen values that hold only what has been checked.
 
-``kollacast.command.options`` makes them from a command line; the server and the client read them.
+The two command lines become these, and the two programs know nothing of an operator but these.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network
 
 from kollacast.operator.expectation import Expectation
+
+#: How progress may be shown.
+PROGRESS_MODES = ("auto", "bar", "plain", "none")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,12 @@ class ServerConfig:
     digest: str = "sha256"  #: name of the digest that proves the whole image
     #: what the image must be, or nobody gets it
     expectation: Expectation = field(default_factory=Expectation)
+    input_path: str | None = None  #: file that holds the image; None for standard input
+    spool_path: str | None = None  #: folder for a copy of what a pipe brings; None for no copy
+    spool_bytes: int = 0  #: the most bytes of that copy
+    report_path: str | None = None  #: file for the report; None for no report
+    progress_mode: str = "none"  #: one of :data:`PROGRESS_MODES`
+    is_daemon: bool = False  #: whether the process is to run without standard streams
 
 
 @dataclass(frozen=True)
@@ -51,3 +60,9 @@ class ClientConfig:
     name: str  #: what this host is called in the server's report
     secret: bytes | None = field(default=None, repr=False)  #: that the server has to share
     failsafe: str | None = None  #: registry to name when all else fails, host:port
+    output_path: str | None = None  #: file for the image
+    #: folder for the image, unpacked; standard output takes it where this and the file are None
+    registry_root: str | None = None
+    report_path: str | None = None  #: file for the report; None for no report
+    progress_mode: str = "none"  #: one of :data:`PROGRESS_MODES`
+    is_daemon: bool = False  #: whether the process is to run without standard streams

@@ -16,41 +16,28 @@ from kollacast.wire.structures import Tag
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one kind of peer speaks.
-
-    ``byte_order`` is a struct prefix.  ``tags`` are the bytes that its messages begin with;
-    where those of structures are not among them, structures follow without one, and what comes
-    next follows from what went before.
-
-    ``introduces`` says whether both sides introduce themselves in JSON; ``seeds_crc`` whether a
-    packet's checksum depends on session and seq; ``resizes`` whether buffers may differ in size;
-    ``codes`` whether a packet can mend different losses of several clients; ``proves`` whether a
-    digest and reports follow the last buffer; ``fetches`` whether a client may read the image by
-    itself, outside the barrier; ``descending`` whether a buffer is multicast from its last packet
-    to its first; ``answers_all`` whether every packet that is asked for is answered, with an empty
-    one where it is not held, and even when the client has it by now.
-    ``max_buffer_packets`` and ``max_window`` bound one buffer and the buffers
-    in flight; ``max_announced`` is the most packets of a buffer that every
-    client takes, ``max_mtu`` likewise.  ``ready_wait_s`` is for how many seconds
-    a client of any make waits behind its READY for a datagram or SENT.
-    """
+    """How one kind of peer speaks, and what it can do."""
 
     name: str
-    byte_order: str
+    byte_order: str  #: a prefix of struct's
+    #: The bytes that messages begin with.  Structures whose tag is not among them follow without
+    #: one, and what comes next follows from what went before.
     tags: frozenset[Tag]
-    introduces: bool
-    seeds_crc: bool
-    resizes: bool
-    codes: bool
-    proves: bool
-    fetches: bool
-    descending: bool
+    introduces: bool  #: both sides introduce themselves in JSON
+    seeds_crc: bool  #: a packet's checksum depends on session and seq
+    resizes: bool  #: buffers may differ in size
+    codes: bool  #: one packet can mend different losses of several clients
+    proves: bool  #: a digest and reports follow the last buffer
+    fetches: bool  #: a client may read the image by TCP, outside the barrier
+    descending: bool  #: a buffer is multicast from its last packet to its first
+    #: Every packet that is asked for is answered, with an empty one where it is not held, and even
+    #: when the client has it by now.
     answers_all: bool
-    max_buffer_packets: int
-    max_announced: int
-    max_window: int
-    max_mtu: int
-    ready_wait_s: float
+    max_buffer_packets: int  #: of one buffer that is received
+    max_announced: int  #: packets of one buffer that every client takes
+    max_window: int  #: buffers in flight
+    max_mtu: int  #: bytes of a datagram, with its IP and UDP headers, that every client takes
+    ready_wait_s: float  #: for which any client waits behind its READY for a datagram or SENT
     default_group: str
 
     @property

@@ -1,0 +1,124 @@
+"""The client's command line, checked before anything waits or is written."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any, ClassVar
+
+from twisted.python.usage import UsageError
+
+from kollacast.command import local_host, streams, values
+from kollacast.command.options import DEFAULT_PORT, SHARED_PARAMETERS, CommandOptions
+from kollacast.images.versions import prove_root
+from kollacast.operator.config import ClientConfig
+
+
+class ClientOptions(CommandOptions):
+    """``twistd -n kollacast-client``. After parsing, `config` holds the checked values."""
+
+    program = "kollacast-client"
+    arguments = "<local_ip> <server_ip> [port]"
+    longdesc = (
+        "Receives the image that the server at <server_ip> multicasts, on the interface of"
+        f" <local_ip>, and writes it to standard output. Default port {DEFAULT_PORT}. Exit status:"
+        " 0 when the image is complete and verified, 75 when it cannot be had and a failsafe"
+        " registry is known, 1 otherwise, 2 for a wrong command line."
+    )
+
+    optParameters: ClassVar[list[list[Any]]] = [
+        [
+            "output",
+            None,
+            None,
+            "Write the image to this file, which appears only when whole and verified, not to"
+            " standard output.",
+        ],
+        [
+            "registry-root",
+            None,
+            None,
+            "Unpack the image, an archive of a registry's storage, into a new version in this"
+            " folder; <folder>/current is that version once it is whole and verified.",
+        ],
+        [
+            "connect-timeout",
+            None,
+            60.0,
+            "Seconds to keep trying until the server is up.",
+            values.duration_s("--connect-timeout", 0.1),
+        ],
+        [
+            "token-file",
+            None,
+            None,
+            "Secret shared with the server, in this file: both prove it, and neither sends it.",
+        ],
+        [
+            "failsafe",
+            None,
+            None,
+            "The registry (host:port) to name when the image cannot be had here; status 75 then.",
+            values.host_and_port("--failsafe"),
+        ],
+        [
+            "name",
+            None,
+            None,
+            "What to be called in the server's report, default the host name.",
+            values.label("--name", 255),
+        ],
+        *SHARED_PARAMETERS,
+    ]
+
+    config: ClientConfig
+
+    def parseArgs(self, *arguments: str) -> None:
+        self["local_ip"], server, self["port"] = self._take_arguments(arguments)
+        self["server_ip"] = values.host("server_ip")(server)
+
+    def _check(self) -> None:
+        local_host.prove_local(self["local_ip"])
+        self._check_output()
+        self._check_file_to_write("report")
+        self._check_not_the_report("output")
+        self.config = ClientConfig(
+            local_ip=self["local_ip"],
+            server_ip=self["server_ip"],
+            port=self["port"],
+            connect_timeout_s=self["connect-timeout"],
+            failsafe=self["failsafe"],
+            secret=self._read_secret(),
+            name=self["name"] or socket.gethostname() or self["local_ip"],
+            output_path=self["output"],
+            registry_root=self["registry-root"],
+            **self._shared(),
+        )
+
+    def _check_output(self) -> None:
+        if self["registry-root"] is not None:
+            self._check_registry_root()
+            return
+        if self["output"] is not None:
+            self._check_file_to_write("output")
+            return
+        if self.is_daemon:
+            raise UsageError("a daemon has no standard output: give --output, or run twistd -n")
+        if 1 in self.closed_streams:
+            raise UsageError("standard output is closed: redirect it, or give --output")
+        try:
+            streams.prove_standard_output_takes_an_image()
+        except OSError as error:
+            raise UsageError(f"standard output: cannot take the image: {error.strerror}") from None
+
+    def _check_registry_root(self) -> None:
+        root = self["registry-root"]
+        if self["output"] is not None:
+            raise UsageError("--registry-root: the image goes there or to --output, not to both")
+        try:
+            prove_root(root)
+        except OSError as error:
+            raise UsageError(
+                f"--registry-root {root}: cannot be written: {error.strerror}"
+            ) from None
+        self["registry-root"] = os.path.abspath(root)
