@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial import unittest
 
-from kollacast.transport.worker import InlineWorker, ThreadWorker
+from kollacast.transport.worker import ThreadWorker
+from tests.simulation.inline_worker import InlineWorker
 
 
 class _Thing:

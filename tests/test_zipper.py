@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 from twisted.internet.defer import Deferred
 from twisted.trial import unittest
 
-from kollacast.sending.zipper import Zipper, chain
+from kollacast.sending.zipper import Zipper
+
+
+def _chain(members: list[Zipper[Any]]) -> None:
+    for parent, child in pairwise(members):
+        parent.attach(child)
 
 
 class _Member:
@@ -42,7 +50,7 @@ class Chain(unittest.SynchronousTestCase):
         self.log: list[str] = []
         self.root: Zipper[str] = Zipper()
         self.parent, self.child = _Member("parent", self.log), _Member("child", self.log)
-        chain([self.root, self.parent.zipper, self.child.zipper])
+        _chain([self.root, self.parent.zipper, self.child.zipper])
 
     def test_a_phase_runs_down_the_chain_and_back_up(self) -> None:
         self.root.release_child("one")
@@ -101,7 +109,7 @@ class Ends(unittest.SynchronousTestCase):
     def test_the_root_s_parent_and_the_last_one_s_child(self) -> None:
         root: Zipper[str] = Zipper()
         last: Zipper[str] = Zipper()
-        chain([root, last])
+        _chain([root, last])
         root.release_parent()
         last.release_child("one")
         self.assertIsNone(self.successResultOf(last.wait_child()))
@@ -122,15 +130,15 @@ class Ends(unittest.SynchronousTestCase):
 
     def test_a_chain_has_no_forks(self) -> None:
         one, two, three = Zipper[str](), Zipper[str](), Zipper[str]()
-        chain([one, two])
+        _chain([one, two])
         with self.assertRaises(AssertionError):
             one.attach(three)
         with self.assertRaises(AssertionError):
             three.attach(two)
 
     def test_a_chain_of_one_or_none(self) -> None:
-        chain([])
-        chain([Zipper()])
+        _chain([])
+        _chain([Zipper()])
 
 
 class Tokens(unittest.SynchronousTestCase):

@@ -12,8 +12,7 @@ taken in the order in which they were given.
 from __future__ import annotations
 
 from collections import deque
-from itertools import pairwise
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredQueue, succeed
 
@@ -57,9 +56,3 @@ class Zipper(Generic[_T]):
         """Tell the parent that this member's phase has ended; no-op at the root."""
         if self._parent is not None:
             self._parent._from_child.put(None)
-
-
-def chain(members: list[Zipper[Any]]) -> None:
-    """Link ``members`` in order, the first one as the root."""
-    for parent, child in pairwise(members):
-        parent.attach(child)

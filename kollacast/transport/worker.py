@@ -64,20 +64,3 @@ class ThreadWorker:
             self._reactor.callFromThread(done.errback, Failure())
         else:
             self._reactor.callFromThread(done.callback, result)
-
-
-class InlineWorker:
-    """A :class:`Worker` that calls at once, in the caller's thread: for tests."""
-
-    def run(self, function: Callable[..., _T], *args: Any) -> Deferred[_T]:
-        done: Deferred[_T] = Deferred()
-        try:
-            result = function(*args)
-        except Exception:
-            done.errback(Failure())
-        else:
-            done.callback(result)
-        return done
-
-    def stop(self) -> None:
-        pass

@@ -12,9 +12,9 @@ from kollacast.files.spool import Spool
 from kollacast.operator.config import ClientConfig, ServerConfig
 from kollacast.operator.outcome import Outcome
 from kollacast.server import Server
-from kollacast.transport.worker import InlineWorker
 from tests.simulation.fabric import Fabric, Host, open_receiver, open_sender
 from tests.simulation.image import MemorySink, MemorySource
+from tests.simulation.inline_worker import InlineWorker
 from tests.simulation.multicast import MemorySendPort, SendSocket
 from tests.simulation.settings import BUFFER_PACKETS, GROUP, MTU, PORT, SERVER_IP
 from tests.simulation.tcp import MemoryTransport
