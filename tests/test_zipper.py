@@ -136,10 +136,6 @@ class Ends(unittest.SynchronousTestCase):
         with self.assertRaises(AssertionError):
             three.attach(two)
 
-    def test_a_chain_of_one_or_none(self) -> None:
-        _chain([])
-        _chain([Zipper()])
-
 
 class Tokens(unittest.SynchronousTestCase):
     """A release is a token: it is kept until somebody waits, and taken in order."""
