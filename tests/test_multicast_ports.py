@@ -19,7 +19,7 @@ from twisted.trial import unittest
 
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake, Landing
-from kollacast.transport import frames, receiver, runs, sender
+from kollacast.transport import frames, receiver, segments, sender
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_GRO, UDP_SEGMENT
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.receiver import MulticastReceiver, open_receiver
@@ -724,7 +724,7 @@ class Vectors(unittest.SynchronousTestCase):
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here,
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there,
         ):
-            if not runs.available(here):
+            if not segments.available(here):
                 raise unittest.SkipTest("this system's libc has no sendmmsg")
             there.bind((_LOOPBACK, 0))
             there.setsockopt(SOL_UDP, UDP_GRO, 1)
@@ -732,9 +732,9 @@ class Vectors(unittest.SynchronousTestCase):
             for size in (190, 192):  # the buffer's second life ends with a full packet
                 sent.payload[:] = random.Random(size).randbytes(192)
                 sent.announce(1, 0, size)
-                sender = runs.RunSender(here, there.getsockname())
+                sender = segments.SegmentSender(here, there.getsockname())
                 self.assertEqual(sender.send(sent, 1, 11, 4), 11)
-                receiver = runs.RunReceiver(there)
+                receiver = segments.SegmentReceiver(there)
                 self.assertEqual(receiver.receive(came, 0, 12), (4 * 28, 28))
                 self.assertEqual(receiver.receive(came, 4, 8), (4 * 28, 28))
                 self.assertEqual(receiver.receive(came, 8, 4), (3 * 28 - (192 - size), 28))
@@ -748,28 +748,30 @@ class Vectors(unittest.SynchronousTestCase):
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here,
             socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there,
         ):
-            if not runs.available(here):
+            if not segments.available(here):
                 raise unittest.SkipTest("this system's libc has no sendmmsg")
             there.bind((_LOOPBACK, 0))
             buffer = PacketBuffer(16, 4)
             buffer.announce(1, 0, 64)
-            self.assertEqual(runs.RunSender(here, there.getsockname()).send(buffer, 3, 1, 4), 1)
+            self.assertEqual(
+                segments.SegmentSender(here, there.getsockname()).send(buffer, 3, 1, 4), 1
+            )
             here.sendto(b"", there.getsockname())
             here.sendto(bytes(57), there.getsockname())
-            receiver = runs.RunReceiver(there)
+            receiver = segments.SegmentReceiver(there)
             self.assertEqual(receiver.receive(buffer, 0, 2), (28, 28))
             self.assertEqual(receiver.receive(buffer, 0, 2), (0, 0))
             self.assertEqual(receiver.receive(buffer, 0, 2), (0, 0))
-        self.assertFalse(runs.available(object()))
+        self.assertFalse(segments.available(object()))
 
     def test_a_call_that_fails_says_why(self) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here:
-            if not runs.available(here):
+            if not segments.available(here):
                 raise unittest.SkipTest("this system's libc has no sendmmsg")
             buffer = PacketBuffer(16, 4)
             buffer.announce(1, 0, 64)
-            sender = runs.RunSender(here, (_LOOPBACK, 9))
-            receiver = runs.RunReceiver(here)
+            sender = segments.SegmentSender(here, (_LOOPBACK, 9))
+            receiver = segments.SegmentReceiver(here)
         for call in (lambda: sender.send(buffer, 0, 4, 4), lambda: receiver.receive(buffer, 0, 4)):
             with self.assertRaises(OSError) as caught:
                 call()

@@ -12,13 +12,13 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast.command.progress import Nothing
-from kollacast.command.service import INTERRUPT_S, KollacastService, Run, describe, write_report
+from kollacast.command.service import INTERRUPT_S, KollacastService, Running, describe, write_report
 from kollacast.operator.outcome import Outcome, Progress, Status
 
 _DONE = Outcome(Status.OK, "3 of 3 clients have the image", {"bytes": 12, "clients": []})
 
 
-class _Engine:
+class _Program:
     """An engine whose end the test decides."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class _Reactor(MemoryReactorClock):
 class _RunCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = _Reactor()
-        self.engine = _Engine()
+        self.program = _Program()
         self.announced: list[str] = []
         self.statuses: list[Status] = []
         self.releases = 0
@@ -66,15 +66,15 @@ class _RunCase(SynchronousTestCase):
     def make_service(self, with_report: bool = True) -> KollacastService:
         return KollacastService(
             self.reactor,
-            self.make_run,
+            self.prepare,
             Nothing(),
             self.announced.append,
             self.statuses.append,
             str(self.report) if with_report else None,
         )
 
-    def make_run(self) -> Run:
-        return Run(self.engine, self.release)
+    def prepare(self) -> Running:
+        return Running(self.program, self.release)
 
     def start(self, with_report: bool = True) -> KollacastService:
         made = self.make_service(with_report)
@@ -86,14 +86,14 @@ class _RunCase(SynchronousTestCase):
 class EndingTests(_RunCase):
     def test_begins_when_the_reactor_runs(self) -> None:
         self.make_service().startService()
-        self.assertFalse(self.engine.is_running)
+        self.assertFalse(self.program.is_running)
         self.reactor.run()
-        self.assertTrue(self.engine.is_running)
+        self.assertTrue(self.program.is_running)
 
     def test_success(self) -> None:
         self.start()
         self.assertEqual((self.announced, self.statuses, self.reactor.stops), ([], [], 0))
-        self.engine.ending.callback(_DONE)
+        self.program.ending.callback(_DONE)
         self.assertEqual(self.announced, ["3 of 3 clients have the image"])
         self.assertEqual(self.statuses, [Status.OK])
         self.assertEqual((self.reactor.stops, self.releases), (1, 1))
@@ -112,12 +112,12 @@ class EndingTests(_RunCase):
         for status in Status:
             self.setUp()
             self.start()
-            self.engine.ending.callback(Outcome(status, "so it is"))
+            self.program.ending.callback(Outcome(status, "so it is"))
             self.assertEqual(self.statuses, [status])
             self.assertEqual(json.loads(self.report.read_text())["exit_status"], int(status))
 
     def test_at_once(self) -> None:
-        self.engine.ending.callback(Outcome(Status.FAILED, "port 18383 is in use"))
+        self.program.ending.callback(Outcome(Status.FAILED, "port 18383 is in use"))
         self.start()
         self.assertEqual(self.announced, ["port 18383 is in use"])
         self.assertEqual((self.statuses, self.reactor.stops), ([Status.FAILED], 1))
@@ -125,15 +125,15 @@ class EndingTests(_RunCase):
 
     def test_no_report_asked_for(self) -> None:
         self.start(with_report=False)
-        self.engine.ending.callback(_DONE)
+        self.program.ending.callback(_DONE)
         self.assertFalse(self.report.exists())
         self.assertEqual(self.statuses, [Status.OK])
 
     def test_stop_after_the_end(self) -> None:
         made = self.start()
-        self.engine.ending.callback(_DONE)
+        self.program.ending.callback(_DONE)
         self.assertIsNone(made.stopService())
-        self.assertEqual((self.engine.reasons, self.reactor.stops), ([], 1))
+        self.assertEqual((self.program.reasons, self.reactor.stops), ([], 1))
 
 
 class StartNowTests(_RunCase):
@@ -143,8 +143,8 @@ class StartNowTests(_RunCase):
         super().setUp()
         self.starts = 0
 
-    def make_run(self) -> Run:
-        return Run(self.engine, self.release, self._start)
+    def prepare(self) -> Running:
+        return Running(self.program, self.release, self._start)
 
     def _start(self) -> None:
         self.starts += 1
@@ -159,26 +159,26 @@ class StartNowTests(_RunCase):
 
     def test_after_the_end(self) -> None:
         made = self.start()
-        self.engine.ending.callback(_DONE)
+        self.program.ending.callback(_DONE)
         made.start_now()
         self.assertEqual(self.starts, 0)
 
 
 class TroubleTests(_RunCase):
     def test_input_gone_since_the_check(self) -> None:
-        def make_run() -> Run:
+        def prepare() -> Running:
             raise FileNotFoundError(2, "No such file or directory", "/srv/image")
 
-        self.make_run = make_run  # type: ignore[method-assign]
+        self.prepare = prepare  # type: ignore[method-assign]
         self.start()
         self.assertEqual(self.announced, ["/srv/image: No such file or directory"])
         self.assertEqual((self.statuses, self.reactor.stops), ([Status.FAILED], 1))
 
     def test_whatever_is_raised_in_the_start(self) -> None:
-        def make_run() -> Run:
+        def prepare() -> Running:
             raise UnicodeEncodeError("utf-8", "caf\udce9", 3, 4, "surrogates not allowed")
 
-        self.make_run = make_run  # type: ignore[method-assign]
+        self.prepare = prepare  # type: ignore[method-assign]
         self.start()
         self.assertEqual(len(self.flushLoggedErrors(UnicodeEncodeError)), 1)
         self.assertEqual(len(self.announced), 1)
@@ -191,7 +191,7 @@ class TroubleTests(_RunCase):
         def run() -> Deferred[Outcome]:
             raise KeyError("no such thing")
 
-        self.engine.run = run  # type: ignore[method-assign]
+        self.program.run = run  # type: ignore[method-assign]
         self.start()
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
         self.assertEqual((self.statuses, self.reactor.stops), ([Status.FAILED], 1))
@@ -203,14 +203,14 @@ class TroubleTests(_RunCase):
 
         self.release = release  # type: ignore[method-assign]
         self.start()
-        self.engine.ending.callback(_DONE)
+        self.program.ending.callback(_DONE)
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
         self.assertEqual((self.announced, self.statuses), ([_DONE.line], [Status.OK]))
         self.assertEqual(self.reactor.stops, 1)
 
     def test_report_of_what_is_no_report(self) -> None:
         self.start()
-        self.engine.ending.callback(Outcome(Status.OK, "done", {(1, 2): 3}))  # type: ignore[dict-item]
+        self.program.ending.callback(Outcome(Status.OK, "done", {(1, 2): 3}))  # type: ignore[dict-item]
         self.assertIn("the report was not written", self.announced[0])
         self.assertEqual((self.statuses, self.reactor.stops), ([Status.FAILED], 1))
 
@@ -222,7 +222,7 @@ class TroubleTests(_RunCase):
         made._announce = announce
         made.startService()
         self.reactor.run()
-        self.engine.ending.callback(Outcome(Status.PARTIAL, "2 of 3"))
+        self.program.ending.callback(Outcome(Status.PARTIAL, "2 of 3"))
         self.assertEqual(len(self.flushLoggedErrors(UnicodeEncodeError)), 1)
         self.assertEqual((self.statuses, self.reactor.stops), ([Status.PARTIAL], 1))
 
@@ -232,7 +232,7 @@ class TroubleTests(_RunCase):
 
     def test_engine_that_fails_against_its_word(self) -> None:
         self.start()
-        self.engine.ending.errback(ZeroDivisionError("division by zero"))
+        self.program.ending.errback(ZeroDivisionError("division by zero"))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(self.announced, ["gave up: division by zero"])
         self.assertEqual((self.statuses, self.reactor.stops), ([Status.FAILED], 1))
@@ -240,7 +240,7 @@ class TroubleTests(_RunCase):
     def test_report_that_cannot_be_written(self) -> None:
         self.report = Path(self.mktemp(), "folder", "report.json")
         self.start()
-        self.engine.ending.callback(_DONE)
+        self.program.ending.callback(_DONE)
         self.assertEqual(len(self.announced), 2)
         self.assertIn("the report was not written", self.announced[0])
         self.assertEqual(self.statuses, [Status.FAILED])
@@ -248,13 +248,13 @@ class TroubleTests(_RunCase):
     def test_report_that_cannot_be_written_hides_no_status(self) -> None:
         self.report = Path(self.mktemp(), "folder", "report.json")
         self.start()
-        self.engine.ending.callback(Outcome(Status.PARTIAL, "2 of 3"))
+        self.program.ending.callback(Outcome(Status.PARTIAL, "2 of 3"))
         self.assertEqual(self.statuses, [Status.PARTIAL])
 
     def test_report_that_json_cannot_say(self) -> None:
         self.report.write_text("older")
         self.start()
-        self.engine.ending.callback(Outcome(Status.OK, "done", {"rate": float("inf")}))
+        self.program.ending.callback(Outcome(Status.OK, "done", {"rate": float("inf")}))
         self.assertIn("the report was not written", self.announced[0])
         self.assertEqual(self.statuses, [Status.FAILED])
         self.assertEqual(self.report.read_text(), "older")
@@ -265,10 +265,10 @@ class InterruptTests(_RunCase):
         made = self.start()
         stopped = made.stopService()
         assert stopped is not None
-        self.assertEqual(self.engine.reasons, ["interrupted"])
+        self.assertEqual(self.program.reasons, ["interrupted"])
         self.assertEqual(self.releases, 1)
         self.assertNoResult(stopped)
-        self.engine.ending.callback(Outcome(Status.FAILED, "interrupted"))
+        self.program.ending.callback(Outcome(Status.FAILED, "interrupted"))
         self.successResultOf(stopped)
         self.assertEqual((self.announced, self.statuses), (["interrupted"], [Status.FAILED]))
         self.assertTrue(self.report.exists())
@@ -284,19 +284,19 @@ class InterruptTests(_RunCase):
         self.assertEqual(self.announced, ["interrupted, and not ended within 5 s"])
         self.assertEqual(self.statuses, [Status.FAILED])
         self.assertTrue(self.report.exists())
-        self.engine.ending.callback(_DONE)
+        self.program.ending.callback(_DONE)
         self.assertEqual(len(self.announced), 1)
 
     def test_interrupt_that_fails(self) -> None:
         def interrupt(reason: str) -> Deferred[None]:
             raise ZeroDivisionError
 
-        self.engine.interrupt = interrupt  # type: ignore[method-assign]
+        self.program.interrupt = interrupt  # type: ignore[method-assign]
         made = self.start()
         stopped = made.stopService()
         assert stopped is not None
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.engine.ending.callback(Outcome(Status.FAILED, "interrupted"))
+        self.program.ending.callback(Outcome(Status.FAILED, "interrupted"))
         self.successResultOf(stopped)
 
     def test_before_the_reactor_runs(self) -> None:
@@ -304,7 +304,7 @@ class InterruptTests(_RunCase):
         made.startService()
         self.assertIsNone(made.stopService())
         self.reactor.run()
-        self.assertFalse(self.engine.is_running)
+        self.assertFalse(self.program.is_running)
 
 
 class ReportTests(SynchronousTestCase):

@@ -13,7 +13,7 @@ from kollacast.command.exit_status import end_process_with
 from kollacast.command.logs import announce
 from kollacast.command.monotonic import run_on_monotonic_clock
 from kollacast.command.progress import choose_display
-from kollacast.command.service import KollacastService, Run
+from kollacast.command.service import KollacastService, Running
 from kollacast.files.sink import FileSink, Sink, StreamSink
 from kollacast.transport.worker import ThreadWorker
 
@@ -47,13 +47,13 @@ def makeService(options: ClientOptions) -> KollacastService:
             return _registry_sink(reactor, root)
         return StreamSink(image_fd) if output is None else FileSink(output)
 
-    def make_run() -> Run:
+    def prepare() -> Running:
         sink = make_sink()
-        return Run(Client(reactor, config, sink), sink.abandon)
+        return Running(Client(reactor, config, sink), sink.abandon)
 
     return KollacastService(
         reactor,
-        make_run,
+        prepare,
         choose_display(config.progress_mode, streams.console, reactor, announce),
         announce,
         end_process_with,

@@ -12,7 +12,7 @@ from kollacast.command.logs import announce
 from kollacast.command.monotonic import run_on_monotonic_clock
 from kollacast.command.progress import choose_display
 from kollacast.command.server_options import ServerOptions
-from kollacast.command.service import KollacastService, Run
+from kollacast.command.service import KollacastService, Running
 from kollacast.files.source import open_source
 from kollacast.files.spool import Spool
 
@@ -35,18 +35,18 @@ def makeService(options: ServerOptions) -> KollacastService:
     if not config.is_daemon:
         streams.close_standard_output()
 
-    def make_run() -> Run:
+    def prepare() -> Running:
         source = open_source(config.input_path)
         spool = None
         if config.spool_path is not None and source.identity is None:
             spool = Spool(config.spool_path, config.spool_bytes)
         connections = raise_descriptor_limit() - _OTHER_DESCRIPTORS
         server = Server(reactor, config, source, spool=spool, max_connections=max(connections, 1))
-        return Run(server, source.close, server.start_now)
+        return Running(server, source.close, server.start_now)
 
     service = KollacastService(
         reactor,
-        make_run,
+        prepare,
         choose_display(config.progress_mode, streams.console, reactor, announce),
         announce,
         end_process_with,

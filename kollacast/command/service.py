@@ -26,7 +26,7 @@ INTERRUPT_S = 5.0
 _log = Logger()
 
 
-class Engine(Protocol):
+class Program(Protocol):
     """What the server and the client have in common."""
 
     def run(self) -> Deferred[Outcome]:
@@ -40,10 +40,10 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True)
-class Run:
-    """An engine, and what the run holds open."""
+class Running:
+    """A program that runs, and what it holds open."""
 
-    engine: Engine
+    program: Program
     release: Callable[[], None]  #: gives it back, from any state, and wakes a thread that waits
     start_now: Callable[[], None] | None = None  #: begins with those who came, where that is a word
 
@@ -54,20 +54,20 @@ class KollacastService(Service):
     def __init__(
         self,
         reactor: Any,
-        make_run: Callable[[], Run],
+        prepare: Callable[[], Running],
         display: Display,
         announce: Callable[[str], None],
         end_process_with: Callable[[Status], None],
         report_path: str | None = None,
     ) -> None:
-        """`make_run` is called once the reactor runs; what it raises ends the run, in one line."""
+        """`prepare` is called once the reactor runs; what it raises ends the run, in one line."""
         self._reactor = reactor
-        self._make_run = make_run
+        self._prepare = prepare
         self._display = display
         self._announce = announce
         self._end_process_with = end_process_with
         self._report_path = report_path
-        self._run: Run | None = None
+        self._running: Running | None = None
         self._watch: Watch | None = None
         self._over: Deferred[None] | None = None  # made when somebody waits for the end
         self._is_over = False
@@ -84,7 +84,7 @@ class KollacastService(Service):
         """Interrupt a run that is not over; fires when it is, or `INTERRUPT_S` later."""
         super().stopService()
         self._is_stopping = True
-        if self._is_over or self._run is None:
+        if self._is_over or self._running is None:
             return None
         self._over = Deferred()
         patience = self._reactor.callLater(
@@ -93,7 +93,7 @@ class KollacastService(Service):
             Outcome(Status.FAILED, f"interrupted, and not ended within {INTERRUPT_S:g} s"),
         )
         over = self._over.addCallback(lambda _: patience.cancel() if patience.active() else None)
-        maybeDeferred(self._run.engine.interrupt, "interrupted").addErrback(
+        maybeDeferred(self._running.program.interrupt, "interrupted").addErrback(
             lambda failure: _log.failure("while interrupting", failure)
         )
         self._release()
@@ -101,17 +101,17 @@ class KollacastService(Service):
 
     def start_now(self) -> None:
         """Begin with those who came: what an operator asks for by a signal."""
-        if self._run is not None and self._run.start_now is not None and not self._is_over:
-            self._run.start_now()
+        if self._running is not None and self._running.start_now is not None and not self._is_over:
+            self._running.start_now()
 
     def _begin(self) -> None:
         if self._is_stopping:
             return
         # Whatever is raised here, the reactor would log and forget, and do nothing for ever.
         try:
-            self._run = self._make_run()
-            ending = maybeDeferred(self._run.engine.run)
-            self._watch = Watch(self._reactor, self._run.engine.progress, self._display)
+            self._running = self._prepare()
+            ending = maybeDeferred(self._running.program.run)
+            self._watch = Watch(self._reactor, self._running.program.progress, self._display)
             if not ending.called:
                 self._watch.start()
         except OSError as error:
@@ -161,8 +161,8 @@ class KollacastService(Service):
 
     def _release(self) -> None:
         try:
-            if self._run is not None:
-                self._run.release()
+            if self._running is not None:
+                self._running.release()
         except Exception:
             _log.failure("cannot give back what the run held open")
 

@@ -2,9 +2,9 @@
 
 Three ways to read, fastest first, chosen by what the link delivers:
 
-* coalesced: one ``recvmsg`` brings a run of datagrams that the kernel has
-  kept together (UDP_GRO, Linux 5.0), scattered over headers and payloads,
-  and several runs in a row are verified together;
+* coalesced: one ``recvmsg`` brings the packets that the kernel has put
+  together (UDP_GRO, Linux 5.0), scattered over headers and payloads, and
+  several such in a row are verified together;
 * frames: one ``recvmmsg`` brings up to 64 single datagrams, each to its slot;
 * plain: one datagram a call, where the kernel offers neither.
 """
@@ -21,7 +21,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
 from kollacast.packets.intake import BATCH, RUN, Intake, Landing
-from kollacast.transport import frames, runs
+from kollacast.transport import frames, segments
 from kollacast.transport.diagnosis import why_unreached
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_GRO, MulticastPort
 
@@ -56,7 +56,7 @@ class MulticastReceiver(DatagramProtocol):
         #: Seconds for which datagrams may gather in the socket's buffer.
         self.gather_s = _GATHER_S
         self._read: Callable[[], bool] = self._read_plain
-        self._runs: runs.RunReceiver
+        self._segments: segments.SegmentReceiver
         self._singles = 0
         self._gathering: IDelayedCall | None = None
 
@@ -66,9 +66,9 @@ class MulticastReceiver(DatagramProtocol):
             try:
                 self._socket.setsockopt(SOL_UDP, UDP_GRO, 1)
                 self._read = self._read_coalesced
-                if runs.available(self._socket):
-                    self._runs = runs.RunReceiver(self._socket)
-                    self._read = self._read_runs
+                if segments.available(self._socket):
+                    self._segments = segments.SegmentReceiver(self._socket)
+                    self._read = self._read_segments
             except OSError:
                 if frames.available():
                     self._read = self._read_frames
@@ -114,8 +114,8 @@ class MulticastReceiver(DatagramProtocol):
             self.arrived()
         return count
 
-    def _read_runs(self) -> bool:
-        """Runs that belong behind each other, until one does not; then verify them."""
+    def _read_segments(self) -> bool:
+        """Large datagrams that belong behind each other, until one does not; then verify them."""
         intake = self._intake
         landing = intake.landing(RUN)
         most = min(_MAX_DATAGRAM // intake.stride + 1, BATCH)
@@ -124,11 +124,11 @@ class MulticastReceiver(DatagramProtocol):
         try:
             while landing.room - count >= most:
                 slot = landing.slot + count
-                length, segment = self._runs.receive(landing.buffer, slot, most)
+                length, segment = self._segments.receive(landing.buffer, slot, most)
                 self._count_singles(length, segment)
                 packets, rest = divmod(length, intake.stride)
-                is_run = segment == intake.stride or packets == 1
-                if rest or not is_run or not intake.is_expected(landing, slot):
+                is_whole = segment == intake.stride or packets == 1
+                if rest or not is_whole or not intake.is_expected(landing, slot):
                     odd = (Landing(landing.buffer, slot, landing.room - count), length, segment)
                     break
                 count += packets

@@ -1,9 +1,9 @@
 """The multicast sender: whole buffers out of one port, in batches.
 
-A run is as many packets as one datagram of the kernel may be cut into
-(UDP_SEGMENT, Linux 4.18): 44 packets at an MTU of 1500, straight from the
-buffer's slots.  A batch is some runs in one system call, or one where the
-packets go backwards or the rate is low.  Where the kernel or the device
+As many packets leave as one large datagram as the kernel can cut it into
+(UDP_SEGMENT, Linux 4.18): 44 at an MTU of 1500, straight from the buffer's
+slots.  A batch is some of these in one system call, or one where the packets
+go backwards or the rate is low.  Where the kernel or the device
 refuses, a batch is one packet.
 
 What the kernel refuses outright is lost, as what a switch drops is: nobody is
@@ -25,7 +25,7 @@ from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
 from kollacast.packets.buffer import PacketBuffer
-from kollacast.transport import diagnosis, runs
+from kollacast.transport import diagnosis, segments
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_SEGMENT, MulticastPort
 from kollacast.transport.outage import Outage
 from kollacast.transport.pacing import Pacer
@@ -106,7 +106,7 @@ class MulticastProtocol(DatagramProtocol):
         # Whether segments were refused, and single packets have not shown yet that it is these.
         self._doubts_segments = False
         self._outage = Outage(clock)
-        self._runs: runs.RunSender | None = None
+        self._segment_sender: segments.SegmentSender | None = None
         self.bytes_sent = 0
         self.packets_sent = 0
 
@@ -116,8 +116,8 @@ class MulticastProtocol(DatagramProtocol):
                 self.transport.socket.setsockopt(SOL_UDP, UDP_SEGMENT, 0)
             except OSError:
                 self._segments = False
-        if self._segments and not self._descending and runs.available(self.transport.socket):
-            self._runs = runs.RunSender(self.transport.socket, self._group)
+        if self._segments and not self._descending and segments.available(self.transport.socket):
+            self._segment_sender = segments.SegmentSender(self.transport.socket, self._group)
 
     def multicast(self, buffer: PacketBuffer, *, urgent: bool = False) -> Deferred[float]:
         """Send every packet of ``buffer``, sealing its headers on the way.
@@ -211,14 +211,16 @@ class MulticastProtocol(DatagramProtocol):
         """Send the job's next batch; False when the kernel takes none now."""
         stride = job.buffer.layout.stride
         left = job.buffer.ctl.pkt_count - job.done
-        run = min(_MAX_DATAGRAM // stride, _MAX_SEGMENTS) if self._segments else 1
-        most = runs.MOST * run if self._runs is not None and self._segments else run
+        large = min(_MAX_DATAGRAM // stride, _MAX_SEGMENTS) if self._segments else 1
+        most = (
+            segments.MOST * large if self._segment_sender is not None and self._segments else large
+        )
         count = max(int(min(left, most, self._pacer.burst_bytes() // stride)), 1)
         try:
-            if self._runs is not None and self._segments:
-                sent = self._send_runs(self._runs, job, count, min(run, count))
+            if self._segment_sender is not None and self._segments:
+                sent = self._send_large(self._segment_sender, job, count, min(large, count))
             else:
-                sent = self._send_run(job, count)
+                sent = self._send_one(job, count)
         except OSError as error:
             if error.errno in _AGAIN:
                 return False
@@ -246,16 +248,16 @@ class MulticastProtocol(DatagramProtocol):
         job.done += sent
         return True
 
-    def _send_runs(self, sender: runs.RunSender, job: _Job, count: int, run: int) -> int:
+    def _send_large(self, sender: segments.SegmentSender, job: _Job, count: int, large: int) -> int:
         """Send up to ``count`` packets; how many the kernel has taken."""
         end = job.done + count
         if job.sealed < end:
             self._seal(job.buffer, job.sealed, end - job.sealed)
             job.sealed = end
-        return sender.send(job.buffer, job.done, count, run)
+        return sender.send(job.buffer, job.done, count, large)
 
-    def _send_run(self, job: _Job, count: int) -> int:
-        """The same by Python's own call, and no more than one run."""
+    def _send_one(self, job: _Job, count: int) -> int:
+        """The same by Python's own call, and no more than one large datagram."""
         buffer = job.buffer
         left = buffer.ctl.pkt_count - job.done
         first = job.done

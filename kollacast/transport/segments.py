@@ -1,7 +1,7 @@
-"""Runs of datagrams that the kernel keeps together, from and into a buffer's slots.
+"""Segments: packets that cross the kernel as one large datagram, from and into a buffer's slots.
 
-A run is up to 64 KB of packets that cross the kernel as one: cut at the end
-(UDP_SEGMENT), or kept together on their way in (UDP_GRO).  Python's own
+Up to 64 KB of packets are cut at the end of their way out (UDP_SEGMENT), or
+put together at the beginning of their way in (UDP_GRO).  Python's own
 ``sendmsg`` and ``recvmsg_into`` take a view for each header and payload of
 it; here libc is given vectors that are built once for a buffer's whole life.
 """
@@ -25,7 +25,7 @@ from kollacast.transport.vectors import (
     vectors,
 )
 
-#: Runs that are sent by one call, at the most.
+#: Large datagrams that are sent by one call, at the most.
 MOST = 4
 
 _SENDMMSG = (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint, ctypes.c_int)
@@ -44,8 +44,8 @@ def available(sock: object) -> bool:
     )
 
 
-class RunSender:
-    """Sends runs to one ``group`` (address, port); all datagrams but a buffer's last are full."""
+class SegmentSender:
+    """Sends segments to one ``group`` (address, port); all but a buffer's last are full."""
 
     def __init__(self, sock: socket.socket, group: tuple[str, int]) -> None:
         self._fileno = sock.fileno()
@@ -63,10 +63,12 @@ class RunSender:
             header.namelen = 16
             header.control = ctypes.addressof(self._control)
 
-    def send(self, buffer: PacketBuffer, first: int, count: int, run: int) -> int:
-        """Send ``count`` packets from slot ``first`` on in runs of ``run``, `MOST` at the most.
+    def send(self, buffer: PacketBuffer, first: int, count: int, segments: int) -> int:
+        """Send ``count`` packets from slot ``first`` on, ``segments`` to a large datagram.
 
-        Returns how many packets the kernel has taken, in whole runs.  Raises
+        Of these there are `MOST` at the most.
+
+        Returns how many packets the kernel has taken, in whole large datagrams.  Raises
         OSError when it takes none.
         """
         stride = buffer.layout.stride
@@ -74,28 +76,28 @@ class RunSender:
         vector = vectors(buffer)
         base = vector.address
         end = first + count
-        runs = 0
-        for header, slot in zip(self._headers, range(first, end, run), strict=False):
-            length = min(run, end - slot)
+        datagrams = 0
+        for header, slot in zip(self._headers, range(first, end, segments), strict=False):
+            length = min(segments, end - slot)
             header.iov = base + STEP * slot
             header.iovlen = 2 * length
             # A single datagram is not to be cut.
             header.controllen = 24 if length > 1 else 0
-            runs += 1
+            datagrams += 1
         # The buffer's last packet may be short; in the buffer's next life the slot is full again.
         last = 4 * (end - 1) + 3
         vector.words[last] = len(buffer.slots(end - 1, 1)[0])
         try:
-            taken: int = self._sendmmsg(self._fileno, self._address, runs, MSG_DONTWAIT)
+            taken: int = self._sendmmsg(self._fileno, self._address, datagrams, MSG_DONTWAIT)
         finally:
             vector.words[last] = buffer.capacity
         if taken < 0:
             raise error()
-        return min(taken * run, count)
+        return min(taken * segments, count)
 
 
-class RunReceiver:
-    """Receives runs from one socket."""
+class SegmentReceiver:
+    """Receives segments from one socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._fileno = sock.fileno()
@@ -105,9 +107,9 @@ class RunReceiver:
         self._address = ctypes.addressof(self._header)
 
     def receive(self, buffer: PacketBuffer, slot: int, slots: int) -> tuple[int, int]:
-        """Receive one run, or one datagram, scattered over ``slots`` from ``slot`` on.
+        """Receive one datagram, large or not, scattered over ``slots`` from ``slot`` on.
 
-        Returns its bytes and those of each of its datagrams but the last; (0, 0) for one that is
+        Returns its bytes and those of each of its segments but the last; (0, 0) for one that is
         empty or has been cut off.  Raises OSError, BlockingIOError when nothing waits.
         """
         header = self._header
