@@ -154,6 +154,13 @@ class ConnectTests(_ClientTestCase):
             f"no server at installer port {PORT} within 3 s: no host has this name",
         )
 
+    def test_the_name_is_no_name(self) -> None:
+        """It looks like one; there is no use in trying again."""
+        client = self.network.join(server_ip="xn--.lan", connect_timeout_s=3.0)
+        self.assert_failed(
+            client, f"no server at xn--.lan port {PORT} within 3 s: invalid hostname: xn--.lan", 0.5
+        )
+
     def test_what_answers_says_nothing(self) -> None:
         for timeout_s, waits_s in ((30.0, 30), (3.0, 10)):
             self.network = Network()
