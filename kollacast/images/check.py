@@ -82,7 +82,8 @@ class _Check:
         except _NoAnswerError as error:
             raise _wrong(f"the registry at {self._address} answers no more: {error}") from None
         finally:
-            pool.shutdown(cancel_futures=True)
+            # Not waited for: who interrupts this need not wait for a registry that does not answer.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _ask_for_all(self, images: Sequence[Image], pool: ThreadPoolExecutor) -> Served:
         """Ask for manifests, those that they name, and all blobs, several at once."""
