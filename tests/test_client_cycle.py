@@ -556,6 +556,32 @@ class ReceiveTests(_ClientTestCase):
         server.digest(_DIGEST)
         self.assert_whole(client)
 
+    def test_no_memory_for_a_whole_window(self) -> None:
+        """The buffers that there are go round, and the server waits for READY."""
+        made = 0
+
+        def make(capacity: int, packets: int) -> PacketBuffer:
+            nonlocal made
+            made += 1
+            if made > 1:
+                raise OSError(errno.ENOMEM, "Cannot allocate memory")
+            return PacketBuffer(capacity, packets)
+
+        self.patch(reception, "PacketBuffer", make)
+        server, client = self.greeted()
+        server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
+        server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
+        self.assertEqual(server.client.heard[1:], [Ready()])
+        self.multicast(server, 0, 1, 2, 3)
+        server.sent()
+        self.assertEqual(server.client.heard[2:], [Done(), Ready()])
+        self.multicast(server, 4, 5)
+        server.sent()
+        server.announce(3, 0, 6, 0)
+        server.sent()
+        server.digest(_DIGEST)
+        self.assert_whole(client)
+
     def test_done_waits_for_sent(self) -> None:
         server, _ = self.greeted()
         server.announce(1, _BUFFER, 0, BUFFER_PACKETS)

@@ -20,9 +20,11 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
+from kollacast.core.buffer import PacketBuffer
 from kollacast.core.digest import ExpectedDigest, available_digests
 from kollacast.core.expectation import Expectation
 from kollacast.outcome import Outcome, Status
+from kollacast.server import read_ahead
 from kollacast.server.client_protocol import HELLO_TIMEOUT_S
 from kollacast.server.cycle import cycle
 from kollacast.source import ChangedImage
@@ -940,6 +942,44 @@ class WindowTests(_ServerTestCase):
                 BufferCtl(5, 0, 14, 0),
             ],
         )
+
+    def test_no_memory_for_a_whole_window(self) -> None:
+        """What there is goes round."""
+        for buffers in (1, 2, 3):
+            self.network = Network()
+            self._allow(buffers)
+            with capturedLogs() as events:
+                server = self.network.serve(_IMAGE, clients=2)
+                self.assert_have_it(self.others(2))
+                self.assertEqual(server.finish().status, Status.OK)
+            said = [formatEvent(event) for event in events]
+            why = "no memory for a buffer of 112 bytes: Cannot allocate memory. --buffer-packets"
+            self.assertTrue(any(line.startswith(why) for line in said), said)
+
+    def test_no_memory_for_a_single_buffer(self) -> None:
+        self._allow(0)
+        server = self.network.serve(_IMAGE, clients=1)
+        client = self.network.join()
+        why = (
+            "no memory for a buffer of 112 bytes: Cannot allocate memory. --buffer-packets and"
+            " --window take less of it"
+        )
+        outcome = server.finish()
+        self.assertEqual((outcome.status, outcome.line), (Status.FAILED, why))
+        self.assertEqual(client.finish().line, f"the server gave up: {why}")
+
+    def _allow(self, buffers: int) -> None:
+        """Of the server's buffers there is memory for so many."""
+        left = buffers
+
+        def make(capacity: int, packets: int) -> PacketBuffer:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise OSError(errno.ENOMEM, "Cannot allocate memory")
+            return PacketBuffer(capacity, packets)
+
+        self.patch(read_ahead, "PacketBuffer", make)
 
     def test_a_pipe_that_reads_short_makes_no_short_packets(self) -> None:
         server = self.network.serve(MemorySource(_IMAGE, read_bytes=5), clients=1)

@@ -262,6 +262,10 @@ class Reception:
                 try:
                     buffer = self._take_buffer(flight.ctl.pkt_count)
                 except OSError as error:
+                    if any(other.buffer is not None for other in self._flights):
+                        # Those that go round have to do: the server waits for READY.
+                        self._unallocated = 0
+                        return
                     packets = flight.ctl.pkt_count
                     text = f"no memory for a buffer of {packets} packets: {error.strerror}"
                     self._failed(Failure(MemoryError(text)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred, DeferredQueue
+from twisted.logger import Logger
 
 from kollacast.core.buffer import PacketBuffer
 from kollacast.core.digest import Digester
@@ -16,6 +17,8 @@ from kollacast.core.expectation import Expectation
 from kollacast.server.history import History
 from kollacast.source import Source
 from kollacast.transport.worker import Worker
+
+_log = Logger()
 
 
 class ReadAhead:
@@ -56,6 +59,7 @@ class ReadAhead:
         self._packets_next = packets_next
         self._history = history
         self._unallocated = buffers
+        self._allocated = 0
         self._free: DeferredQueue[PacketBuffer] = DeferredQueue()
         self._filled: DeferredQueue[tuple[PacketBuffer, int]] = DeferredQueue()
         self._digested: dict[PacketBuffer, Deferred[None]] = {}
@@ -63,8 +67,8 @@ class ReadAhead:
     def start(self) -> Deferred[None]:
         """Begin to read; fires when all is read.
 
-        Fails with OSError, or with UnexpectedImage, and then the empty buffer has not come out:
-        nobody has been told of an end.
+        Fails with OSError, with UnexpectedImage, or with MemoryError where there is not even one
+        buffer, and then the empty buffer has not come out: nobody has been told of an end.
         """
         return Deferred.fromCoroutine(self._read())
 
@@ -120,6 +124,27 @@ class ReadAhead:
 
     def _next_free(self) -> Deferred[PacketBuffer]:
         if self._unallocated and not self._free.pending:
-            self._unallocated -= 1
-            self._free.put(PacketBuffer(self._capacity, self._buffer_packets))
+            self._allocate()
         return self._free.get()
+
+    def _allocate(self) -> None:
+        """Have one buffer more. Where there is no memory for it, those that go round have to do.
+
+        Raises MemoryError where there are none.
+        """
+        try:
+            buffer = PacketBuffer(self._capacity, self._buffer_packets)
+        except OSError as error:
+            size = self._capacity * self._buffer_packets
+            why = (
+                f"no memory for a buffer of {size} bytes: {error.strerror}. --buffer-packets and"
+                " --window take less of it"
+            )
+            if not self._allocated:
+                raise MemoryError(why) from None
+            _log.warn("{why}. Going on with {count}", why=why, count=self._allocated)
+            self._unallocated = 0
+        else:
+            self._unallocated -= 1
+            self._allocated += 1
+            self._free.put(buffer)
