@@ -421,6 +421,15 @@ class BadArchiveTests(_TestCase):
         reason = self.refused(data[: int(len(data) * share)])
         self.assertRegex(reason, "cut short|no tar archive|unexpected end")
 
+    def test_cut_short_in_its_last_bytes(self) -> None:
+        """All files are whole then, and the checksum of the compression is not there."""
+        plain = archive_of(members_of(_FILES))
+        with_sum = zstandard.ZstdCompressor(write_checksum=True).compress(plain)
+        without = zstandard.ZstdCompressor(write_checksum=False).compress(plain)
+        for data in (with_sum, without, registry_storage.compressed(plain, "gzip")):
+            for missing in (1, 3, 4, 7):
+                self.assertIn("cut short", self.refused(data[:-missing]))
+
     def test_a_window_that_takes_too_much_memory(self) -> None:
         """As of `zstd --long=31`; at 128 MiB, as of `zstd --ultra -22`, it is still taken."""
         archive = archive_of(members_of(_FILES))

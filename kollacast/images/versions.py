@@ -192,7 +192,7 @@ def parse_record(text: str, name: str) -> Record:
         fields = json.loads(text)
         images = [_image(**image) for image in fields["images"]]
         return Record(fields["digest"], fields["bytes"], fields["received_at"], images)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise OSError(errno.EBADMSG, _NO_RECORD, name) from None
 
 
