@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 from weakref import WeakSet
 
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import CannotListenError
 from twisted.logger import capturedLogs, formatEvent
 
@@ -805,6 +806,17 @@ class SinkTests(_ClientTestCase):
         self._fails(
             MemorySink(commit_error=error), f"cannot write the image: {os.strerror(errno.EDQUOT)}"
         )
+
+    def test_no_thread_for_the_digest(self) -> None:
+        """The kernel has one for the disk, and no other."""
+        server, client = self.greeted(threads=True)
+
+        def refuse(function: object, *words: object) -> Deferred[None]:
+            return fail(OSError(errno.EAGAIN, "can't start new thread"))
+
+        client.threads["digest"].run = refuse  # type: ignore[assignment]
+        self.bring(server, until=1)
+        self.assert_failed(client, "cannot write the image: can't start new thread")
 
     def test_nobody_reads_the_pipe(self) -> None:
         self._fails(
