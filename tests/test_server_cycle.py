@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 from unittest import SkipTest, mock
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
@@ -955,6 +956,34 @@ class WindowTests(_ServerTestCase):
             said = [formatEvent(event) for event in events]
             why = "no memory for a buffer of 112 bytes: Cannot allocate memory. --buffer-packets"
             self.assertTrue(any(line.startswith(why) for line in said), said)
+
+    def test_what_cannot_be_digested(self) -> None:
+        """At the first buffer, or at the last one when all is read: it ends, with that reason."""
+        for failing in (1, 4):
+            self.network = Network()
+            with self.subTest(failing):
+                server = self.network.serve(_IMAGE, clients=1, threads=True)
+                worker = server.threads["digest"]
+                run, calls = worker.run, itertools.count(1)
+
+                def refuse(
+                    function: Callable[..., Any],
+                    *words: Any,
+                    run: Callable[..., Any] = run,
+                    calls: Iterator[int] = calls,
+                    failing: int = failing,
+                ) -> Deferred[Any]:
+                    if next(calls) == failing:
+                        return fail(OSError(errno.EAGAIN, "can't start new thread"))
+                    result: Deferred[Any] = run(function, *words)
+                    return result
+
+                worker.run = refuse  # type: ignore[method-assign]
+                client = self.network.join()
+                outcome = server.finish()
+                line = "cannot read the image: can't start new thread"
+                self.assertEqual((outcome.status, outcome.line), (Status.FAILED, line))
+                self.assertEqual(client.finish().line, f"the server gave up: {line}")
 
     def test_no_memory_for_a_single_buffer(self) -> None:
         self._allow(0)
