@@ -28,7 +28,8 @@ async def connect(
 ) -> None:
     """Return once a connection of ``make()`` is open.
 
-    Raises :class:`NotConnected` at ``deadline``, in the reactor's seconds.
+    Raises :class:`NotConnected` at ``deadline``, in the reactor's seconds; at once for a name that
+    no host can have.
     """
     attempt = 0
     while True:
@@ -41,6 +42,8 @@ async def connect(
             return
         except (ConnectError, DNSLookupError, OSError) as error:
             reason = _why_not(error)
+        except ValueError as error:
+            raise NotConnected(str(error)) from None
         delay = RETRY_S[min(attempt, len(RETRY_S) - 1)]
         attempt += 1
         if reactor.seconds() + delay > deadline:

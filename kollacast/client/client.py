@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kollacast.client import terms as terms_of
+from kollacast.client.account import Account
 from kollacast.client.attempts import RETRY_S, NotConnected, connect
 from kollacast.client.connection import ServerConnection
 from kollacast.client.terms import Terms
@@ -27,7 +28,6 @@ from kollacast.operator.config import ClientConfig
 from kollacast.operator.outcome import Outcome, Progress, Status
 from kollacast.packets.buffer import InconsistentBuffer
 from kollacast.receiving.output import Output
-from kollacast.receiving.reception import Reception
 from kollacast.receiving.route import ReceiverFactory, Route
 from kollacast.transport.receiver import open_receiver
 from kollacast.transport.worker import ThreadWorker, Worker
@@ -93,7 +93,8 @@ class Client:
         self._terms: Terms | None = None
         self._output: Output | None = None
         self._route: Route | None = None
-        self._routes: list[Route] = []
+        self._account = Account()
+        self._is_crc_said = False
         self._routes_closing: list[Deferred[Any]] = []
         # Its end.
         self._complete = False
@@ -134,7 +135,7 @@ class Client:
             bytes_total=self._terms.size if self._terms else None,
             clients=0,
             clients_expected=0,
-            packets_repaired=self._packets_repaired,
+            packets_repaired=self._account.tally.repaired,
         )
 
     @property
@@ -357,17 +358,18 @@ class Client:
         resumable = terms.fetch and terms.digest in available_digests()
         before, output = self._terms, self._output
         kept = 0
-        if output is None and resumable:
-            kept = await self._workers[0].run(self._sink.resume, terms.image, terms.capacity)
-        elif output is not None and not self._goes_on(before, terms):
+        if output is not None and not self._goes_on(before, terms):
             await self._start_over(output)
             output = self._output = None
+        if output is None and resumable and not self._ended:
+            kept = await self._workers[0].run(self._sink.resume, terms.image, terms.capacity)
         if self._ended or connection is not self._connection:
             return
         self._terms = terms
         kept = output.bytes_kept if output is not None else kept
         pull = terms.pull or kept > 0
-        late_join = pull and terms.late_join and self._sink.can_skip and not self._is_unreached
+        late_join = pull and terms.late_join and self._sink.can_skip
+        late_join = late_join and not self._account.is_unreached
         # First of all, so that the server hears by name of what goes wrong from here on.
         client_nonce, proof = self._prove_secret(terms)
         hello = Hello(
@@ -396,11 +398,6 @@ class Client:
             self._begin_route(terms, Route.receive_late)
         else:
             self._begin_route(terms, Route.fetch if pull else Route.receive)
-
-    @property
-    def _is_unreached(self) -> bool:
-        """Whether multicast has passed this host by from the beginning."""
-        return any(route.is_unreached for route in self._routes)
 
     def _prove_secret(self, terms: Terms) -> tuple[str, str]:
         """This side's nonce and proof; the server's proof is due from now on."""
@@ -442,7 +439,8 @@ class Client:
 
     def _codec(self, terms: Terms) -> PacketCodec:
         engine, warning = best_crc32c()
-        if warning and terms.dialect.seeds_crc and not self._routes:
+        if warning and terms.dialect.seeds_crc and not self._is_crc_said:
+            self._is_crc_said = True
             _log.warn("{warning}", warning=warning)
         return terms.dialect.codec(terms.salt, engine)
 
@@ -461,14 +459,16 @@ class Client:
             self._open_port,
         )
         route.ended.addCallbacks(lambda _: self._received_all(), self._cannot_keep)
-        self._routes.append(route)
+        self._account.begin(route)
         self._route = route
         begin(route)
 
     def _leave_route(self) -> None:
         """Nothing more comes the way it has come so far."""
         if self._route is not None:
-            self._routes_closing.append(self._route.stop())
+            closing = [each for each in self._routes_closing if not each.called]
+            self._routes_closing = [*closing, self._route.stop()]
+            self._account.end()
             self._route = None
 
     def _when_settled(self, output: Output, then: Callable[[None], None]) -> None:
@@ -587,17 +587,9 @@ class Client:
     def _failsafe(self) -> str | None:
         return self._config.failsafe or (self._terms.failsafe if self._terms else None)
 
-    @property
-    def _receptions(self) -> list[Reception]:
-        return [reception for route in self._routes for reception in route.receptions]
-
-    @property
-    def _packets_repaired(self) -> int:
-        return sum(reception.packets_repaired for reception in self._receptions)
-
     def _report(self, reason: str | None) -> dict[str, Any]:
         terms, output = self._terms, self._output
-        counts = [reception.intake.counts for reception in self._receptions]
+        tally = self._account.tally
         return {
             "ok": self._verified,
             "reason": reason,
@@ -608,12 +600,12 @@ class Client:
             "bytes": output.bytes_kept if output else 0,
             "bytes_resumed": output.bytes_resumed if output else 0,
             terms.digest if terms else "sha256": self._digest.hex() if self._digest else None,
-            "packets_multicast": sum(count.placed for count in counts),
-            "packets_repaired": self._packets_repaired,
-            "packets_fetched": sum(pull.packets for route in self._routes for pull in route.pulls),
-            "packets_decoded": sum(count.decoded for count in counts),
-            "packets_repeated": sum(count.repeated for count in counts),
-            "packets_damaged": sum(count.damaged for count in counts),
+            "packets_multicast": tally.multicast,
+            "packets_repaired": tally.repaired,
+            "packets_fetched": tally.fetched,
+            "packets_decoded": tally.decoded,
+            "packets_repeated": tally.repeated,
+            "packets_damaged": tally.damaged,
             "failsafe": self._failsafe,
             "seconds": round(self._reactor.seconds() - self._began_at, 3),
         }
