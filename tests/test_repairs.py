@@ -23,6 +23,7 @@ from twisted.trial import unittest
 
 from kollacast.congestion.control import Epoch
 from kollacast.congestion.trials import Trials
+from kollacast.events.guard import Guard
 from kollacast.operator.config import ServerConfig
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.repair.planning import plan as planner
@@ -141,7 +142,7 @@ class _RepairsTest(unittest.SynchronousTestCase):
         sender: MulticastProtocol = self.sender  # type: ignore[assignment]
         reach = Reach(lambda: 4, lambda client: True, str)
         self.repairs = Repairs(
-            self.clock, self.session, sender, self.control, reach, self.failures.append
+            self.clock, self.session, sender, self.control, reach, Guard(self.failures.append)
         )
         self.next_seq = 1000
         self.clients = [_Client() for _ in range(4)]

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, DeferredQueue
 
+from kollacast.events.guard import Guard
 from kollacast.sending.zipper import Zipper
 
 
@@ -41,7 +42,7 @@ class Member(Protocol):
 class ClientGroup:
     """Up to ``size`` members and their link in the chain of each phase."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, guard: Guard) -> None:
         self.members: list[Member] = []
         self.zippers: dict[Phase, Zipper[Any]] = {phase: Zipper() for phase in Phase}
         self._size = size
@@ -49,8 +50,8 @@ class ClientGroup:
         self._open: dict[Phase, deque[set[Member]]] = {phase: deque() for phase in Phase}
         self._closed: dict[Phase, DeferredQueue[None]] = {phase: DeferredQueue() for phase in Phase}
         for phase in Phase:
-            Deferred.fromCoroutine(self._pass_down(phase))
-            Deferred.fromCoroutine(self._pass_up(phase))
+            guard.run(self._pass_down(phase))
+            guard.run(self._pass_up(phase))
 
     @property
     def has_room(self) -> bool:
@@ -104,9 +105,10 @@ class ClientGroup:
 class GroupChain:
     """All clients, group behind group, seen from the root."""
 
-    def __init__(self, group_size: int) -> None:
+    def __init__(self, group_size: int, guard: Guard) -> None:
         self.groups: list[ClientGroup] = []
         self._group_size = group_size
+        self._guard = guard
         self._root: dict[Phase, Zipper[Any]] = {phase: Zipper() for phase in Phase}
 
     def join(self, member: Member) -> ClientGroup:
@@ -116,7 +118,7 @@ class GroupChain:
                 group.join(member)
                 return group
         last = self.groups[-1].zippers if self.groups else self._root
-        group = ClientGroup(self._group_size)
+        group = ClientGroup(self._group_size, self._guard)
         for phase in Phase:
             last[phase].attach(group.zippers[phase])
         self.groups.append(group)

@@ -7,12 +7,12 @@ however slow the client is, one piece is all that waits for it here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from kollacast.events.guard import Guard
 from kollacast.sending.history import History, NotHeld
 from kollacast.server.session import Session
 from kollacast.transport.send_queue import SendQueue
@@ -53,12 +53,12 @@ class Puller:
         session: Session,
         history: History,
         client: Client,
-        failed: Callable[[Failure], None],
+        guard: Guard,
     ) -> None:
         self._session = session
         self._history = history
         self._client = client
-        self._failed = failed
+        self._guard = guard
         self._waiting: deque[Fetch] = deque()
         self._reading: Deferred[Any] | None = None
         self._stopped = False
@@ -95,7 +95,7 @@ class Puller:
         reading: Deferred[Any] = self._history.read(fetch.first * capacity, count * capacity)
         self._reading = reading
         reading.addCallback(self._read, fetch.first, count)
-        reading.addErrback(self._not_read).addErrback(self._failed)
+        reading.addErrback(self._not_read).addErrback(self._guard.failed)
 
     def stop(self) -> None:
         """The client is gone, or has it all."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred, DeferredQueue
 
+from kollacast.events.guard import Guard
 from kollacast.files.digest import Digester
 from kollacast.files.source import Source
 from kollacast.operator.expectation import Expectation
@@ -37,6 +38,7 @@ class ReadAhead:
         buffers: int,
         packets_next: Callable[[], int],
         history: History,
+        guard: Guard,
         expectation: Expectation = Expectation(),  # noqa: B008 (it is frozen)
     ) -> None:
         self._source = source
@@ -55,6 +57,7 @@ class ReadAhead:
         self._buffer_packets = buffer_packets
         self._packets_next = packets_next
         self._history = history
+        self._guard = guard
         self._unallocated = buffers
         self._free: DeferredQueue[PacketBuffer] = DeferredQueue()
         self._filled: DeferredQueue[tuple[PacketBuffer, int]] = DeferredQueue()
@@ -89,9 +92,8 @@ class ReadAhead:
             buffer = await self._next_free()
             size = await self._reader.run(self._fill, buffer, self._packets_next())
             if size:
-                self._digested[buffer] = self._digest_worker.run(
-                    self._update, [buffer.payload[:size]]
-                )
+                digested = self._digest_worker.run(self._update, [buffer.payload[:size]])
+                self._digested[buffer] = digested.addErrback(self._guard.failed)
             await self._check(size)
             self._history.passed(size)
             self._filled.put((buffer, size))

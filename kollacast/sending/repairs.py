@@ -9,7 +9,7 @@ rate control is told of those that came late when all of them have come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
@@ -17,9 +17,9 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.python.failure import Failure
 
 from kollacast.congestion import CongestionControl
+from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.repair import SCHEME, Encoder
 from kollacast.sending.reach import Reach
@@ -72,14 +72,14 @@ class Repairs:
         sender: MulticastProtocol,
         control: CongestionControl,
         reach: Reach,
-        failed: Callable[[Failure], None],
+        guard: Guard,
     ) -> None:
         self._clock = clock
         self._session = session
         self._sender = sender
         self._control = control
         self._reach = reach
-        self._failed = failed
+        self._guard = guard
         self._rounds: dict[int, _Round] = {}
         self._encoder: Encoder = SCHEME.encoder(session.capacity)
         self.packets_coded = 0
@@ -89,7 +89,7 @@ class Repairs:
         if flight.buffer.ctl.is_end:
             return
         current = _Round(flight, set(clients))
-        current.grace = self._clock.callLater(_GRACE_S, self._decide, current)
+        current.grace = self._guard.call_later(self._clock, _GRACE_S, self._decide, current)
         self._rounds[flight.buffer.ctl.buffer_id] = current
 
     def requested(self, client: Requester, seqs: tuple[int, ...]) -> None:
@@ -130,7 +130,7 @@ class Repairs:
     def end(self, flight: Flight) -> None:
         """All clients have the buffer of ``flight``, or are out."""
         current = self._rounds.pop(flight.buffer.ctl.buffer_id, None)
-        if current is not None and not current.decided:
+        if current is not None and current.grace.active():
             current.grace.cancel()
 
     def _round_of(self, seqs: tuple[int, ...]) -> _Round | None:
@@ -169,8 +169,7 @@ class Repairs:
         for client, seqs in direct.items():
             client.repair(seqs)
         if wanted:
-            sending = Deferred.fromCoroutine(self._send_coded(current, wanted))
-            sending.addErrback(self._failed)
+            self._guard.run(self._send_coded(current, wanted))
 
     def _report(self, current: _Round) -> None:
         flight = current.flight
@@ -202,14 +201,13 @@ class Repairs:
             for client, lacking in direct:
                 if lacking:
                     client.repair(lacking)
-            leaving: Deferred[float] | None = None
+            leaving: list[Deferred[float]] = []
             for seq, payloads in mending.runs():
                 self.packets_coded += len(payloads)
-                leaving = self._sender.multicast(
-                    _coded_buffer(buffer.capacity, seq, payloads), urgent=True
-                )
-            if leaving is not None:
-                await leaving
+                coded = _coded_buffer(buffer.capacity, seq, payloads)
+                leaving.append(self._sender.multicast(coded, urgent=True))
+            for left in leaving:
+                await left
         for client in wanted:
             client.repaired(buffer_id)
 

@@ -17,6 +17,7 @@ from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kollacast.events.guard import Guard
 from kollacast.sending.barrier import Phase
 from kollacast.sending.history import History
 from kollacast.sending.member import Member
@@ -63,6 +64,7 @@ class Host(Interface):
     repairs: Repairs
     history: History
     lobby: Lobby[ClientProtocol]
+    guard: Guard
 
     def refusal(self, hello: Hello | None) -> str | None:
         """Why no client, or not the one of ``hello``, may come in now; or None."""
@@ -90,9 +92,6 @@ class Host(Interface):
 
     def unreached(self, client: ClientProtocol) -> str | None:
         """A client hears nothing: why it goes on by itself, or None where it cannot."""
-
-    def fail(self, failure: Failure) -> None:
-        """Some work has failed, and the session with it."""
 
     def verified(self, client: ClientProtocol) -> None:
         """A client has the whole image."""
@@ -146,8 +145,11 @@ class ClientProtocol(Protocol):
     # The connection.
 
     def connectionMade(self) -> None:
+        self._host.guard.wrap(self._begin)()
+
+    def _begin(self) -> None:
         watch_peer(self.transport, always_reads=False)
-        self._outgoing = Outgoing(self.transport, self._refill)
+        self._outgoing = Outgoing(self.transport, self._host.guard.wrap(self._refill))
         reason = self._host.refusal(None)
         if not self._host.allows(self.record.address):
             reason = "this host is not among those that may join"
@@ -159,7 +161,9 @@ class ClientProtocol(Protocol):
             return
         self._outgoing.send(self._host.greeting(self._nonce))
         if self._dialect.introduces:
-            self._hello_timer = self._host.clock.callLater(HELLO_TIMEOUT_S, self._no_hello)
+            self._hello_timer = self._host.guard.call_later(
+                self._host.clock, HELLO_TIMEOUT_S, self._no_hello
+            )
             crowded_out = self._host.lobby.enter(self)
             if crowded_out is not None:
                 crowded_out.crowd_out()
@@ -167,8 +171,10 @@ class ClientProtocol(Protocol):
             self._join()
 
     def dataReceived(self, data: bytes) -> None:
-        if self._closed:
-            return
+        if not self._closed:
+            self._host.guard.wrap(self._hear)(data)
+
+    def _hear(self, data: bytes) -> None:
         self._has_heard = True
         try:
             for message in self._stream.feed(data):
@@ -179,6 +185,11 @@ class ClientProtocol(Protocol):
             self.drop(f"broke the protocol: {error}")
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self._host.guard.wrap(self._lose)()
+        self._cancel_timers()
+        self.lost.callback(None)
+
+    def _lose(self) -> None:
         self._outgoing.stopProducing()
         if self.record.verified:
             self._closed = True
@@ -189,8 +200,6 @@ class ClientProtocol(Protocol):
             self.drop(_LIKE_JASMINE if is_like_jasmine else "the connection was lost")
         if self.puller is not None:
             self.puller.stop()
-        self._cancel_timers()
-        self.lost.callback(None)
 
     # From the server.
 
@@ -407,7 +416,7 @@ class ClientProtocol(Protocol):
     def _serve(self, reason: str) -> None:
         self.record.fetching = reason
         if self.puller is None:
-            self.puller = Puller(self._session, self._host.history, self, self._host.fail)
+            self.puller = Puller(self._session, self._host.history, self, self._host.guard)
 
     def _reported(self, report: Report) -> None:
         if not report.says("ok"):
@@ -439,7 +448,7 @@ class ClientProtocol(Protocol):
         In step with the others that is before it has all, so that it need not ask for more.
         """
         if self._dialect.proves and not self._digest_told:
-            self._host.digest().addCallback(self._send_digest).addErrback(self._host.fail)
+            self._host.digest().addCallback(self._send_digest).addErrback(self._host.guard.failed)
 
     def _send_digest(self, digest: bytes) -> None:
         # Who has left the barrier since is told when it has fetched the rest.
@@ -505,7 +514,9 @@ class ClientProtocol(Protocol):
             self._closed = True
             self._cancel_timers()
             self._host.lobby.leave(self)
-            self._linger_timer = self._host.clock.callLater(_LINGER_S, self._abort)
+            self._linger_timer = self._host.guard.call_later(
+                self._host.clock, _LINGER_S, self._abort
+            )
             self._outgoing.close()
 
     def _abort(self) -> None:
@@ -541,6 +552,13 @@ class ClientFactory(ServerFactory):
         self.connections: dict[ClientProtocol, None] = {}
 
     def buildProtocol(self, addr: IAddress | None) -> ClientProtocol | None:
+        try:
+            return self._build(addr)
+        except Exception:
+            self._host.guard.failed(Failure())
+            return None
+
+    def _build(self, addr: IAddress | None) -> ClientProtocol | None:
         address = getattr(addr, "host", "a connection")
         if len(self.connections) >= self._max_connections:
             # Who is shown the door holds its descriptor until the reactor's next turn.

@@ -6,6 +6,7 @@ import itertools
 import sys
 from collections.abc import Callable, Hashable
 from dataclasses import asdict
+from functools import partial
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -22,6 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kollacast import congestion
+from kollacast.events.guard import Guard
 from kollacast.events.observer import Observer
 from kollacast.files.digest import Digester
 from kollacast.files.source import Source
@@ -91,6 +93,7 @@ class Server:
         if warning:
             _log.warn("{warning}", warning=warning)
         self.clock = reactor
+        self.guard = Guard(self.fail)
         self.session = Session(config, engine, source.name, source.size, source.identity)
         self._reactor = reactor
         self._config = config
@@ -109,20 +112,20 @@ class Server:
         self._control = congestion.choose(config.rate_bps)
         self._reach = Reach(lambda: self.session.window, self._can_leave, self._name_of)
         self.repairs = Repairs(
-            reactor, self.session, self._sender, self._control, self._reach, self.fail
+            reactor, self.session, self._sender, self._control, self._reach, self.guard
         )
         # Half of what the clients leave: as many may just have been shown the door.
         strangers = min((max_connections - config.clients) // 2, _MAX_STRANGERS)
         self.lobby: Lobby[ClientProtocol] = Lobby(max(strangers, 1))
         self._factory = ClientFactory(self, max_connections)
-        self._chain = GroupChain(config.group_size)
+        self._chain = GroupChain(config.group_size, self.guard)
         self._roster = Roster(reactor, config.clients)
         self._return_timer: Any = None
         # Clients that have left the barrier because they hear nothing.
         self._unreached = 0
         self._phase = "starting"
         self._cycle = cycle(self)
-        self._gathering = Gathering(reactor, config, self._roster, self._end)
+        self._gathering = Gathering(reactor, config, self._roster, self._end, self.guard)
         self._watch = Watch(
             reactor,
             self._roster,
@@ -130,6 +133,7 @@ class Server:
             patience_s=config.patience_s,
             ready_wait_s=self.session.dialect.ready_wait_s,
             can_fetch=lambda: self._lack is None,
+            guard=self.guard,
         )
         self._finished: Deferred[Outcome] = Deferred()
         self._ended = False
@@ -178,7 +182,7 @@ class Server:
         except OSError as error:
             self._end(f"cannot multicast from {self._config.local_ip}: {error.strerror}")
             return self._finished
-        self._cycle.start()
+        self.guard.wrap(self._cycle.start)()
         return self._finished
 
     def interrupt(self, reason: str) -> Deferred[None]:
@@ -375,7 +379,7 @@ class Server:
             self.repairs.begin(flight, members)
             self._bytes_done += buffer.ctl.buffer_size
             self._through = self._chain.begin(Phase.SENT, buffer.ctl)
-            self._through.addCallback(lambda _: self._retire(flight))
+            self._through.addCallback(lambda _: self._retire(flight)).addErrback(self.fail)
             return not buffer.ctl.is_end
 
         self._pacer.rate_bps = self._control.rate_bps
@@ -389,7 +393,7 @@ class Server:
         return leaving.addCallback(sent)
 
     def finish(self) -> None:
-        Deferred.fromCoroutine(self._prove()).addErrback(self.fail)
+        self.guard.run(self._prove())
 
     def fail(self, failure: Failure) -> None:
         error = failure.value
@@ -433,13 +437,13 @@ class Server:
             buffers=self.session.window + _READ_AHEAD,
             packets_next=self._sizing.next,
             history=self.history,
+            guard=self.guard,
             expectation=self._config.expectation,
         )
         self._watch.start()
         reading = self._reader.start()
         reading.addCallbacks(self._read_all, self._cannot_read).addErrback(self.fail)
-        announcing = Deferred.fromCoroutine(self._announce_ahead(self._reader))
-        announcing.addErrback(self.fail)
+        self.guard.run(self._announce_ahead(self._reader))
 
     async def _announce_ahead(self, reader: ReadAhead) -> None:
         """Announce buffers as long as the window has room for one more.
@@ -495,8 +499,7 @@ class Server:
 
     def _consider_end(self) -> None:
         """End once nobody is left who has not got the image, and nobody may come back."""
-        if self._return_timer is not None and self._return_timer.active():
-            self._return_timer.cancel()
+        self._await_no_more()
         if self._ended or not self._roster.all_verified:
             return
         verified = self._roster.verified > 0
@@ -504,9 +507,13 @@ class Server:
             return
         back_s = self._roster.awaited_s(self._config.patience_s)
         if back_s > 0:
-            self._return_timer = self._reactor.callLater(back_s, self._wait_no_more)
+            self._return_timer = self.guard.call_later(self.clock, back_s, self._wait_no_more)
             return
         self._end(None if self._proved and verified else "no client is left")
+
+    def _await_no_more(self) -> None:
+        if self._return_timer is not None and self._return_timer.active():
+            self._return_timer.cancel()
 
     def _wait_no_more(self) -> None:
         self._roster.await_no_more()
@@ -533,22 +540,24 @@ class Server:
         self._ended = True
         self._phase = "ending"
         self._seconds = self.clock.seconds() - self._started_at if self._started_at else 0.0
-        self._cycle.stop()
-        self._watch.stop()
-        self._gathering.stop()
-        if self._return_timer is not None and self._return_timer.active():
-            self._return_timer.cancel()
-        self._digest_known.clear()
-        self.repairs.stop()
-        self.history.close()
-        for worker in self._workers:
-            worker.stop()
-        self._source.close()
-        closing = [client.end(reason, later=later) for client in list(self._factory.connections)]
-        closing += [maybeDeferred(port.stopListening) for port in self._ports]
-        ended = DeferredList(closing, consumeErrors=True).addCallback(
-            lambda _: self._outcome(reason)
-        )
+        stops: list[Callable[[], Any]] = [
+            self._cycle.stop,
+            self._watch.stop,
+            self._gathering.stop,
+            self._await_no_more,
+            self._digest_known.clear,
+            self.repairs.stop,
+            self.history.close,
+        ]
+        stops += [worker.stop for worker in self._workers]
+        stops += [self._source.close]
+        stops += [partial(c.end, reason, later=later) for c in self._factory.connections]
+        stops += [port.stopListening for port in self._ports]
+        closing = [maybeDeferred(stop) for stop in stops]
+        for closed in closing:
+            # Whatever cannot be closed, the run is over.
+            closed.addErrback(lambda failure: _log.failure("while ending", failure=failure))
+        ended = DeferredList(closing).addCallback(lambda _: self._outcome(reason))
         # What fails here, too, ends the run: nobody else would.
         ended.chainDeferred(self._finished)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.task import LoopingCall
 
+from kollacast.events.guard import Guard
 from kollacast.server.roster import Roster
 
 #: A client syncs several GB to its disk before its last answer: so much longer it may take.
@@ -33,13 +34,14 @@ class Watch:
         patience_s: float,
         ready_wait_s: float,
         can_fetch: Callable[[], bool],
+        guard: Guard,
     ) -> None:
         self._roster = roster
         self._timeout_s = timeout_s
         self._patience_s = patience_s
         self._ready_s = _READY_SHARE * ready_wait_s
         self._can_fetch = can_fetch
-        self._looking = LoopingCall(self._look)
+        self._looking = LoopingCall(guard.wrap(self._look))
         self._looking.clock = reactor
 
     def start(self) -> None:
