@@ -19,17 +19,17 @@ def _fail(failure: Failure) -> None:
     failure.raiseException()
 
 
-def _chain(group_size: int) -> GroupChain:
+def _chain(group_size: int) -> GroupChain[_Client]:
     return GroupChain(group_size, Guard(_fail))
 
 
 class _Client:
     """Notes what it is told, and answers when the test says so or at once."""
 
-    def __init__(self, chain: GroupChain, *, prompt: bool = False) -> None:
+    def __init__(self, chain: GroupChain[_Client], *, prompt: bool = False) -> None:
         self.told: list[tuple[Phase, Any]] = []
         self.prompt = prompt
-        self.group: ClientGroup = chain.join(self)
+        self.group: ClientGroup[_Client] = chain.join(self)
 
     def begin(self, phase: Phase, value: Any) -> None:
         self.told.append((phase, value))

@@ -19,7 +19,8 @@ from kollacast.sending.member import Member
 from kollacast.sending.reach import Reach
 from kollacast.sending.read_ahead import ReadAhead
 from kollacast.sending.repairs import Repairs
-from kollacast.server.client_protocol import ClientProtocol
+from kollacast.server.client import Client
+from kollacast.server.connection import ClientProtocol
 from kollacast.server.gathering import Gathering
 from kollacast.server.lobby import Lobby
 from kollacast.server.roster import Roster
@@ -162,7 +163,7 @@ class ServerErrorTests(MemoryTestCase):
                 self.assert_ends(server)
 
     def test_fetching(self) -> None:
-        for owner, name in ((History, "read"), (ClientProtocol, "told_end")):
+        for owner, name in ((History, "read"), (Client, "told_end")):
             self.run_with(owner, name, unicast=True)
 
     def test_timers(self) -> None:

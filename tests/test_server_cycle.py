@@ -24,8 +24,9 @@ from kollacast.files.digest import ExpectedDigest, available_digests
 from kollacast.files.source import ChangedImage
 from kollacast.operator.expectation import Expectation
 from kollacast.operator.outcome import Outcome, Status
-from kollacast.server.client_protocol import HELLO_TIMEOUT_S
-from kollacast.server.cycle import cycle
+from kollacast.server.connection import HELLO_TIMEOUT_S
+from kollacast.server.cycle import Stage, cycle, stage_of
+from kollacast.server.snapshot import Snapshot
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.greeting import Greeting, Hello, Refusal, encode_json
 from kollacast.wire.messages import BufferCtl, Digest, Packet, Report, Sent
@@ -62,6 +63,9 @@ class _Work:
     def accept(self) -> Deferred[None]:
         return self._begin("accept")
 
+    def begin(self) -> Deferred[None]:
+        return self._begin("begin")
+
     def prepare(self) -> Deferred[None]:
         return self._begin("prepare")
 
@@ -71,8 +75,14 @@ class _Work:
     def send(self) -> Deferred[bool]:
         return self._begin("send")
 
-    def finish(self) -> None:
-        self.called.append("finish")
+    def finish(self) -> Deferred[None]:
+        return self._begin("finish")
+
+    def consider_end(self) -> None:
+        self.called.append("consider_end")
+
+    def end(self, reason: str | None, later: bool) -> None:
+        self.called.append("end")
 
     def fail(self, failure: Failure) -> None:
         self.error = failure.value
@@ -81,9 +91,19 @@ class _Work:
 #: The way into each state that waits for work: what ends the work of those before it.
 _WAYS: dict[str, list[Any]] = {
     "accept": [],
-    "prepare": [None],
+    "begin": [None],
     "synchronize": [None, None],
     "send": [None, None, None],
+    "prepare": [None, None, None, True],
+    "finish": [None, None, None, False],
+}
+_STAGES = {
+    "accept": Stage.GATHERING,
+    "begin": Stage.SENDING,
+    "synchronize": Stage.SENDING,
+    "send": Stage.SENDING,
+    "prepare": Stage.SENDING,
+    "finish": Stage.PROVING,
 }
 
 
@@ -112,25 +132,53 @@ class MachineTests(TestCase):
             work.under_way.callback(result)
         self.assertEqual(
             work.called,
-            ["accept"] + 2 * ["prepare", "synchronize", "send"] + ["finish"],
+            ["accept", "begin", "synchronize", "send", "prepare", "synchronize", "send", "finish"],
         )
+        work.under_way.callback(None)
+        self.assertEqual(work.called[-1], "consider_end")
         self.assertIsNone(work.error)
+
+    def test_it_says_how_far_it_is(self) -> None:
+        work = _Work()
+        machine = cycle(work)
+        self.assertIs(stage_of(machine), Stage.STARTING)
+        for state, stage in _STAGES.items():
+            machine, work = self._in(state)
+            self.assertIs(stage_of(machine), stage)
+        work.under_way.callback(None)
+        self.assertIs(stage_of(machine), Stage.PROVED)
+        machine.stop("enough", False)
+        self.assertIs(stage_of(machine), Stage.ENDED)
+
+    def test_where_nobody_came_but_who_is_no_client_it_gathers_anew(self) -> None:
+        for state in ("begin", "synchronize"):
+            machine, work = self._in(state)
+            given_up = work.under_way
+            machine.deserted()
+            self.assertEqual(work.called[-1], "accept")
+            self.assertIs(stage_of(machine), Stage.GATHERING)
+            given_up.callback(None)
+            self.assertEqual(work.called[-1], "accept")
+            work.under_way.callback(None)
+            self.assertEqual(work.called[-1], "begin")
+            self.assertIsNone(work.error)
 
     def test_a_stop_ends_every_state_and_late_results_change_nothing(self) -> None:
         for state in _WAYS:
             for late in (None, True, False):
                 machine, work = self._in(state)
                 before = list(work.called)
-                machine.stop()
+                machine.stop("enough", False)
                 work.under_way.callback(late)
-                self.assertEqual((work.called, work.error), (before, None), (state, late))
+                told = (work.called, work.error)
+                self.assertEqual(told, ([*before, "end"], None), (state, late))
 
     def test_a_stop_before_the_start_and_a_second_one(self) -> None:
         work = _Work()
         machine = cycle(work)
-        machine.stop()
-        machine.stop()
-        self.assertEqual(work.called, [])
+        machine.stop("enough", False)
+        machine.stop("enough", False)
+        self.assertEqual(work.called, ["end"])
 
     def test_work_that_fails_is_told(self) -> None:
         for state in _WAYS:
@@ -139,7 +187,7 @@ class MachineTests(TestCase):
             work.under_way.errback(error)
             self.assertIs(work.error, error)
             self.assertEqual(work.called[-1], state)
-            machine.stop()
+            machine.stop("enough", False)
 
 
 class _ServerTestCase(MemoryTestCase):
@@ -239,7 +287,7 @@ class LeavingTests(_ServerTestCase):
 
     def test_before_ready(self) -> None:
         def reach(server: ServerRun, raw: RawClient) -> None:
-            self.assertEqual(raw.count(BufferCtl), server.server.session.window)
+            self.assertEqual(raw.count(BufferCtl), server.snapshot.plan.window)
             self.assertEqual(self.network.datagrams, [])
 
         self._leave(reach, (), "READY")
@@ -276,7 +324,7 @@ class LeavingTests(_ServerTestCase):
             self.network.run_until(lambda: raw.count(Sent))
             raw.answer_no_more(BufferCtl)
             raw.done()
-            self.assertEqual(raw.count(BufferCtl), server.server.session.window + 1)
+            self.assertEqual(raw.count(BufferCtl), server.snapshot.plan.window + 1)
 
         self._leave(reach, (BufferCtl,), "READY")
 
@@ -797,9 +845,9 @@ class SilenceTests(_ServerTestCase):
         here = raw.transport.peer
         self.network.run_for(20.0)
         self.assertIsNone(raw.lost)
-        waiting = len(here.unsent) + here.protocol._outgoing.queue.size
+        waiting = len(here.unsent) + here.protocol.outgoing.queue.size
         self.assertGreater(waiting, 0)
-        self.assertLess(here.peak_unsent + here.protocol._outgoing.queue.size, 512 * 1024)
+        self.assertLess(here.peak_unsent + here.protocol.outgoing.queue.size, 512 * 1024)
         outcome = server.finish(limit_s=60.0)
         self.assertEqual(self.entry(outcome)["reason"], "no DONE for 30 s")
         self.assertEqual(outcome.status, Status.PARTIAL)
@@ -812,7 +860,7 @@ class SilenceTests(_ServerTestCase):
         )
         raw = self.raw(BufferCtl)
         raw.transport.pauseProducing()
-        self.network.run_until(lambda: server.server.session.flights[0].sent)
+        self.network.run_until(lambda: server.snapshot.bytes_done)
         raw.request(*range(58))
         self.network.chunk_bytes = 8192
         for _ in range(2000):
@@ -1245,9 +1293,9 @@ class UnexpectedImageTests(_ServerTestCase):
         self.others(1)
         self.assertEqual(server.finish().status, Status.OK)
         again = self.network.serve(_IMAGE)
-        self.patch(again.server, "_outcome", mock.Mock(side_effect=ZeroDivisionError))
+        self.patch(Snapshot, "outcome", mock.Mock(side_effect=ZeroDivisionError))
         ended: list[Any] = []
-        again.server._finished.addErrback(ended.append)
+        again.ended.addErrback(ended.append)
         again.server.interrupt("interrupted").addErrback(lambda _: None)
         self.network.settle()
         self.assertEqual(len(ended), 1)

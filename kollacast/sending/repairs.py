@@ -22,8 +22,9 @@ from kollacast.congestion import CongestionControl
 from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.repair import SCHEME, Encoder
-from kollacast.sending.reach import Reach
-from kollacast.server.session import Flight, Session
+from kollacast.sending.plan import Plan
+from kollacast.sending.reach import Listener, Reach
+from kollacast.sending.window import Flight, Window
 from kollacast.transport.sender import MulticastProtocol
 
 #: Seconds for which first requests are gathered.
@@ -36,7 +37,7 @@ _WORTH = 0.8
 _SLICE = 1024
 
 
-class Requester(Hashable, Protocol):
+class Requester(Listener, Protocol):
     """A client that lacks packets."""
 
     decodes: bool
@@ -68,20 +69,22 @@ class Repairs:
     def __init__(
         self,
         clock: IReactorTime,
-        session: Session,
+        plan: Plan,
+        window: Window,
         sender: MulticastProtocol,
         control: CongestionControl,
         reach: Reach,
         guard: Guard,
     ) -> None:
         self._clock = clock
-        self._session = session
+        self._coding = plan.coding
+        self._window = window
         self._sender = sender
         self._control = control
         self._reach = reach
         self._guard = guard
         self._rounds: dict[int, _Round] = {}
-        self._encoder: Encoder = SCHEME.encoder(session.capacity)
+        self._encoder: Encoder = SCHEME.encoder(plan.capacity)
         self.packets_coded = 0
 
     def begin(self, flight: Flight, clients: Sequence[Requester]) -> None:
@@ -134,7 +137,7 @@ class Repairs:
             current.grace.cancel()
 
     def _round_of(self, seqs: tuple[int, ...]) -> _Round | None:
-        buffer = self._session.held(seqs[0]) if seqs else None
+        buffer = self._window.held(seqs[0]) if seqs else None
         if buffer is None or any(buffer.slot_of(seq) is None for seq in (min(seqs), max(seqs))):
             return None
         return self._rounds.get(buffer.ctl.buffer_id)
@@ -162,7 +165,7 @@ class Repairs:
         deaf = self._reach.is_deaf
         decoding = [c for c in current.wanted if c.decodes and not deaf(c)]
         requested = sum(len(current.wanted[client]) for client in decoding)
-        if len(decoding) < 2 or requested < _MIN_REQUESTED or not self._session.coding:
+        if len(decoding) < 2 or requested < _MIN_REQUESTED or not self._coding:
             decoding = []
         wanted = {client: current.wanted.pop(client) for client in decoding}
         direct, current.wanted = current.wanted, {}

@@ -69,7 +69,7 @@ class Watch:
         clients = self._roster.clients
         late = [c for c in clients if c.member and c.member.owed_s() > patience]
         # Who fetches needs what the members go on to.
-        waiting = [c for c in clients if c.puller and c.puller.waits_for_image]
+        waiting = [c for c in clients if c.fetching and c.fetching.waits_for_image]
         others = len(self._roster.members) - len(late) + len(waiting)
         if not others:
             # It is nobody whom these hold up: maybe the network is slow, or the server.
