@@ -12,11 +12,14 @@ from typing import Any
 
 from automat import TypeMachine
 
+from kollacast.server.conversation import Conversation, Proof, conversation, proof
 from kollacast.server.cycle import Cycle, cycle
 
 #: Each machine: its name on the page, itself, and the protocol of its inputs.
 MACHINES: list[tuple[str, TypeMachine[Any, Any], type]] = [
     ("the server's cycle", cycle, Cycle),
+    ("the conversation with one client", conversation, Conversation),
+    ("the proof of one client", proof, Proof),
 ]
 
 

@@ -115,6 +115,30 @@ class StrangerTests(_JasmineTestCase):
             self.assertLess(outcome.report["seconds"], 10.0)
             self.assert_all_gone(self.network)
 
+    def test_where_they_came_before_the_input_did(self) -> None:
+        """Nothing is announced yet when the last of them has gone, and somebody else comes."""
+        for comes_before_input in (True, False):
+            self.network = Network()
+            server = self.network.serve(
+                MemorySource(_IMAGE), threads=True, dialect_name="jasmine", window=1
+            )
+            reading = server.threads["read"]
+            reading.held = True
+            stranger = self.client()
+            self.assertEqual(server.phase, "sending")
+            stranger.close()
+            self.assertEqual(server.phase, "waiting for clients")
+            if comes_before_input:
+                client = self.client(*_BOTH)
+                reading.release()
+            else:
+                reading.release()
+                self.network.settle()
+                client = self.client(*_BOTH)
+            outcome = server.finish(limit_s=3.0)
+            self.assertEqual(outcome.status, Status.OK)
+            self.assertEqual(self.addresses(server), [client.host.address])
+
     def test_clients_behind_strangers_get_all(self) -> None:
         server = self.serve(2)
         for _ in range(3):

@@ -225,6 +225,8 @@ def _build() -> TypeMachineBuilder[Conversation, Acts]:
         state.upon(Conversation.answer).loop()(_do(Acts.answered))
         state.upon(Conversation.ask_out).loop()(_do(Acts.hears_nothing))
         state.upon(Conversation.detach).to(detached)(_do(Acts.leave_step))
+    for state in (detached, fetching, *over):
+        state.upon(Conversation.detach).loop().returns(None)
     detached.upon(Conversation.answer).loop().returns(None)
     detached.upon(Conversation.ask_out).loop().returns(None)
     fetching.upon(Conversation.answer).loop()(refuse_what_only_members_say)

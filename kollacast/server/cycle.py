@@ -151,6 +151,8 @@ def _build() -> TypeMachineBuilder[Cycle, Work]:
     # What was begun for those who have gone ends with them.
     for late in (Cycle.prepared, Cycle.synchronized):
         s_accept.upon(late).loop().returns(None)
+    for state in (s_accept, s_ended):
+        state.upon(Cycle.deserted).loop().returns(None)
     # Work that ends after the session has nothing left to tell.
     for late in (
         Cycle.accepted,

@@ -242,7 +242,7 @@ class Server:
             return
         if client.is_unidentified and stage is not Stage.ENDED:
             self._roster.forget(client)
-            if not self._roster.records:
+            if stage is Stage.SENDING and not self._roster.records:
                 self._cycle.deserted()
                 return
         else:
