@@ -36,13 +36,13 @@ _WAYS: dict[str, list[tuple[Any, ...]]] = {
 _WAYS["in step"] = [*_WAYS["introduced"], ("admit_in_step",)]
 _WAYS["joining late"] = [*_WAYS["introduced"], ("admit_late", _WHY)]
 _WAYS["fetching"] = [*_WAYS["introduced"], ("admit_fetching", _WHY)]
-_WAYS["detached"] = [*_WAYS["in step"], ("detach", _WHY)]
+_WAYS["out of step"] = [*_WAYS["in step"], ("take_out", _WHY)]
 _WAYS["leaving"] = [*_WAYS["in step"], ("hear_out",)]
 _WAYS["closing"] = [*_WAYS["in step"], ("drop", _WHY)]
 
 _OUTSIDE = ("connected", "greeted", "hello due", "introduced")
 _MEMBERS = ("in step", "joining late")
-_INSIDE = (*_MEMBERS, "fetching", "detached")
+_INSIDE = (*_MEMBERS, "fetching", "out of step")
 _OVER = ("leaving", "closing")
 
 
@@ -87,7 +87,7 @@ class ConversationTests(SynchronousTestCase):
             "in step": Place.IN_STEP,
             "joining late": Place.LATE,
             "fetching": Place.FETCHING,
-            "detached": Place.FETCHING,
+            "out of step": Place.FETCHING,
             "leaving": Place.LEAVING,
             "closing": Place.CLOSING,
         }
@@ -100,7 +100,7 @@ class ConversationTests(SynchronousTestCase):
             (("admit_in_step",), ("join_in_step",), Place.IN_STEP),
             (("admit_late", _WHY), ("join_late", _WHY), Place.LATE),
             (("admit_fetching", _WHY), ("join_fetching", _WHY), Place.FETCHING),
-            (("admit_detached", _WHY), ("join_detached", _WHY), Place.FETCHING),
+            (("admit_out_of_step", _WHY), ("join_out_of_step", _WHY), Place.FETCHING),
             (("refuse", _WHY, True), ("refuse", _WHY, True), Place.CLOSING),
         ):
             self.assert_does("introduced", said, [act], place)
@@ -115,18 +115,18 @@ class ConversationTests(SynchronousTestCase):
             for answer in (Ready(), Done(), Request((1,))):
                 self.assert_does(state, ("answer", answer), [("answered", answer)], place)
             self.assert_does(state, ("ask_out",), [("hears_nothing",)], place)
-            self.assert_does(state, ("detach", _WHY), [("leave_step", _WHY)], Place.FETCHING)
+            self.assert_does(state, ("take_out", _WHY), [("leave_step", _WHY)], Place.FETCHING)
         self.assert_breaks("in step", ("fetch", _FETCH), "a fetch by a client in the barrier")
         act = ("fetches_what_was_before", _FETCH)
         self.assert_does("joining late", ("fetch", _FETCH), [act], Place.LATE)
 
     def test_what_one_says_that_fetches(self) -> None:
-        for state in ("fetching", "detached"):
+        for state in ("fetching", "out of step"):
             self.assert_does(state, ("fetch", _FETCH), [("fetches", _FETCH)], Place.FETCHING)
-            self.assert_does(state, ("detach", _WHY), [], Place.FETCHING)
+            self.assert_does(state, ("take_out", _WHY), [], Place.FETCHING)
         for said in (("answer", Ready()), ("answer", Done()), ("ask_out",)):
             # Said before it has read that it is out.
-            self.assert_does("detached", said, [], Place.FETCHING)
+            self.assert_does("out of step", said, [], Place.FETCHING)
             why = "a message that only a client in the barrier may send"
             self.assert_breaks("fetching", said, why)
 
@@ -173,7 +173,7 @@ class ConversationTests(SynchronousTestCase):
             for said in (
                 ("drop", _WHY),
                 ("end", _WHY, True),
-                ("detach", _WHY),
+                ("take_out", _WHY),
                 ("time_out", _WHY),
                 ("hear_out",),
                 ("heard",),
@@ -205,10 +205,10 @@ class ProofTests(SynchronousTestCase):
             ("sent_all", "digest", "kept_all"),
             ("sent_all", "kept_all", "digest"),
             ("told_end", "digest"),
-            ("detach", "told_end", "digest"),
-            ("sent_all", "digest", "detach", "told_end"),
-            ("sent_all", "kept_all", "detach", "digest"),
-            ("sent_all", "kept_all", "detach", "told_end", "digest"),
+            ("leave_step", "told_end", "digest"),
+            ("sent_all", "digest", "leave_step", "told_end"),
+            ("sent_all", "kept_all", "leave_step", "digest"),
+            ("sent_all", "kept_all", "leave_step", "told_end", "digest"),
         ):
             for count in range(len(words)):
                 machine, _ = self.run_through(*words[:count])
@@ -220,11 +220,11 @@ class ProofTests(SynchronousTestCase):
             self.assertFalse(is_report_due(machine), words)
 
     def test_it_stays_due_whatever_becomes_of_the_client(self) -> None:
-        machine, _ = self.run_through("sent_all", "digest", "kept_all", "detach", "told_end")
+        machine, _ = self.run_through("sent_all", "digest", "kept_all", "leave_step", "told_end")
         self.assertTrue(is_report_due(machine))
 
     def test_who_has_left_is_told_once_it_knows_the_end(self) -> None:
-        machine, done = self.run_through("sent_all", "detach", "digest")
+        machine, done = self.run_through("sent_all", "leave_step", "digest")
         self.assertEqual(done, [self._ASKED])
         machine.told_end()
         machine.digest(b"digest")
@@ -233,7 +233,7 @@ class ProofTests(SynchronousTestCase):
 
     def test_who_has_left_with_the_digest_may_have_all(self) -> None:
         """Its last DONE is ignored."""
-        machine, _ = self.run_through("sent_all", "digest", "detach")
+        machine, _ = self.run_through("sent_all", "digest", "leave_step")
         self.assertFalse(is_report_due(machine))
         machine.report()
 
@@ -244,7 +244,7 @@ class ProofTests(SynchronousTestCase):
             ("sent_all", "digest"),
             ("sent_all", "kept_all"),
             ("told_end",),
-            ("sent_all", "detach"),
+            ("sent_all", "leave_step"),
             ("sent_all", "digest", "kept_all", "report"),
         ):
             machine, _ = self.run_through(*words)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import Any
+from typing import Any, cast
 
 from kollacast.command import streams
 from kollacast.command.exit_status import end_process_with
@@ -13,6 +13,7 @@ from kollacast.command.monotonic import run_on_monotonic_clock
 from kollacast.command.progress import choose_display
 from kollacast.command.server_options import ServerOptions
 from kollacast.command.service import KollacastService, Running
+from kollacast.events.reactor import IReactor
 from kollacast.files.source import open_source
 from kollacast.files.spool import Spool
 
@@ -41,7 +42,13 @@ def makeService(options: ServerOptions) -> KollacastService:
         if config.spool_path is not None and source.identity is None:
             spool = Spool(config.spool_path, config.spool_bytes)
         connections = raise_descriptor_limit() - _OTHER_DESCRIPTORS
-        server = Server(reactor, config, source, spool=spool, max_connections=max(connections, 1))
+        server = Server(
+            cast(IReactor, reactor),
+            config,
+            source,
+            spool=spool,
+            max_connections=max(connections, 1),
+        )
         return Running(server, source.close, server.start_now)
 
     service = KollacastService(

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 
 from kollacast.congestion import CongestionControl
@@ -55,11 +55,11 @@ class _Round:
 
     flight: Flight
     unheard: set[Requester]
+    grace: IDelayedCall  #: ends the wait for them
     wanted: dict[Requester, tuple[int, ...]] = field(default_factory=dict)
     #: How many packets each client lacked, and in how many runs, that the rate control does not
     #: know of.
     lost: dict[Requester, tuple[int, int]] = field(default_factory=dict)
-    grace: Any = None
     decided: bool = False
 
 
@@ -91,9 +91,9 @@ class Repairs:
         """``flight`` has been multicast, and ``clients`` are told now."""
         if flight.buffer.ctl.is_end:
             return
-        current = _Round(flight, set(clients))
-        current.grace = self._guard.call_later(self._clock, _GRACE_S, self._decide, current)
-        self._rounds[flight.buffer.ctl.buffer_id] = current
+        buffer_id = flight.buffer.ctl.buffer_id
+        grace = self._guard.call_later(self._clock, _GRACE_S, self._time_is_over, buffer_id)
+        self._rounds[buffer_id] = _Round(flight, set(clients), grace)
 
     def requested(self, client: Requester, seqs: tuple[int, ...]) -> None:
         """``client`` asks for ``seqs``, all of them held."""
@@ -157,6 +157,9 @@ class Repairs:
         else:
             current.grace.cancel()
             self._decide(current)
+
+    def _time_is_over(self, buffer_id: int) -> None:
+        self._decide(self._rounds[buffer_id])
 
     def _decide(self, current: _Round) -> None:
         current.decided = True

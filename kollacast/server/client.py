@@ -232,9 +232,9 @@ class Client:
             return silent_s
         return min(self.member.owed_s(), silent_s)
 
-    def detach(self, reason: str) -> None:
+    def take_out(self, reason: str) -> None:
         """Take the client out of the barrier: it fetches the rest by itself."""
-        self._talk.detach(reason)
+        self._talk.take_out(reason)
 
     def drop(self, reason: str) -> None:
         """The client is out, and ``reason`` says why; once it has left, a no-op."""
@@ -319,7 +319,7 @@ class Client:
         elif isinstance(admission, Late):
             self._talk.admit_late(admission.reason)
         elif admission.is_news:
-            self._talk.admit_detached(admission.reason)
+            self._talk.admit_out_of_step(admission.reason)
         else:
             self._talk.admit_fetching(admission.reason)
 
@@ -356,7 +356,7 @@ class Client:
         self._join()
         self._serve(reason)
 
-    def join_detached(self, reason: str) -> None:
+    def join_out_of_step(self, reason: str) -> None:
         self.join_fetching(reason)
         self._tell(Detach().encode(self._dialect))
 
@@ -369,7 +369,7 @@ class Client:
             address=self.record.address,
             reason=reason,
         )
-        self._proof.detach()
+        self._proof.leave_step()
         self._serve(reason)
         self._tell(Detach().encode(self._dialect))
         member.leave()
@@ -388,7 +388,7 @@ class Client:
         self._moved()
         reason = self._host.unreached(self)
         if reason is not None:
-            self._talk.detach(reason)
+            self._talk.take_out(reason)
 
     def fetches(self, fetch: Fetch) -> None:
         self._moved()

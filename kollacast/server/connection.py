@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.interfaces import IAddress, IDelayedCall, ITCPTransport
 from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -36,7 +36,7 @@ class Host(ClientHost, Interface):
 class ClientProtocol(Protocol):
     """The connection to one client."""
 
-    transport: Any
+    transport: ITCPTransport
 
     def __init__(self, host: Host, address: str) -> None:
         self.address = address
@@ -119,7 +119,7 @@ class ClientProtocol(Protocol):
         # Nothing is said, so that a client which the network or its disk has held up comes back.
         self.client.time_out(f"no valid hello within {HELLO_TIMEOUT_S:g} s")
 
-    def _set_timer(self, delay_s: float, call: Any) -> None:
+    def _set_timer(self, delay_s: float, call: Callable[[], object]) -> None:
         self._timer = self._host.guard.call_later(self._host.clock, delay_s, call)
 
     def _stop_timer(self) -> None:

@@ -49,7 +49,7 @@ class Acts(Protocol):
     def join_fetching(self, reason: str) -> None:
         """It fetches all."""
 
-    def join_detached(self, reason: str) -> None:
+    def join_out_of_step(self, reason: str) -> None:
         """It fetches all, and has to be told."""
 
     def leave_step(self, reason: str) -> None:
@@ -122,7 +122,7 @@ class Conversation(Protocol):
     def admit_fetching(self, reason: str) -> None:
         """It is in, and knows that it has to fetch."""
 
-    def admit_detached(self, reason: str) -> None:
+    def admit_out_of_step(self, reason: str) -> None:
         """It is in, expects to be in step, and has to fetch."""
 
     def answer(self, answer: Answer) -> None:
@@ -131,7 +131,7 @@ class Conversation(Protocol):
     def ask_out(self) -> None:
         """It hears no multicast."""
 
-    def detach(self, reason: str) -> None:
+    def take_out(self, reason: str) -> None:
         """The others do not wait for it any more."""
 
     def fetch(self, fetch: Fetch) -> None:
@@ -186,12 +186,12 @@ def _build() -> TypeMachineBuilder[Conversation, Acts]:
     in_step = machine.state("in step")
     late = machine.state("joining late")
     # Of one that was in step, or takes itself to be, what it says of that means nothing any more.
-    detached = machine.state("detached")
+    out_of_step = machine.state("out of step")
     fetching = machine.state("fetching")
     leaving = machine.state("leaving")
     closing = machine.state("closing")
     outside = (connected, greeted, hello_due, introduced)
-    inside = (in_step, late, detached, fetching)
+    inside = (in_step, late, out_of_step, fetching)
     over = (leaving, closing)
 
     def refuse_what_only_members_say(
@@ -218,22 +218,22 @@ def _build() -> TypeMachineBuilder[Conversation, Acts]:
         state.upon(Conversation.admit_in_step).to(in_step)(_do(Acts.join_in_step))
     introduced.upon(Conversation.admit_late).to(late)(_do(Acts.join_late))
     introduced.upon(Conversation.admit_fetching).to(fetching)(_do(Acts.join_fetching))
-    introduced.upon(Conversation.admit_detached).to(detached)(_do(Acts.join_detached))
+    introduced.upon(Conversation.admit_out_of_step).to(out_of_step)(_do(Acts.join_out_of_step))
 
     # What it says while it is in.
     for state in (in_step, late):
         state.upon(Conversation.answer).loop()(_do(Acts.answered))
         state.upon(Conversation.ask_out).loop()(_do(Acts.hears_nothing))
-        state.upon(Conversation.detach).to(detached)(_do(Acts.leave_step))
-    for state in (detached, fetching, *over):
-        state.upon(Conversation.detach).loop().returns(None)
-    detached.upon(Conversation.answer).loop().returns(None)
-    detached.upon(Conversation.ask_out).loop().returns(None)
+        state.upon(Conversation.take_out).to(out_of_step)(_do(Acts.leave_step))
+    for state in (out_of_step, fetching, *over):
+        state.upon(Conversation.take_out).loop().returns(None)
+    out_of_step.upon(Conversation.answer).loop().returns(None)
+    out_of_step.upon(Conversation.ask_out).loop().returns(None)
     fetching.upon(Conversation.answer).loop()(refuse_what_only_members_say)
     fetching.upon(Conversation.ask_out).loop()(refuse_what_only_members_say)
     in_step.upon(Conversation.fetch).loop()(refuse_fetch)
     late.upon(Conversation.fetch).loop()(_do(Acts.fetches_what_was_before))
-    detached.upon(Conversation.fetch).loop()(_do(Acts.fetches))
+    out_of_step.upon(Conversation.fetch).loop()(_do(Acts.fetches))
     fetching.upon(Conversation.fetch).loop()(_do(Acts.fetches))
     for state in inside:
         state.upon(Conversation.report).loop()(_do(Acts.reported))
@@ -295,7 +295,7 @@ class Proof(Protocol):
     def digest(self, digest: bytes) -> None:
         """The image's digest is known."""
 
-    def detach(self) -> None:
+    def leave_step(self) -> None:
         """It leaves the barrier."""
 
     def report(self) -> None:
@@ -309,7 +309,7 @@ def _build_proof() -> TypeMachineBuilder[Proof, ProofActs]:
     end_known = machine.state("end known")
     told = machine.state("digest told")
     # The last DONE of who leaves then is ignored; it may still lack something, or nothing.
-    told_detached = machine.state("digest told, detached")
+    told_out_of_step = machine.state("digest told, out of step")
     kept = machine.state("all kept")
     due = machine.state("report due")
     proved = machine.state("proved")
@@ -324,19 +324,19 @@ def _build_proof() -> TypeMachineBuilder[Proof, ProofActs]:
     end_known.upon(Proof.digest).to(told)(tell)
     end_known.upon(Proof.kept_all).to(kept).returns(None)
     # It is told again that the image ends, once it has fetched the rest.
-    end_known.upon(Proof.detach).to(begun).returns(None)
+    end_known.upon(Proof.leave_step).to(begun).returns(None)
     told.upon(Proof.kept_all).to(due).returns(None)
-    told.upon(Proof.detach).to(told_detached).returns(None)
-    told_detached.upon(Proof.told_end).to(due).returns(None)
+    told.upon(Proof.leave_step).to(told_out_of_step).returns(None)
+    told_out_of_step.upon(Proof.told_end).to(due).returns(None)
     kept.upon(Proof.digest).to(due)(tell)
-    for state in (told_detached, due):
+    for state in (told_out_of_step, due):
         state.upon(Proof.report).to(proved).returns(None)
 
     for state in (begun, end_known, told, kept, proved):
         state.upon(Proof.report).loop()(refuse_report)
-    for state in (begun, kept, due, proved, told_detached):
-        state.upon(Proof.detach).loop().returns(None)
-    for state in (begun, told, told_detached, due, proved):
+    for state in (begun, kept, due, proved, told_out_of_step):
+        state.upon(Proof.leave_step).loop().returns(None)
+    for state in (begun, told, told_out_of_step, due, proved):
         state.upon(Proof.digest).loop().returns(None)
     for state in (kept, due, proved):
         state.upon(Proof.told_end).loop().returns(None)
@@ -346,7 +346,7 @@ def _build_proof() -> TypeMachineBuilder[Proof, ProofActs]:
 _PLACES = {
     "in step": Place.IN_STEP,
     "joining late": Place.LATE,
-    "detached": Place.FETCHING,
+    "out of step": Place.FETCHING,
     "fetching": Place.FETCHING,
     "leaving": Place.LEAVING,
     "closing": Place.CLOSING,

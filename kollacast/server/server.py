@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kollacast import congestion
 from kollacast.events.guard import Guard
+from kollacast.events.reactor import IReactor
 from kollacast.files.source import Source
 from kollacast.files.spool import Spool
 from kollacast.operator.config import ServerConfig
@@ -45,8 +46,15 @@ _BACKLOG = 4096
 #: Connections without a hello at a time: clients of a cluster need a moment each, and no more.
 _MAX_UNIDENTIFIED = 1024
 
-WorkerFactory = Callable[[Any, str], Worker]
-SenderFactory = Callable[[Any, MulticastProtocol, str, int], Any]
+WorkerFactory = Callable[[IReactor, str], Worker]
+SenderFactory = Callable[[IReactor, MulticastProtocol, str, int], "Port"]
+
+
+class Port(Protocol):
+    """An open port."""
+
+    def stopListening(self) -> object:
+        """Close it; fires once it is, where that takes a while."""
 
 
 class Server:
@@ -60,7 +68,7 @@ class Server:
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactor,
         config: ServerConfig,
         source: Source,
         *,
@@ -72,7 +80,7 @@ class Server:
         engine, warning = best_crc32c()
         if warning:
             _log.warn("{warning}", warning=warning)
-        self.clock = reactor
+        self.clock: IReactorTime = reactor
         self.guard = Guard(self.fail)
         self._reactor = reactor
         self._config = config
@@ -106,7 +114,7 @@ class Server:
             can_fetch=lambda: self.lack is None,
             guard=self.guard,
         )
-        self._ports: list[Any] = []
+        self._ports: list[Port] = []
         # Made once it is known who begins.
         self._transfer: Transfer | None = None
         self._return_timer: IDelayedCall | None = None
@@ -354,7 +362,7 @@ class Server:
 
     def end(self, reason: str | None, later: bool) -> None:
         self._ended_at = self.clock.seconds()
-        stops: list[Callable[[], Any]] = [
+        stops: list[Callable[[], object]] = [
             self._watch.stop,
             self._gathering.stop,
             self._await_no_more,

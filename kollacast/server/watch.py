@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
 from kollacast.events.guard import Guard
@@ -19,15 +19,15 @@ _WATCH_S = 1.0
 
 
 class Watch:
-    """Drops who has been silent for ``timeout_s``; detaches who is late by ``patience_s``.
+    """Drops who has been silent for ``timeout_s``; takes out of step who is late by ``patience_s``.
 
-    Nobody is detached while ``can_fetch()`` is false.  Who has answered READY gives up
+    Nobody is taken out while ``can_fetch()`` is false.  Who has answered READY gives up
     after ``ready_wait_s``, so the others have to answer before.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        clock: IReactorTime,
         roster: Roster,
         *,
         timeout_s: float,
@@ -42,7 +42,7 @@ class Watch:
         self._ready_s = _READY_SHARE * ready_wait_s
         self._can_fetch = can_fetch
         self._looking = LoopingCall(guard.wrap(self._look))
-        self._looking.clock = reactor
+        self._looking.clock = clock
 
     def start(self) -> None:
         # Late by what is left of the wait would be too late.
@@ -61,9 +61,9 @@ class Watch:
             elif client.member is not None and client.member.ready_owed_s() > self._ready_s:
                 client.drop(f"no READY for {self._ready_s:g} s, and jasmine clients wait no longer")
         if self._can_fetch():
-            self._detach_slow()
+            self._take_out_slow()
 
-    def _detach_slow(self) -> None:
+    def _take_out_slow(self) -> None:
         """Let the others go on without those for whom they have waited long enough."""
         patience = self._patience_s
         clients = self._roster.clients
@@ -77,4 +77,4 @@ class Watch:
         for client in late:
             # While most are late, a client is slow only if nothing moves at all.
             if client.can_fetch and (len(late) <= others or client.silent_s() > patience):
-                client.detach(f"no {client.owes} for {patience:g} s")
+                client.take_out(f"no {client.owes} for {patience:g} s")

@@ -24,6 +24,7 @@ from zope.interface import implementer
 
 from kollacast.events.reactor import IReactor
 from kollacast.transport.receiver import MulticastReceiver
+from kollacast.transport.sender import MulticastProtocol
 from tests.simulation.links import Links, Node, Weather, flip_bit
 from tests.simulation.multicast import MemoryReceivePort, MemorySendPort
 from tests.simulation.scheduler import Task
@@ -297,8 +298,12 @@ class Fabric(Links):
         return left
 
 
-def open_sender(host: Host, protocol: Any, local_ip: str, ttl: int) -> MemorySendPort:
+def open_sender(
+    reactor: IReactor, protocol: MulticastProtocol, local_ip: str, ttl: int
+) -> MemorySendPort:
     """Stands for ``kollacast.transport.sender.open_sender``."""
+    host = reactor
+    assert isinstance(host, Host)
     if host.port_error is not None:
         raise host.port_error
     return MemorySendPort(host, protocol, host.network.multicast)
