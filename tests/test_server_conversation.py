@@ -11,6 +11,7 @@ from automat import NoTransition
 from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast.server.conversation import (
+    Departure,
     Place,
     conversation,
     is_report_due,
@@ -25,6 +26,7 @@ _HELLO = Hello("host1", 1 << 20)
 _FETCH = Fetch(0, 1)
 _REPORT = Report({"ok": True})
 _WHY = "for a reason"
+_HOW = Departure.PUT_OUT
 
 #: How each state is reached.
 _WAYS: dict[str, list[tuple[Any, ...]]] = {
@@ -38,7 +40,7 @@ _WAYS["joining late"] = [*_WAYS["introduced"], ("admit_late", _WHY)]
 _WAYS["fetching"] = [*_WAYS["introduced"], ("admit_fetching", _WHY)]
 _WAYS["out of step"] = [*_WAYS["in step"], ("take_out", _WHY)]
 _WAYS["leaving"] = [*_WAYS["in step"], ("hear_out",)]
-_WAYS["closing"] = [*_WAYS["in step"], ("drop", _WHY)]
+_WAYS["closing"] = [*_WAYS["in step"], ("drop", _WHY, _HOW)]
 
 _OUTSIDE = ("connected", "greeted", "hello due", "introduced")
 _MEMBERS = ("in step", "joining late")
@@ -138,13 +140,15 @@ class ConversationTests(SynchronousTestCase):
 
     def test_one_that_is_no_client(self) -> None:
         for state in _OUTSIDE:
-            self.assert_does(state, ("drop", _WHY), [("turn_away", _WHY)], Place.CLOSING)
+            self.assert_does(
+                state, ("drop", _WHY, _HOW), [("turn_away", _WHY, _HOW)], Place.CLOSING
+            )
         for state in ("greeted", "hello due"):
             self.assert_does(state, ("time_out", _WHY), [("close_unheard", _WHY)], Place.CLOSING)
 
     def test_how_a_client_is_lost(self) -> None:
         for state in _INSIDE:
-            self.assert_does(state, ("drop", _WHY), [("put_out", _WHY)], Place.CLOSING)
+            self.assert_does(state, ("drop", _WHY, _HOW), [("put_out", _WHY, _HOW)], Place.CLOSING)
             self.assert_does(state, ("lose",), [("broken",)], Place.CLOSING)
         self.assert_does("leaving", ("lose",), [("leave",)], Place.CLOSING)
         self.assert_does("closing", ("lose",), [], Place.CLOSING)
@@ -153,7 +157,7 @@ class ConversationTests(SynchronousTestCase):
         for state, words in (("greeted", "jasminec"), ("hello due", "the connection was lost")):
             talk, acts = self.reach(state)
             talk.lose()
-            [(act, reason)] = acts.done
+            [(act, reason, _)] = acts.done
             self.assertEqual(act, "turn_away")
             self.assertIn(words, reason)
 
@@ -171,12 +175,11 @@ class ConversationTests(SynchronousTestCase):
         for state in _OVER:
             place = place_of(self.reach(state)[0])
             for said in (
-                ("drop", _WHY),
+                ("drop", _WHY, _HOW),
                 ("end", _WHY, True),
                 ("take_out", _WHY),
                 ("time_out", _WHY),
                 ("hear_out",),
-                ("heard",),
             ):
                 self.assert_does(state, said, [], place)
 

@@ -28,6 +28,7 @@ from kollacast.server.client_record import ClientRecord
 from kollacast.server.conversation import (
     LOST,
     Answer,
+    Departure,
     Place,
     conversation,
     is_report_due,
@@ -78,7 +79,7 @@ class Host(Protocol):
     def verified(self) -> None:
         """A client has the whole image."""
 
-    def left(self, client: Client) -> None:
+    def left(self, client: Client, how: Departure) -> None:
         """A client that was in is out; its record says why."""
 
 
@@ -108,10 +109,6 @@ class Client:
         self.member: Member | None = None
         #: What it fetches, if it does.
         self.fetching: Fetches | None = None
-        #: Whether the connection broke, and the client may come back on another.
-        self.may_return = False
-        #: Whether the client has said that it gives up.
-        self.has_given_up = False
         self._host = host
         self._connection = connection
         self._dialect = host.plan.dialect
@@ -138,7 +135,8 @@ class Client:
 
     def heard(self) -> None:
         """Something has come."""
-        self._talk.heard()
+        if self.place is Place.UNIDENTIFIED:
+            self._talk.heard()
 
     def hear(self, message: Message) -> None:
         """It has said this; raises WireError where it may not."""
@@ -238,7 +236,11 @@ class Client:
 
     def drop(self, reason: str) -> None:
         """The client is out, and ``reason`` says why; once it has left, a no-op."""
-        self._talk.drop(reason)
+        self._talk.drop(reason, Departure.PUT_OUT)
+
+    def replace(self) -> None:
+        """The client is here on another connection."""
+        self._talk.drop("it has come back on another connection", Departure.LOST)
 
     def end(self, reason: str | None, later: bool) -> None:
         """The session is over, for ``reason`` unless it has ended well."""
@@ -331,7 +333,7 @@ class Client:
     def refuse(self, reason: str, later: bool) -> None:
         self._tell_and_close(reason, refused=True, later=later)
 
-    def turn_away(self, reason: str) -> None:
+    def turn_away(self, reason: str, how: Departure) -> None:
         _log.info("{address} is no client: {reason}", address=self.record.address, reason=reason)
         self._tell_and_close(reason)
 
@@ -414,8 +416,7 @@ class Client:
     def reported(self, report: Report) -> None:
         self._moved()
         if not report.says("ok"):
-            self.has_given_up = True
-            self.drop(report.reason)
+            self._talk.drop(report.reason, Departure.GAVE_UP)
             return
         self._proof.report()
         self.record.packets_multicast = report.count("packets_multicast")
@@ -431,7 +432,7 @@ class Client:
 
     # What the conversation has done: the end.
 
-    def put_out(self, reason: str) -> None:
+    def put_out(self, reason: str, how: Departure) -> None:
         if self.is_unidentified:
             text = "{address} does not count as a client: {reason}"
         else:
@@ -439,14 +440,13 @@ class Client:
             self.record.reason = reason
         _log.warn(text, name=self.record.name, address=self.record.address, reason=reason)
         self._tell_and_close(reason)
-        self.leave()
+        self._leave(how)
 
     def broken(self) -> None:
         if self.record.verified:
             self.leave()
         else:
-            self.may_return = self.can_fetch
-            self.put_out(LOST)
+            self.put_out(LOST, Departure.LOST if self.can_fetch else Departure.PUT_OUT)
 
     def ended(self, reason: str | None, later: bool) -> None:
         if reason is None or self.record.verified:
@@ -459,15 +459,18 @@ class Client:
         self._connection.close()
 
     def leave(self) -> None:
+        self._leave(Departure.PUT_OUT)
+
+    # Parts of it.
+
+    def _leave(self, how: Departure) -> None:
         if self.fetching is not None:
             self.fetching.stop()
         # In this order: a barrier that falls for want of clients must not go on to the end.
-        self._host.left(self)
+        self._host.left(self, how)
         member, self.member = self.member, None
         if member is not None:
             member.leave()
-
-    # Parts of it.
 
     def _become_member(self) -> None:
         self.member = Member(

@@ -34,6 +34,14 @@ class Place(enum.Enum):
     CLOSING = "closing"  #: it is out, and told why
 
 
+class Departure(enum.Enum):
+    """How a client that was in goes."""
+
+    LOST = enum.auto()  #: its connection broke, and it may come back on another
+    GAVE_UP = enum.auto()  #: it has said that it gives up
+    PUT_OUT = enum.auto()  #: it is not worth waiting for
+
+
 class Acts(Protocol):
     """What the table has done for it."""
 
@@ -70,7 +78,7 @@ class Acts(Protocol):
     def reported(self, report: Report) -> None:
         """It has given an account of itself."""
 
-    def turn_away(self, reason: str) -> None:
+    def turn_away(self, reason: str, how: Departure) -> None:
         """It is no client, and is told why."""
 
     def close_unheard(self, reason: str) -> None:
@@ -82,7 +90,7 @@ class Acts(Protocol):
     def refuse(self, reason: str, later: bool) -> None:
         """It may not come in; with ``later``, it may try again."""
 
-    def put_out(self, reason: str) -> None:
+    def put_out(self, reason: str, how: Departure) -> None:
         """It was in and is out, and is told why."""
 
     def ended(self, reason: str | None, later: bool) -> None:
@@ -146,8 +154,8 @@ class Conversation(Protocol):
     def time_out(self, reason: str) -> None:
         """It has to go without having said who it is."""
 
-    def drop(self, reason: str) -> None:
-        """It is not worth waiting for any more."""
+    def drop(self, reason: str, how: Departure) -> None:
+        """It is out."""
 
     def end(self, reason: str | None, later: bool) -> None:
         """The session is over."""
@@ -203,10 +211,10 @@ def _build() -> TypeMachineBuilder[Conversation, Acts]:
         raise WireError("a fetch by a client in the barrier")
 
     def turn_away_c_client(talk: Conversation, acts: Acts) -> None:
-        acts.turn_away(_LIKE_JASMINE)
+        acts.turn_away(_LIKE_JASMINE, Departure.LOST)
 
     def turn_away_lost(talk: Conversation, acts: Acts) -> None:
-        acts.turn_away(LOST)
+        acts.turn_away(LOST, Departure.LOST)
 
     # Who it is.
     connected.upon(Conversation.greet).to(greeted).returns(None)
@@ -256,7 +264,7 @@ def _build() -> TypeMachineBuilder[Conversation, Acts]:
     leaving.upon(Conversation.lose).to(closing)(_do(Acts.leave))
 
     # What changes nothing: the rest of what came at once, and what comes behind the end.
-    for state in (connected, hello_due, introduced, *inside, *over):
+    for state in (connected, hello_due, introduced):
         state.upon(Conversation.heard).loop().returns(None)
     closing.upon(Conversation.lose).loop().returns(None)
     for state in over:

@@ -88,8 +88,7 @@ class Roster:
         """``client`` is in, in the place of its earlier connection if it has one."""
         for other in list(self.clients):
             if _is_same(other, client.hello):
-                other.may_return = True
-                other.drop("it has come back on another connection")
+                other.replace()
         self._remember(client)
         self.clients.append(client)
 

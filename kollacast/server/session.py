@@ -17,6 +17,7 @@ from kollacast.sending.transfer import CannotSend, Transfer
 from kollacast.server.admission import Situation
 from kollacast.server.client import Client
 from kollacast.server.connection import ClientProtocol
+from kollacast.server.conversation import Departure
 from kollacast.server.credentials import Credentials
 from kollacast.server.cycle import Stage, cycle, stage_of
 from kollacast.server.gathering import Gathering
@@ -152,10 +153,10 @@ class Session:
         if client.member is not None and self.stage is not Stage.GATHERING:
             self._stream.join(client.member)
 
-    def left(self, client: Client) -> None:
+    def left(self, client: Client, how: Departure) -> None:
         stage = self.stage
         if stage is Stage.GATHERING:
-            if client.has_given_up:
+            if how is Departure.GAVE_UP:
                 self._gathering.gave_up(client)
             else:
                 self.roster.forget(client)
@@ -166,7 +167,7 @@ class Session:
                 self._cycle.deserted()
                 return
         else:
-            self.roster.leave(client, is_awaited=client.may_return and self.lack is None)
+            self.roster.leave(client, is_awaited=how is Departure.LOST and self.lack is None)
         self.consider_end()
 
     def verified(self) -> None:
