@@ -473,29 +473,29 @@ class AcceptTests(_ServerTestCase):
         raw.answer(*_ALL)
         self.assertEqual(server.finish(limit_s=1.0).status, Status.OK)
 
-    def test_a_stranger_that_says_nothing_is_not_counted_and_closed(self) -> None:
+    def test_a_connection_that_says_nothing_is_not_counted_and_closed(self) -> None:
         server = self.network.serve(_IMAGE, clients=1)
-        stranger = self.network.raw_client()
+        visitor = self.network.raw_client()
         self.network.run_for(HELLO_TIMEOUT_S - 0.3)
-        self.assertIsNone(stranger.lost)
+        self.assertIsNone(visitor.lost)
         self.assertEqual(server.server.progress().clients, 0)
         self.network.run_for(0.4)
-        self.assertIsNotNone(stranger.lost)
+        self.assertIsNotNone(visitor.lost)
         self.assertEqual(server.phase, "waiting for clients")
         self.assert_have_it(self.others(1))
         self.assertEqual(len(server.finish().report["clients"]), 1)
 
-    def test_a_stranger_that_never_ends_its_hello(self) -> None:
+    def test_a_connection_that_never_ends_its_hello(self) -> None:
         server = self.network.serve(_IMAGE, clients=1)
-        stranger = self.network.raw_client()
+        visitor = self.network.raw_client()
         for _ in range(20):
-            if stranger.lost is None:
-                stranger.send(b"\0")
+            if visitor.lost is None:
+                visitor.send(b"\0")
             self.network.run_for(0.5)
-        self.assertIsNotNone(stranger.lost)
+        self.assertIsNotNone(visitor.lost)
         self.assertEqual(server.server.progress().clients, 0)
 
-    def test_strangers_that_say_something_else(self) -> None:
+    def test_connections_that_say_something_else(self) -> None:
         hello = b'{"version":1,"name":"x","packets":'
         for nonsense in (
             b"GET / HTTP/1.1\r\nHost: installer\r\n\r\n",
@@ -513,30 +513,30 @@ class AcceptTests(_ServerTestCase):
         ):
             self.network = Network()
             server = self.network.serve(_IMAGE, clients=1)
-            stranger = self.network.raw_client()
-            stranger.send(nonsense)
+            visitor = self.network.raw_client()
+            visitor.send(nonsense)
             self.network.run_for(HELLO_TIMEOUT_S)
-            self.assertIsNotNone(stranger.lost, nonsense)
+            self.assertIsNotNone(visitor.lost, nonsense)
             self.assertEqual(server.server.progress().clients, 0, nonsense)
             self.assert_have_it(self.others(1))
             self.assertEqual(server.finish().status, Status.OK)
             self.assert_all_gone(self.network)
 
-    def test_a_stranger_that_does_not_read_is_closed_too(self) -> None:
+    def test_a_connection_that_does_not_read_is_closed_too(self) -> None:
         self.network.wire_bytes = 10
         server = self.network.serve(_IMAGE, clients=1)
-        stranger = self.network.raw_client()
-        stranger.transport.pauseProducing()
+        visitor = self.network.raw_client()
+        visitor.transport.pauseProducing()
         self.network.run_for(HELLO_TIMEOUT_S + 5.0)
-        self.assertFalse(stranger.transport.peer.connected)
+        self.assertFalse(visitor.transport.peer.connected)
         self.assertIsNone(server.outcome)
 
-    def test_strangers_at_the_end_do_not_keep_the_server(self) -> None:
+    def test_connections_at_the_end_do_not_keep_the_server(self) -> None:
         server = self.network.serve(_IMAGE, clients=1)
-        stranger = self.network.raw_client()
+        visitor = self.network.raw_client()
         self.assert_have_it(self.others(1))
         self.assertEqual(server.finish(limit_s=1.0).status, Status.OK)
-        self.assertIsNotNone(stranger.lost)
+        self.assertIsNotNone(visitor.lost)
 
     def test_one_client_too_many_is_told_so(self) -> None:
         server = self.network.serve(_IMAGE, clients=1)
