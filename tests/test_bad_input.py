@@ -381,7 +381,7 @@ async def test_client_that_comes_too_late(crew: Crew) -> None:
     assert client.output == bytes(2 * _BUFFER)
 
 
-class _Stranger(Protocol):
+class _Silent(Protocol):
     """Connects, says `words`, and waits for its end."""
 
     def __init__(self, words: bytes) -> None:
@@ -398,38 +398,38 @@ class _Stranger(Protocol):
         self.is_closed = True
 
 
-class _StrangerFactory(ClientFactory):
+class _SilentFactory(ClientFactory):
     noisy = False
 
-    def __init__(self, stranger: _Stranger) -> None:
-        self._stranger = stranger
+    def __init__(self, visitor: _Silent) -> None:
+        self._visitor = visitor
 
-    def buildProtocol(self, addr: IAddress | None) -> _Stranger:
-        return self._stranger
+    def buildProtocol(self, addr: IAddress | None) -> _Silent:
+        return self._visitor
 
 
 @on_the_reactor
-async def test_strangers(crew: Crew) -> None:
-    """Whoever says no valid hello takes nobody's place and is shown the door; the work goes on."""
+async def test_connections_without_a_hello(crew: Crew) -> None:
+    """Whoever says no valid hello takes nobody's place and is turned away; the work goes on."""
     server = crew.server(*_SMALL_BUFFERS, "--report", "server.json", clients=2, stdin="pipe")
     await server.said("waiting for clients")
-    strangers = [
-        _Stranger(b""),
-        _Stranger(b"\0\0"),
-        _Stranger(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
-        _Stranger(b"\0\0\0\x06[1, 2]"),
-        _Stranger(bytes(range(256)) * 100),
+    unidentified = [
+        _Silent(b""),
+        _Silent(b"\0\0"),
+        _Silent(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        _Silent(b"\0\0\0\x06[1, 2]"),
+        _Silent(bytes(range(256)) * 100),
     ]
-    for stranger in strangers:
-        crew.reactor.connectTCP(LOOPBACK, crew.port, _StrangerFactory(stranger))
-        await stranger.connected_to_server
+    for visitor in unidentified:
+        crew.reactor.connectTCP(LOOPBACK, crew.port, _SilentFactory(visitor))
+        await visitor.connected_to_server
     clients = [crew.client() for _ in range(2)]
     image = image_of(4 * _BUFFER)
     server.write(image[: 2 * _BUFFER])
     for client in clients:
         await client.gave(2 * _BUFFER)
     await crew.until(
-        lambda: all(stranger.is_closed for stranger in strangers), "the strangers' end"
+        lambda: all(visitor.is_closed for visitor in unidentified), "the end of all without a hello"
     )
     server.write(image[2 * _BUFFER :])
     server.close_input()

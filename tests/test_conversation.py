@@ -141,13 +141,14 @@ class GroupTests(_ConversationTestCase):
     def test_five_clients_in_groups_of_two(self) -> None:
         for window in (1, 2, 8):
             server, _ = self.converse(_image(777), clients=5, group_size=2, window=window)
-            self.assertEqual([len(g.members) for g in server.server._chain.groups], [0, 0, 0])
-            self.assertEqual(len(server.server._roster), 0)
+            self.assertEqual({entry.place for entry in server.snapshot.clients}, {None})
+            self.assertEqual(server.snapshot.connections, 0)
             self.assertEqual(server.server.progress().clients, 5)  # have the image
 
     def test_seventy_clients_in_two_groups(self) -> None:
         server, _ = self.converse(_image(500), clients=70)
-        self.assertEqual(len(server.server._chain.groups), 2)
+        self.assertLess(35, server.snapshot.plan.group_size)
+        self.assertLess(server.snapshot.plan.group_size, 70)
 
     def test_each_in_a_group_of_its_own(self) -> None:
         self.converse(_image(500), clients=5, group_size=1)
@@ -216,7 +217,7 @@ class LossTests(_ConversationTestCase):
         self.network.settle()
         for seq in range(40):
             payload = bytes(CAPACITY)
-            header = server.server.session.codec.sealed(seq ^ 1, [memoryview(payload)])
+            header = server.snapshot.plan.codec.sealed(seq ^ 1, [memoryview(payload)])
             stranger = seq.to_bytes(4, "big") + header[4:] + payload
             self.network.multicast((server.config.group, server.config.port), stranger)
         self.network.settle()

@@ -18,7 +18,8 @@ from kollacast.operator.config import ServerConfig
 from kollacast.operator.outcome import Status
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.repair.xor import combine
-from kollacast.server.session import Session
+from kollacast.sending.plan import offer
+from kollacast.server.credentials import Credentials
 from kollacast.wire import recipes
 from kollacast.wire.checksum import crcmod_engine
 from kollacast.wire.dialect import KOLLACAST
@@ -190,14 +191,10 @@ class ReadmeTests(SynchronousTestCase):
     def test_receive_buffer(self) -> None:
         """What README has the kernel allow is what a client asks for with the defaults."""
         [allowed] = re.findall(r"net\.core\.rmem_max=(\d+)", _page("README.md"))
-        session = Session(
-            ServerConfig("127.0.0.1", 1, 18383, "239.238.0.31", 8, 1500),
-            crcmod_engine(),
-            None,
-            None,
-        )
-        assert isinstance(session.greeting, Greeting)
-        self.assertEqual(of_greeting(session.greeting).unread, int(allowed))
+        config = ServerConfig("127.0.0.1", 1, 18383, "239.238.0.31", 8, 1500)
+        greeting = Credentials(config, offer(config, crcmod_engine(), None, None), None).greeting
+        assert isinstance(greeting, Greeting)
+        self.assertEqual(of_greeting(greeting).unread, int(allowed))
         self.assertEqual(of_group_info(GroupInfo("224.238.0.31", 18383)).unread, int(allowed))
 
     def test_server_options(self) -> None:

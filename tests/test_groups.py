@@ -7,19 +7,29 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.trial import unittest
 
+from kollacast.events.guard import Guard
 from kollacast.sending.barrier import ClientGroup, GroupChain, Phase
 from tests.vectors import PROPERTY
+
+
+def _fail(failure: Failure) -> None:
+    failure.raiseException()
+
+
+def _chain(group_size: int) -> GroupChain[_Client]:
+    return GroupChain(group_size, Guard(_fail))
 
 
 class _Client:
     """Notes what it is told, and answers when the test says so or at once."""
 
-    def __init__(self, chain: GroupChain, *, prompt: bool = False) -> None:
+    def __init__(self, chain: GroupChain[_Client], *, prompt: bool = False) -> None:
         self.told: list[tuple[Phase, Any]] = []
         self.prompt = prompt
-        self.group: ClientGroup = chain.join(self)
+        self.group: ClientGroup[_Client] = chain.join(self)
 
     def begin(self, phase: Phase, value: Any) -> None:
         self.told.append((phase, value))
@@ -37,7 +47,7 @@ class Groups(unittest.SynchronousTestCase):
     """Five clients in groups of two."""
 
     def setUp(self) -> None:
-        self.chain = GroupChain(2)
+        self.chain = _chain(2)
         self.clients = [_Client(self.chain) for _ in range(5)]
 
     def test_a_group_holds_no_more_than_its_size(self) -> None:
@@ -112,7 +122,7 @@ class Leaving(unittest.SynchronousTestCase):
     """A client that goes is waited for no more, in any phase."""
 
     def setUp(self) -> None:
-        self.chain = GroupChain(2)
+        self.chain = _chain(2)
         self.clients = [_Client(self.chain) for _ in range(5)]
 
     def answer(self, clients: list[_Client], phase: Phase) -> None:
@@ -122,7 +132,7 @@ class Leaving(unittest.SynchronousTestCase):
     def test_in_mid_phase_as_the_last_one(self) -> None:
         for phase in Phase:
             for index in range(3):
-                chain = GroupChain(2)
+                chain = _chain(2)
                 clients = [_Client(chain) for _ in range(3)]
                 barrier = chain.begin(phase, None)
                 self.answer(clients[:index] + clients[index + 1 :], phase)
@@ -174,7 +184,7 @@ class Leaving(unittest.SynchronousTestCase):
             def begin(self, phase: Phase, value: Any) -> None:
                 self.leave()
 
-        chain = GroupChain(3)
+        chain = _chain(3)
         clients = [_Client(chain), Breaking(chain), _Client(chain)]
         barrier = chain.begin(Phase.ANNOUNCE, 1)
         self.assertNoResult(barrier)
@@ -185,10 +195,10 @@ class Leaving(unittest.SynchronousTestCase):
 
 class Joining(unittest.SynchronousTestCase):
     def test_nobody_is_there(self) -> None:
-        self.assertIsNone(self.successResultOf(GroupChain(2).begin(Phase.ANNOUNCE, 1)))
+        self.assertIsNone(self.successResultOf(_chain(2).begin(Phase.ANNOUNCE, 1)))
 
     def test_in_mid_phase_into_a_group_with_room(self) -> None:
-        chain = GroupChain(2)
+        chain = _chain(2)
         early = _Client(chain)
         first = chain.begin(Phase.ANNOUNCE, 1)
         late = _Client(chain)
@@ -203,7 +213,7 @@ class Joining(unittest.SynchronousTestCase):
 
     def test_in_mid_phase_into_a_new_group(self) -> None:
         """What is under way does not wait for a group that was never told of it."""
-        chain = GroupChain(1)
+        chain = _chain(1)
         early = _Client(chain)
         first = chain.begin(Phase.ANNOUNCE, 1)
         late = _Client(chain)
@@ -234,7 +244,7 @@ class AnyOrder(unittest.SynchronousTestCase):
     def test_a_barrier_fires_exactly_when_nobody_owes_its_answer(
         self, steps: list[tuple[Phase, str, int]], size: int, count: int
     ) -> None:
-        chain = GroupChain(size)
+        chain = _chain(size)
         here = [_Client(chain) for _ in range(count)]
         barriers: dict[Phase, list[tuple[Deferred[None], set[_Client]]]] = {p: [] for p in Phase}
         for phase, action, number in steps:

@@ -288,7 +288,7 @@ class _Crowd:
         self.closed = 0
 
     def look(self) -> None:
-        """Read what has come, see who was shown the door, and let more come."""
+        """Read what has come, see who was turned away, and let more come."""
         for fd, _ in self._poll.poll(0):
             self._waiting.discard(fd)
             try:

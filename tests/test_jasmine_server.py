@@ -1,4 +1,4 @@
-"""The server among the C programs: strangers that it cannot know, and clients that wait briefly.
+"""The server among the C programs: connections that it cannot know, and clients that wait briefly.
 
 The C clients here are hand-driven; :meth:`_JasmineTestCase.patience` holds the server to how long
 they wait behind their READY for a datagram or SENT.
@@ -47,26 +47,26 @@ class _JasmineTestCase(MemoryTestCase):
         return [entry["address"] for entry in server.outcome.report["clients"]]
 
 
-class StrangerTests(_JasmineTestCase):
+class UnidentifiedTests(_JasmineTestCase):
     """Who connects and never says READY: a scanner, a health check, a program of another port."""
 
     def test_it_is_dropped_before_a_c_client_gives_up_and_does_not_count(self) -> None:
         with capturedLogs() as events:
             server = self.serve(3)
-            stranger = self.client()
+            visitor = self.client()
             clients = [self.client(*_BOTH) for _ in range(2)]
             self.assertEqual([client.count(BufferCtl) for client in clients], [1, 1])
             self.network.run_for(3.9)
-            self.assertIsNone(stranger.lost)
+            self.assertIsNone(visitor.lost)
             self.network.run_for(_WAIT_S - 3.9 - 0.5)
-            self.assertIsNotNone(stranger.lost)
+            self.assertIsNotNone(visitor.lost)
             self.assertEqual([client.count(Sent) for client in clients], [5, 5])
             outcome = server.finish(limit_s=1.0)
         self.assertEqual(outcome.status, Status.PARTIAL)
         self.assertEqual(outcome.line, "2 of 3 clients have the image, 1 never came")
         self.assertEqual(self.addresses(server), [client.host.address for client in clients])
         self.assertIn(
-            f"{stranger.host.address} does not count as a client: no READY for 4 s, and jasmine"
+            f"{visitor.host.address} does not count as a client: no READY for 4 s, and jasmine"
             " clients wait no longer",
             [formatEvent(event) for event in events],
         )
@@ -76,17 +76,17 @@ class StrangerTests(_JasmineTestCase):
         for words in (b"", b"GET / HTTP/1.0\r\n\r\n", b"\x04", b"\x02\x01\0\0\0\0\0\0\0"):
             self.network = Network()
             server = self.serve(2)
-            stranger = self.client()
+            visitor = self.client()
             client = self.client(*_BOTH)
             if words:
-                stranger.send(words)
+                visitor.send(words)
             else:
-                stranger.close()
+                visitor.close()
             outcome = server.finish(limit_s=1.0)
             self.assertEqual(outcome.line, "1 of 2 clients have the image, 1 never came", words)
             self.assertEqual(self.addresses(server), [client.host.address], words)
 
-    def test_where_only_strangers_came_the_clients_are_waited_for(self) -> None:
+    def test_where_only_unidentified_ones_came_the_clients_are_waited_for(self) -> None:
         """Nothing has been sent, so nobody misses anything."""
         for image in (_IMAGE, b""):
             self.network = Network()
@@ -96,9 +96,9 @@ class StrangerTests(_JasmineTestCase):
                 dialect_name="jasmine",
                 expectation=Expectation(allow_empty=True),
             )
-            strangers = [self.client() for _ in range(2)]
+            unidentified = [self.client() for _ in range(2)]
             self.network.run_for(4.5)
-            self.assertNotIn(None, [stranger.lost for stranger in strangers])
+            self.assertNotIn(None, [visitor.lost for visitor in unidentified])
             self.assertEqual(server.phase, "waiting for clients")
             self.assertEqual(server.server.progress().clients, 0)
             self.network.run_for(600.0)
@@ -107,7 +107,7 @@ class StrangerTests(_JasmineTestCase):
             third = self.client()
             first = self.client(*_BOTH)
             self.network.run_for(4.5)
-            # One more stranger, and now with a client that cannot wait.
+            # One more visitor, and now with a client that cannot wait.
             self.assertIsNotNone(third.lost)
             outcome = server.finish(limit_s=1.0)
             self.assertEqual(outcome.line, "1 of 2 clients have the image, 1 never came")
@@ -115,7 +115,31 @@ class StrangerTests(_JasmineTestCase):
             self.assertLess(outcome.report["seconds"], 10.0)
             self.assert_all_gone(self.network)
 
-    def test_clients_behind_strangers_get_all(self) -> None:
+    def test_where_they_came_before_the_input_did(self) -> None:
+        """Nothing is announced yet when the last of them has gone, and somebody else comes."""
+        for comes_before_input in (True, False):
+            self.network = Network()
+            server = self.network.serve(
+                MemorySource(_IMAGE), threads=True, dialect_name="jasmine", window=1
+            )
+            reading = server.threads["read"]
+            reading.held = True
+            visitor = self.client()
+            self.assertEqual(server.phase, "sending")
+            visitor.close()
+            self.assertEqual(server.phase, "waiting for clients")
+            if comes_before_input:
+                client = self.client(*_BOTH)
+                reading.release()
+            else:
+                reading.release()
+                self.network.settle()
+                client = self.client(*_BOTH)
+            outcome = server.finish(limit_s=3.0)
+            self.assertEqual(outcome.status, Status.OK)
+            self.assertEqual(self.addresses(server), [client.host.address])
+
+    def test_clients_behind_others_get_all(self) -> None:
         server = self.serve(2)
         for _ in range(3):
             for _ in range(2):
@@ -130,7 +154,7 @@ class StrangerTests(_JasmineTestCase):
         self.assertEqual(ours.sink.data, _IMAGE)
         self.assertEqual(raw.count(BufferCtl), 5)
 
-    def test_strangers_do_not_prolong_the_wait(self) -> None:
+    def test_connections_do_not_prolong_the_wait(self) -> None:
         server = self.serve(1, accept_timeout_s=10.0)
         for _ in range(2):
             self.client()
@@ -141,7 +165,7 @@ class StrangerTests(_JasmineTestCase):
         self.assertEqual(outcome.status, Status.FAILED)
         self.assertEqual(outcome.line, "0 of 1 clients came within 10 s: none")
 
-    def test_a_client_that_comes_after_a_stranger_took_its_place_is_closed(self) -> None:
+    def test_a_client_that_comes_after_another_took_its_place_is_closed(self) -> None:
         server = self.serve(2)
         self.client()
         first = self.client(*_BOTH)

@@ -802,7 +802,7 @@ class NextServerTests(_LadderTestCase):
         """Nobody has said yet who it is."""
         server = self.serve(clients=2)
         client = self.network.join()
-        self.network.run_until(lambda: server.server._factory.connections)
+        self.network.run_until(lambda: server.snapshot.connections)
         server.server.interrupt("interrupted")
         server.finish(limit_s=5.0)
         self.serve(clients=1)
@@ -1021,9 +1021,9 @@ class HostileTests(_LadderTestCase):
         for _ in range(3):
             raw = self.raw()
             raw.send(bytes((Tag.FETCH,)) + bytes(7) + b"\x01")
-            self.assertEqual(len(server.server.history.waiting), 1)
+            self.assertEqual(server.snapshot.reads_waiting, 1)
             raw.close()
-            self.assertEqual(len(server.server.history.waiting), 0)
+            self.assertEqual(server.snapshot.reads_waiting, 0)
         clients = [self.network.join() for _ in range(2)]
         self.assert_whole(*clients)
 

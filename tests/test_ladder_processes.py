@@ -139,18 +139,18 @@ async def test_the_failsafe(crew: Crew) -> None:
 
 
 @on_the_reactor
-async def test_strangers_without_the_secret(crew: Crew) -> None:
+async def test_hosts_without_the_secret(crew: Crew) -> None:
     image = crew.file("image", image_of(100_000))
     for name, secret in (("token", b"a secret of this room"), ("wrong", b"a secret of another")):
         crew.file(name, secret).chmod(0o600)
     server = crew.server("--token-file", "token", stdin=image)
     await server.said("waiting for clients")
-    stranger = crew.client("--token-file", "wrong", "--output", "stolen")
-    assert await stranger.end() == Status.FAILED
-    assert "does not know the shared secret" in stranger.lines[-1]
-    stranger = crew.client("--output", "stolen")
-    assert await stranger.end() == Status.FAILED
-    assert "give --token-file" in stranger.lines[-1]
+    visitor = crew.client("--token-file", "wrong", "--output", "stolen")
+    assert await visitor.end() == Status.FAILED
+    assert "does not know the shared secret" in visitor.lines[-1]
+    visitor = crew.client("--output", "stolen")
+    assert await visitor.end() == Status.FAILED
+    assert "give --token-file" in visitor.lines[-1]
     client = crew.client("--token-file", "token", "--output", "copy")
     assert await ends(server, client) == [Status.OK] * 2
     assert (crew.folder / "copy").read_bytes() == image.read_bytes()

@@ -37,7 +37,7 @@ class LobbyTests(unittest.SynchronousTestCase):
             lobby.leave(guest)
             lobby.leave(guest)
 
-    def test_a_host_crowds_out_its_own(self) -> None:
+    def test_a_host_loses_its_own(self) -> None:
         lobby: Lobby[_Guest] = Lobby(3)
         honest = _Guest(0, "honest")
         crowd = [_Guest(number, "crowd") for number in range(1, 6)]
@@ -71,7 +71,7 @@ class LobbyTests(unittest.SynchronousTestCase):
 class ServerTests(MemoryTestCase):
     """What the server makes of it."""
 
-    def test_who_has_introduced_itself_is_not_crowded_out(self) -> None:
+    def test_who_has_introduced_itself_is_not_turned_away(self) -> None:
         network = Network()
         server = network.serve(b"image", clients=2, max_connections=6)
         members = [network.join()]

@@ -240,7 +240,7 @@ async def test_our_clients_with_a_jasmine_server(crew: Crew, size: int, words: s
 
 
 @on_the_reactor
-async def test_a_stranger_among_jasmine_clients(crew: Crew) -> None:
+async def test_an_unidentified_connection_among_jasmine_clients(crew: Crew) -> None:
     """It counts as long as it may be a client; then the C client of 5 s has not given up yet."""
     image = image_of(300_000)
     words = (*_JASMINE, "--report", "server.json")

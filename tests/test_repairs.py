@@ -23,12 +23,14 @@ from twisted.trial import unittest
 
 from kollacast.congestion.control import Epoch
 from kollacast.congestion.trials import Trials
+from kollacast.events.guard import Guard
 from kollacast.operator.config import ServerConfig
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.repair.planning import plan as planner
+from kollacast.sending.plan import offer
 from kollacast.sending.reach import Reach
 from kollacast.sending.repairs import Repairs
-from kollacast.server.session import Flight, Session
+from kollacast.sending.window import Flight, Window
 from kollacast.transport.sender import MulticastProtocol
 from kollacast.wire import recipes
 from kollacast.wire.checksum import best_crc32c
@@ -50,6 +52,9 @@ _GRACE_S = 1.0
 
 class _Client:
     """Keeps what it is given."""
+
+    name = "client"
+    can_leave = True
 
     def __init__(self, decodes: bool = True) -> None:
         self.decodes = decodes
@@ -134,14 +139,15 @@ class _RepairsTest(unittest.SynchronousTestCase):
         config = ServerConfig(
             SERVER_IP, 4, PORT, GROUP, 1, _MTU, buffer_packets=8000, dialect_name=self.dialect
         )
-        self.session = Session(config, _ENGINE, None, None)
+        plan = offer(config, _ENGINE, None, None)
+        self.window = Window(plan.window)
         self.sender = _Sender()
         self.control = _Control()
         self.failures: list[Failure] = []
         sender: MulticastProtocol = self.sender  # type: ignore[assignment]
-        reach = Reach(lambda: 4, lambda client: True, str)
+        reach = Reach(4)
         self.repairs = Repairs(
-            self.clock, self.session, sender, self.control, reach, self.failures.append
+            self.clock, plan, self.window, sender, self.control, reach, Guard(self.failures.append)
         )
         self.next_seq = 1000
         self.clients = [_Client() for _ in range(4)]
@@ -154,16 +160,16 @@ class _RepairsTest(unittest.SynchronousTestCase):
         size = max(packets * _CAPACITY - 7, 0)
         buffer = PacketBuffer(_CAPACITY, packets)
         buffer.payload[:size] = random.Random(packets).randbytes(size)
-        buffer.announce(len(self.session.flights) + 1, self.next_seq, size)
+        buffer.announce(len(self.window.flights) + 1, self.next_seq, size)
         self.next_seq += packets
         flight = Flight(buffer, sent=True, epoch=Epoch(3), sent_bps=1e9)
-        self.session.flights.append(flight)
+        self.window.flights.append(flight)
         self.repairs.begin(flight, self.clients)
         return flight
 
     def retire(self, flight: Flight) -> None:
         """All clients have it, and its memory is used again."""
-        self.session.flights.remove(flight)
+        self.window.flights.remove(flight)
         self.repairs.end(flight)
         flight.buffer.announce(99, 500_000, 100)
 

@@ -27,8 +27,9 @@ from kollacast.operator.expectation import Expectation
 from kollacast.operator.outcome import Outcome, Status
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.sending import read_ahead
-from kollacast.server.client_protocol import HELLO_TIMEOUT_S
-from kollacast.server.cycle import cycle
+from kollacast.server.connection import HELLO_TIMEOUT_S
+from kollacast.server.cycle import Stage, cycle, stage_of
+from kollacast.server.snapshot import Snapshot
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.greeting import Greeting, Hello, Refusal, encode_json
 from kollacast.wire.messages import BufferCtl, Digest, Packet, Report, Sent
@@ -65,6 +66,9 @@ class _Work:
     def accept(self) -> Deferred[None]:
         return self._begin("accept")
 
+    def begin(self) -> Deferred[None]:
+        return self._begin("begin")
+
     def prepare(self) -> Deferred[None]:
         return self._begin("prepare")
 
@@ -74,8 +78,14 @@ class _Work:
     def send(self) -> Deferred[bool]:
         return self._begin("send")
 
-    def finish(self) -> None:
-        self.called.append("finish")
+    def finish(self) -> Deferred[None]:
+        return self._begin("finish")
+
+    def consider_end(self) -> None:
+        self.called.append("consider_end")
+
+    def end(self, reason: str | None, later: bool) -> None:
+        self.called.append("end")
 
     def fail(self, failure: Failure) -> None:
         self.error = failure.value
@@ -84,9 +94,19 @@ class _Work:
 #: The way into each state that waits for work: what ends the work of those before it.
 _WAYS: dict[str, list[Any]] = {
     "accept": [],
-    "prepare": [None],
+    "begin": [None],
     "synchronize": [None, None],
     "send": [None, None, None],
+    "prepare": [None, None, None, True],
+    "finish": [None, None, None, False],
+}
+_STAGES = {
+    "accept": Stage.GATHERING,
+    "begin": Stage.SENDING,
+    "synchronize": Stage.SENDING,
+    "send": Stage.SENDING,
+    "prepare": Stage.SENDING,
+    "finish": Stage.PROVING,
 }
 
 
@@ -115,25 +135,53 @@ class MachineTests(TestCase):
             work.under_way.callback(result)
         self.assertEqual(
             work.called,
-            ["accept"] + 2 * ["prepare", "synchronize", "send"] + ["finish"],
+            ["accept", "begin", "synchronize", "send", "prepare", "synchronize", "send", "finish"],
         )
+        work.under_way.callback(None)
+        self.assertEqual(work.called[-1], "consider_end")
         self.assertIsNone(work.error)
+
+    def test_it_says_how_far_it_is(self) -> None:
+        work = _Work()
+        machine = cycle(work)
+        self.assertIs(stage_of(machine), Stage.STARTING)
+        for state, stage in _STAGES.items():
+            machine, work = self._in(state)
+            self.assertIs(stage_of(machine), stage)
+        work.under_way.callback(None)
+        self.assertIs(stage_of(machine), Stage.PROVED)
+        machine.stop("enough", False)
+        self.assertIs(stage_of(machine), Stage.ENDED)
+
+    def test_where_nobody_came_but_who_is_no_client_it_gathers_anew(self) -> None:
+        for state in ("begin", "synchronize"):
+            machine, work = self._in(state)
+            given_up = work.under_way
+            machine.deserted()
+            self.assertEqual(work.called[-1], "accept")
+            self.assertIs(stage_of(machine), Stage.GATHERING)
+            given_up.callback(None)
+            self.assertEqual(work.called[-1], "accept")
+            work.under_way.callback(None)
+            self.assertEqual(work.called[-1], "begin")
+            self.assertIsNone(work.error)
 
     def test_a_stop_ends_every_state_and_late_results_change_nothing(self) -> None:
         for state in _WAYS:
             for late in (None, True, False):
                 machine, work = self._in(state)
                 before = list(work.called)
-                machine.stop()
+                machine.stop("enough", False)
                 work.under_way.callback(late)
-                self.assertEqual((work.called, work.error), (before, None), (state, late))
+                told = (work.called, work.error)
+                self.assertEqual(told, ([*before, "end"], None), (state, late))
 
     def test_a_stop_before_the_start_and_a_second_one(self) -> None:
         work = _Work()
         machine = cycle(work)
-        machine.stop()
-        machine.stop()
-        self.assertEqual(work.called, [])
+        machine.stop("enough", False)
+        machine.stop("enough", False)
+        self.assertEqual(work.called, ["end"])
 
     def test_work_that_fails_is_told(self) -> None:
         for state in _WAYS:
@@ -142,7 +190,7 @@ class MachineTests(TestCase):
             work.under_way.errback(error)
             self.assertIs(work.error, error)
             self.assertEqual(work.called[-1], state)
-            machine.stop()
+            machine.stop("enough", False)
 
 
 class _ServerTestCase(MemoryTestCase):
@@ -242,7 +290,7 @@ class LeavingTests(_ServerTestCase):
 
     def test_before_ready(self) -> None:
         def reach(server: ServerRun, raw: RawClient) -> None:
-            self.assertEqual(raw.count(BufferCtl), server.server.session.window)
+            self.assertEqual(raw.count(BufferCtl), server.snapshot.plan.window)
             self.assertEqual(self.network.datagrams, [])
 
         self._leave(reach, (), "READY")
@@ -279,7 +327,7 @@ class LeavingTests(_ServerTestCase):
             self.network.run_until(lambda: raw.count(Sent))
             raw.answer_no_more(BufferCtl)
             raw.done()
-            self.assertEqual(raw.count(BufferCtl), server.server.session.window + 1)
+            self.assertEqual(raw.count(BufferCtl), server.snapshot.plan.window + 1)
 
         self._leave(reach, (BufferCtl,), "READY")
 
@@ -428,29 +476,29 @@ class AcceptTests(_ServerTestCase):
         raw.answer(*_ALL)
         self.assertEqual(server.finish(limit_s=1.0).status, Status.OK)
 
-    def test_a_stranger_that_says_nothing_is_not_counted_and_closed(self) -> None:
+    def test_a_connection_that_says_nothing_is_not_counted_and_closed(self) -> None:
         server = self.network.serve(_IMAGE, clients=1)
-        stranger = self.network.raw_client()
+        visitor = self.network.raw_client()
         self.network.run_for(HELLO_TIMEOUT_S - 0.3)
-        self.assertIsNone(stranger.lost)
+        self.assertIsNone(visitor.lost)
         self.assertEqual(server.server.progress().clients, 0)
         self.network.run_for(0.4)
-        self.assertIsNotNone(stranger.lost)
+        self.assertIsNotNone(visitor.lost)
         self.assertEqual(server.phase, "waiting for clients")
         self.assert_have_it(self.others(1))
         self.assertEqual(len(server.finish().report["clients"]), 1)
 
-    def test_a_stranger_that_never_ends_its_hello(self) -> None:
+    def test_a_connection_that_never_ends_its_hello(self) -> None:
         server = self.network.serve(_IMAGE, clients=1)
-        stranger = self.network.raw_client()
+        visitor = self.network.raw_client()
         for _ in range(20):
-            if stranger.lost is None:
-                stranger.send(b"\0")
+            if visitor.lost is None:
+                visitor.send(b"\0")
             self.network.run_for(0.5)
-        self.assertIsNotNone(stranger.lost)
+        self.assertIsNotNone(visitor.lost)
         self.assertEqual(server.server.progress().clients, 0)
 
-    def test_strangers_that_say_something_else(self) -> None:
+    def test_connections_that_say_something_else(self) -> None:
         hello = b'{"version":1,"name":"x","packets":'
         for nonsense in (
             b"GET / HTTP/1.1\r\nHost: installer\r\n\r\n",
@@ -468,30 +516,30 @@ class AcceptTests(_ServerTestCase):
         ):
             self.network = Network()
             server = self.network.serve(_IMAGE, clients=1)
-            stranger = self.network.raw_client()
-            stranger.send(nonsense)
+            visitor = self.network.raw_client()
+            visitor.send(nonsense)
             self.network.run_for(HELLO_TIMEOUT_S)
-            self.assertIsNotNone(stranger.lost, nonsense)
+            self.assertIsNotNone(visitor.lost, nonsense)
             self.assertEqual(server.server.progress().clients, 0, nonsense)
             self.assert_have_it(self.others(1))
             self.assertEqual(server.finish().status, Status.OK)
             self.assert_all_gone(self.network)
 
-    def test_a_stranger_that_does_not_read_is_closed_too(self) -> None:
+    def test_a_connection_that_does_not_read_is_closed_too(self) -> None:
         self.network.wire_bytes = 10
         server = self.network.serve(_IMAGE, clients=1)
-        stranger = self.network.raw_client()
-        stranger.transport.pauseProducing()
+        visitor = self.network.raw_client()
+        visitor.transport.pauseProducing()
         self.network.run_for(HELLO_TIMEOUT_S + 5.0)
-        self.assertFalse(stranger.transport.peer.connected)
+        self.assertFalse(visitor.transport.peer.connected)
         self.assertIsNone(server.outcome)
 
-    def test_strangers_at_the_end_do_not_keep_the_server(self) -> None:
+    def test_connections_at_the_end_do_not_keep_the_server(self) -> None:
         server = self.network.serve(_IMAGE, clients=1)
-        stranger = self.network.raw_client()
+        visitor = self.network.raw_client()
         self.assert_have_it(self.others(1))
         self.assertEqual(server.finish(limit_s=1.0).status, Status.OK)
-        self.assertIsNotNone(stranger.lost)
+        self.assertIsNotNone(visitor.lost)
 
     def test_one_client_too_many_is_told_so(self) -> None:
         server = self.network.serve(_IMAGE, clients=1)
@@ -800,9 +848,9 @@ class SilenceTests(_ServerTestCase):
         here = raw.transport.peer
         self.network.run_for(20.0)
         self.assertIsNone(raw.lost)
-        waiting = len(here.unsent) + here.protocol._outgoing.queue.size
+        waiting = len(here.unsent) + here.protocol.outgoing.queue.size
         self.assertGreater(waiting, 0)
-        self.assertLess(here.peak_unsent + here.protocol._outgoing.queue.size, 512 * 1024)
+        self.assertLess(here.peak_unsent + here.protocol.outgoing.queue.size, 512 * 1024)
         outcome = server.finish(limit_s=60.0)
         self.assertEqual(self.entry(outcome)["reason"], "no DONE for 30 s")
         self.assertEqual(outcome.status, Status.PARTIAL)
@@ -815,7 +863,7 @@ class SilenceTests(_ServerTestCase):
         )
         raw = self.raw(BufferCtl)
         raw.transport.pauseProducing()
-        self.network.run_until(lambda: server.server.session.flights[0].sent)
+        self.network.run_until(lambda: server.snapshot.bytes_done)
         raw.request(*range(58))
         self.network.chunk_bytes = 8192
         for _ in range(2000):
@@ -1314,9 +1362,9 @@ class UnexpectedImageTests(_ServerTestCase):
         self.others(1)
         self.assertEqual(server.finish().status, Status.OK)
         again = self.network.serve(_IMAGE)
-        self.patch(again.server, "_outcome", mock.Mock(side_effect=ZeroDivisionError))
+        self.patch(Snapshot, "outcome", mock.Mock(side_effect=ZeroDivisionError))
         ended: list[Any] = []
-        again.server._finished.addErrback(ended.append)
+        again.ended.addErrback(ended.append)
         again.server.interrupt("interrupted").addErrback(lambda _: None)
         self.network.settle()
         self.assertEqual(len(ended), 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
-from typing import Any
+from typing import Any, cast
 
 from kollacast.command import streams
 from kollacast.command.exit_status import end_process_with
@@ -14,6 +14,7 @@ from kollacast.command.monotonic import run_on_monotonic_clock
 from kollacast.command.progress import choose_display
 from kollacast.command.server_options import ServerOptions
 from kollacast.command.service import KollacastService, Running
+from kollacast.events.reactor import IReactor
 from kollacast.files.source import open_source
 from kollacast.files.spool import Spool
 
@@ -42,7 +43,9 @@ def makeService(options: ServerOptions) -> KollacastService:
         spool = None
         if config.spool_path is not None and source.identity is None:
             spool = Spool(config.spool_path, config.spool_bytes)
-        server = Server(reactor, config, source, spool=spool, max_connections=max_connections)
+        server = Server(
+            cast(IReactor, reactor), config, source, spool=spool, max_connections=max_connections
+        )
         return Running(server, source.close, server.start_now)
 
     service = KollacastService(

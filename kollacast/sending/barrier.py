@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredQueue
 
+from kollacast.events.guard import Guard
 from kollacast.sending.zipper import Zipper
 
 
@@ -38,29 +39,32 @@ class Member(Protocol):
         """Tell the client; it answers through :meth:`ClientGroup.answered`."""
 
 
-class ClientGroup:
+_M = TypeVar("_M", bound=Member)
+
+
+class ClientGroup(Generic[_M]):
     """Up to ``size`` members and their link in the chain of each phase."""
 
-    def __init__(self, size: int) -> None:
-        self.members: list[Member] = []
+    def __init__(self, size: int, guard: Guard) -> None:
+        self.members: list[_M] = []
         self.zippers: dict[Phase, Zipper[Any]] = {phase: Zipper() for phase in Phase}
         self._size = size
         # Who has not answered yet, for each phase under way, oldest first.
-        self._open: dict[Phase, deque[set[Member]]] = {phase: deque() for phase in Phase}
+        self._open: dict[Phase, deque[set[_M]]] = {phase: deque() for phase in Phase}
         self._closed: dict[Phase, DeferredQueue[None]] = {phase: DeferredQueue() for phase in Phase}
         for phase in Phase:
-            Deferred.fromCoroutine(self._pass_down(phase))
-            Deferred.fromCoroutine(self._pass_up(phase))
+            guard.run(self._pass_down(phase))
+            guard.run(self._pass_up(phase))
 
     @property
     def has_room(self) -> bool:
         return len(self.members) < self._size
 
-    def join(self, member: Member) -> None:
+    def join(self, member: _M) -> None:
         """Take part in every phase that begins from now on."""
         self.members.append(member)
 
-    def leave(self, member: Member) -> None:
+    def leave(self, member: _M) -> None:
         """Nothing waits for ``member`` any more."""
         self.members.remove(member)
         for phase, waiting in self._open.items():
@@ -68,7 +72,7 @@ class ClientGroup:
                 absent.discard(member)
             self._close(phase)
 
-    def answered(self, member: Member, phase: Phase) -> None:
+    def answered(self, member: _M, phase: Phase) -> None:
         """``member`` is through with the oldest phase of this kind it owes."""
         for absent in self._open[phase]:
             if member in absent:
@@ -101,22 +105,28 @@ class ClientGroup:
             zipper.release_parent()
 
 
-class GroupChain:
+class GroupChain(Generic[_M]):
     """All clients, group behind group, seen from the root."""
 
-    def __init__(self, group_size: int) -> None:
-        self.groups: list[ClientGroup] = []
+    def __init__(self, group_size: int, guard: Guard) -> None:
+        self.groups: list[ClientGroup[_M]] = []
         self._group_size = group_size
+        self._guard = guard
         self._root: dict[Phase, Zipper[Any]] = {phase: Zipper() for phase in Phase}
 
-    def join(self, member: Member) -> ClientGroup:
+    @property
+    def members(self) -> list[_M]:
+        """All who take part."""
+        return [member for group in self.groups for member in group.members]
+
+    def join(self, member: _M) -> ClientGroup[_M]:
         """Put ``member`` into the first group with room, or into a new last one."""
-        for group in self.groups:
-            if group.has_room:
-                group.join(member)
-                return group
+        for earlier in self.groups:
+            if earlier.has_room:
+                earlier.join(member)
+                return earlier
         last = self.groups[-1].zippers if self.groups else self._root
-        group = ClientGroup(self._group_size)
+        group: ClientGroup[_M] = ClientGroup(self._group_size, self._guard)
         for phase in Phase:
             last[phase].attach(group.zippers[phase])
         self.groups.append(group)

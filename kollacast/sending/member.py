@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
@@ -12,10 +12,12 @@ from twisted.internet.interfaces import IReactorTime
 
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.sending.barrier import ClientGroup, Phase
+from kollacast.sending.plan import Plan
 from kollacast.sending.repairs import Repairs
-from kollacast.server.session import Session
+from kollacast.sending.window import Window
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
+from kollacast.wire.dialect import Dialect
 from kollacast.wire.messages import BufferCtl, Fetch, Packet, Repaired, Sent, encode_sealed
 from kollacast.wire.structures import WireError
 
@@ -23,12 +25,41 @@ from kollacast.wire.structures import WireError
 _REPAIR_CHUNK = 128 * 1024
 
 
-class Host(Protocol):
-    """What a member needs of the server around it."""
+class Client(Protocol):
+    """The client whose place it is."""
 
-    clock: IReactorTime
-    session: Session
-    repairs: Repairs
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    @property
+    def can_leave(self) -> bool:
+        """Whether it can go on outside the barrier."""
+
+    def sent_all(self) -> None:
+        """It has been told that the empty buffer is sent."""
+
+    def kept_all(self) -> None:
+        """It has kept all that came by multicast."""
+
+    def resent(self, packets: int) -> None:
+        """So many packets have gone to it by TCP."""
+
+
+class Stream(Protocol):
+    """The stream of bytes that it has a part in."""
+
+    @property
+    def plan(self) -> Plan:
+        """What is sent."""
+
+    @property
+    def window(self) -> Window:
+        """The buffers in flight."""
+
+    @property
+    def repairs(self) -> Repairs:
+        """What answers requests."""
 
     def repairing(self, size: int) -> None:
         """So many bytes of retransmissions are about to leave by TCP."""
@@ -43,32 +74,26 @@ class _Due:
 
 
 class Member:
-    """Passes on what a phase tells, and checks that each answer is one that is due.
-
-    ``sent_all()`` hears that the empty buffer is sent, ``ended()`` that the client has
-    kept all before it, ``resent(packets)`` of retransmissions.
-    """
+    """Passes on what a phase tells, and checks that each answer is one that is due."""
 
     def __init__(
         self,
-        host: Host,
+        clock: IReactorTime,
+        dialect: Dialect,
         outgoing: Outgoing,
-        decodes: bool,
+        client: Client,
         *,
-        sent_all: Callable[[], None],
-        resent: Callable[[int], None],
-        ended: Callable[[], None],
+        decodes: bool,
     ) -> None:
         #: Whether the client can use coded repairs.
         self.decodes = decodes
-        self.group: ClientGroup | None = None
-        self._host = host
-        self._session = host.session
-        self._dialect = host.session.dialect
+        self._clock = clock
+        self._dialect = dialect
         self._outgoing = outgoing
-        self._sent_all = sent_all
-        self._resent = resent
-        self._ended = ended
+        self._client = client
+        # Where it takes part, once the stream has begun and until it leaves.
+        self._group: ClientGroup[Member] | None = None
+        self._stream: Stream
         self._has_answered = False
         self._has_reported = False
         # The first buffer that it was told of.
@@ -83,11 +108,26 @@ class Member:
         # Whether the client has been told of coded repairs and has not asked since.
         self._asks_anew = False
 
+    @property
+    def name(self) -> str:
+        """What people call the client."""
+        return self._client.name
+
+    @property
+    def can_leave(self) -> bool:
+        """Whether the client can go on outside the barrier."""
+        return self._client.can_leave
+
+    def enter(self, stream: Stream, group: ClientGroup[Member]) -> None:
+        """Take part in ``stream``, as one of ``group``."""
+        self._stream = stream
+        self._group = group
+
     # From the group.
 
     def begin(self, phase: Phase, value: Any) -> None:
         """Tell the client of a phase; what it owes from now on is checked."""
-        now = self._host.clock.seconds()
+        now = self._clock.seconds()
         if phase is Phase.ANNOUNCE:
             if self._first is None:
                 self._first = value
@@ -100,7 +140,7 @@ class Member:
             self._sent.append(_Due(value, now))
             self._outgoing.send(Sent().encode(self._dialect))
             if value.is_end:
-                self._sent_all()
+                self._client.sent_all()
         elif self._has_reported:
             self._answered(phase)
 
@@ -129,7 +169,7 @@ class Member:
 
     def repaired(self, buffer_id: int) -> None:
         """Tell the client that coded repairs of a buffer have been multicast."""
-        if self.group is not None:
+        if self._group is not None:
             self._unanswered = len(self._requested)
             self._asks_anew = True
             self._outgoing.send(Repaired(buffer_id).encode(self._dialect))
@@ -150,10 +190,10 @@ class Member:
         ctl = self._ready.popleft()
         if not self._sent:
             self._close_requests()
-        self._host.repairs.done(self, ctl.buffer_id)
+        self._stream.repairs.done(self, ctl.buffer_id)
         if ctl.is_end:
             # At once: who has kept all need not wait for the others to bring it to disk.
-            self._ended()
+            self._client.kept_all()
         self._answered(Phase.SENT)
 
     def request(self, seqs: tuple[int, ...]) -> None:
@@ -164,12 +204,13 @@ class Member:
             self._asks_anew = False
             waiting = set(self._requested)
             seqs = tuple(seq for seq in seqs if seq not in waiting)
-        if self._unanswered + len(seqs) > self._session.max_request:
-            raise WireError(f"requests for more than {self._session.max_request} packets at once")
-        if not self._dialect.answers_all and not self._session.holds_all(seqs):
+        most = self._stream.plan.max_request
+        if self._unanswered + len(seqs) > most:
+            raise WireError(f"requests for more than {most} packets at once")
+        if not self._dialect.answers_all and not self._stream.window.holds_all(seqs):
             raise WireError("a request for a packet that is not held")
         self._unanswered += len(seqs)
-        self._host.repairs.requested(self, seqs)
+        self._stream.repairs.requested(self, seqs)
 
     def reported(self) -> None:
         self._has_reported = True
@@ -187,8 +228,18 @@ class Member:
         return None
 
     @property
+    def answers_due(self) -> int:
+        """How many answers the client owes."""
+        return len(self._announced) + len(self._sent)
+
+    @property
+    def packets_owed(self) -> int:
+        """How many packets the client has asked for and not got."""
+        return self._unanswered
+
+    @property
     def has_answered(self) -> bool:
-        """Whether the client has ever said READY, as strangers do not."""
+        """Whether the client has ever said READY, as only clients do."""
         return self._has_answered
 
     @property
@@ -199,36 +250,36 @@ class Member:
     def owed_s(self) -> float:
         """Seconds for which the oldest answer has been due, and the others are held up for it."""
         since = [due[0].since for due in (self._announced, self._sent) if due]
-        return self._host.clock.seconds() - min(since) if since else 0.0
+        return self._clock.seconds() - min(since) if since else 0.0
 
     def ready_owed_s(self) -> float:
         """Seconds for which the oldest READY has been due."""
-        return self._host.clock.seconds() - self._announced[0].since if self._announced else 0.0
+        return self._clock.seconds() - self._announced[0].since if self._announced else 0.0
 
     def leave(self) -> None:
         """Nothing waits for this client any more."""
-        group, self.group = self.group, None
+        group, self._group = self._group, None
         if group is not None:
-            self._host.repairs.left(self)
+            self._stream.repairs.left(self)
             group.leave(self)
         self._requested.clear()
 
     def _answered(self, phase: Phase) -> None:
-        if self.group is not None:
-            self.group.answered(self, phase)
+        if self._group is not None:
+            self._group.answered(self, phase)
 
     # Retransmissions.
 
     def refill(self, queue: SendQueue) -> None:
         """Append the next of the requested packets, a bounded piece at a time."""
-        budget = max(_REPAIR_CHUNK // self._session.capacity, 1)
-        seqs = list(islice(self._requested, budget))
-        if not seqs:
+        if not self._requested:
             return
+        capacity = self._stream.plan.capacity
+        seqs = list(islice(self._requested, max(_REPAIR_CHUNK // capacity, 1)))
         for _ in seqs:
             self._requested.popleft()
         self._unanswered -= len(seqs)
-        self._host.repairing(len(seqs) * self._session.capacity)
+        self._stream.repairing(len(seqs) * capacity)
         buffer: PacketBuffer | None = None
         slots: list[int] = []
         for seq in seqs:
@@ -236,7 +287,7 @@ class Member:
             if slot is None:
                 self._append_packets(queue, buffer, slots)
                 slots = []
-                buffer = self._session.held(seq)
+                buffer = self._stream.window.held(seq)
                 slot = None if buffer is None else buffer.slot_of(seq)
             if slot is None:
                 if self._dialect.answers_all:
@@ -263,4 +314,4 @@ class Member:
         if buffer is not None and slots:
             payloads = [buffer.slots(slot, 1)[0] for slot in slots]
             queue.append(encode_sealed(self._dialect, buffer.headers, slots, payloads))
-            self._resent(len(slots))
+            self._client.resent(len(slots))

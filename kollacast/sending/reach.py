@@ -7,7 +7,8 @@ multicast in vain.  One in a few still is, to find out when that changes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Collection, Hashable
+from typing import Protocol
 
 from twisted.logger import Logger
 
@@ -24,28 +25,29 @@ _UNHEARD = 2
 _PROBE = 8
 
 
+class Listener(Hashable, Protocol):
+    """A client that should hear the multicast."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    @property
+    def can_leave(self) -> bool:
+        """Whether it leaves the barrier and fetches when it hears nothing, and then says so."""
+
+
 class Reach:
-    """What is known of each client; ``window()`` is how many buffers may be under way at once.
+    """What is known of each client; up to ``window`` buffers may be under way at once."""
 
-    ``can_leave(client)`` says of a client that it goes on by itself when it hears nothing, and
-    then it says so; ``name(client)`` is for people.
-    """
-
-    def __init__(
-        self,
-        window: Callable[[], int],
-        can_leave: Callable[[Hashable], bool],
-        name: Callable[[Hashable], str],
-    ) -> None:
+    def __init__(self, window: int) -> None:
         self._window = window
-        self._can_leave = can_leave
-        self._name = name
-        self._unheard: dict[Hashable, int] = {}
-        self._reached: set[Hashable] = set()
-        self._lost: set[Hashable] = set()
+        self._unheard: dict[Listener, int] = {}
+        self._reached: set[Listener] = set()
+        self._lost: set[Listener] = set()
         self._is_none_said = False
 
-    def answered(self, client: Hashable, lost: int, ctl: BufferCtl) -> None:
+    def answered(self, client: Listener, lost: int, ctl: BufferCtl) -> None:
         """Of a buffer that has been multicast, ``client`` lacks ``lost`` packets."""
         if lost < ctl.pkt_count:
             self._reached.add(client)
@@ -53,38 +55,38 @@ class Reach:
             if client in self._lost:
                 self._lost.discard(client)
                 self._is_none_said = False
-                _log.info("multicast reaches client {name} again", name=self._name(client))
+                _log.info("multicast reaches client {name} again", name=client.name)
             return
         if ctl.pkt_count < _MANY_PACKETS:
             return
         count = self._unheard[client] = self._unheard.get(client, 0) + 1
-        if count == self._window() + _UNHEARD:
+        if count == self._window + _UNHEARD:
             self._lost.add(client)
-            if not self._can_leave(client):
+            if not client.can_leave:
                 _log.warn(
                     "{what} client {name}, since {count} buffers: it gets all by TCP, and the"
                     " others wait for it",
                     what=self.what(client),
-                    name=self._name(client),
+                    name=client.name,
                     count=count,
                 )
 
-    def is_deaf(self, client: Hashable) -> bool:
+    def is_deaf(self, client: Listener) -> bool:
         """Whether ``client`` has heard nothing of several buffers in a row."""
         return self._unheard.get(client, 0) >= _UNHEARD
 
-    def what(self, client: Hashable) -> str:
+    def what(self, client: Listener) -> str:
         """What has happened to a client that hears nothing, without a word for the client."""
         has = client in self._reached
         return "multicast has stopped reaching" if has else "no multicast reaches"
 
-    def left(self, client: Hashable) -> None:
+    def left(self, client: Listener) -> None:
         """``client`` is not waited for any more."""
         self._unheard.pop(client, None)
         self._reached.discard(client)
         self._lost.discard(client)
 
-    def is_in_vain(self, clients: Collection[Hashable], buffer_id: int) -> bool:
+    def is_in_vain(self, clients: Collection[Listener], buffer_id: int) -> bool:
         """Whether to leave a buffer out, which none of ``clients`` would receive."""
         if not clients or not self._lost.issuperset(clients):
             return False

@@ -9,21 +9,22 @@ rate control is told of those that came late when all of them have come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
-from twisted.python.failure import Failure
 
 from kollacast.congestion import CongestionControl
+from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.repair import SCHEME, Encoder
-from kollacast.sending.reach import Reach
-from kollacast.server.session import Flight, Session
+from kollacast.sending.plan import Plan
+from kollacast.sending.reach import Listener, Reach
+from kollacast.sending.window import Flight, Window
 from kollacast.transport.sender import MulticastProtocol
 
 #: Seconds for which first requests are gathered.
@@ -36,7 +37,7 @@ _WORTH = 0.8
 _SLICE = 1024
 
 
-class Requester(Hashable, Protocol):
+class Requester(Listener, Protocol):
     """A client that lacks packets."""
 
     decodes: bool
@@ -54,11 +55,11 @@ class _Round:
 
     flight: Flight
     unheard: set[Requester]
+    grace: IDelayedCall  #: ends the wait for them
     wanted: dict[Requester, tuple[int, ...]] = field(default_factory=dict)
     #: How many packets each client lacked, and in how many runs, that the rate control does not
     #: know of.
     lost: dict[Requester, tuple[int, int]] = field(default_factory=dict)
-    grace: Any = None
     decided: bool = False
 
 
@@ -68,29 +69,31 @@ class Repairs:
     def __init__(
         self,
         clock: IReactorTime,
-        session: Session,
+        plan: Plan,
+        window: Window,
         sender: MulticastProtocol,
         control: CongestionControl,
         reach: Reach,
-        failed: Callable[[Failure], None],
+        guard: Guard,
     ) -> None:
         self._clock = clock
-        self._session = session
+        self._coding = plan.coding
+        self._window = window
         self._sender = sender
         self._control = control
         self._reach = reach
-        self._failed = failed
+        self._guard = guard
         self._rounds: dict[int, _Round] = {}
-        self._encoder: Encoder = SCHEME.encoder(session.capacity)
+        self._encoder: Encoder = SCHEME.encoder(plan.capacity)
         self.packets_coded = 0
 
     def begin(self, flight: Flight, clients: Sequence[Requester]) -> None:
         """``flight`` has been multicast, and ``clients`` are told now."""
         if flight.buffer.ctl.is_end:
             return
-        current = _Round(flight, set(clients))
-        current.grace = self._clock.callLater(_GRACE_S, self._decide, current)
-        self._rounds[flight.buffer.ctl.buffer_id] = current
+        buffer_id = flight.buffer.ctl.buffer_id
+        grace = self._guard.call_later(self._clock, _GRACE_S, self._time_is_over, buffer_id)
+        self._rounds[buffer_id] = _Round(flight, set(clients), grace)
 
     def requested(self, client: Requester, seqs: tuple[int, ...]) -> None:
         """``client`` asks for ``seqs``, all of them held."""
@@ -130,11 +133,11 @@ class Repairs:
     def end(self, flight: Flight) -> None:
         """All clients have the buffer of ``flight``, or are out."""
         current = self._rounds.pop(flight.buffer.ctl.buffer_id, None)
-        if current is not None and not current.decided:
+        if current is not None and current.grace.active():
             current.grace.cancel()
 
     def _round_of(self, seqs: tuple[int, ...]) -> _Round | None:
-        buffer = self._session.held(seqs[0]) if seqs else None
+        buffer = self._window.held(seqs[0]) if seqs else None
         if buffer is None or any(buffer.slot_of(seq) is None for seq in (min(seqs), max(seqs))):
             return None
         return self._rounds.get(buffer.ctl.buffer_id)
@@ -155,6 +158,9 @@ class Repairs:
             current.grace.cancel()
             self._decide(current)
 
+    def _time_is_over(self, buffer_id: int) -> None:
+        self._decide(self._rounds[buffer_id])
+
     def _decide(self, current: _Round) -> None:
         current.decided = True
         self._report(current)
@@ -162,15 +168,14 @@ class Repairs:
         deaf = self._reach.is_deaf
         decoding = [c for c in current.wanted if c.decodes and not deaf(c)]
         requested = sum(len(current.wanted[client]) for client in decoding)
-        if len(decoding) < 2 or requested < _MIN_REQUESTED or not self._session.coding:
+        if len(decoding) < 2 or requested < _MIN_REQUESTED or not self._coding:
             decoding = []
         wanted = {client: current.wanted.pop(client) for client in decoding}
         direct, current.wanted = current.wanted, {}
         for client, seqs in direct.items():
             client.repair(seqs)
         if wanted:
-            sending = Deferred.fromCoroutine(self._send_coded(current, wanted))
-            sending.addErrback(self._failed)
+            self._guard.run(self._send_coded(current, wanted))
 
     def _report(self, current: _Round) -> None:
         flight = current.flight
@@ -202,14 +207,13 @@ class Repairs:
             for client, lacking in direct:
                 if lacking:
                     client.repair(lacking)
-            leaving: Deferred[float] | None = None
+            leaving: list[Deferred[float]] = []
             for seq, payloads in mending.runs():
                 self.packets_coded += len(payloads)
-                leaving = self._sender.multicast(
-                    _coded_buffer(buffer.capacity, seq, payloads), urgent=True
-                )
-            if leaving is not None:
-                await leaving
+                coded = _coded_buffer(buffer.capacity, seq, payloads)
+                leaving.append(self._sender.multicast(coded, urgent=True))
+            for left in leaving:
+                await left
         for client in wanted:
             client.repaired(buffer_id)
 

@@ -1,4 +1,4 @@
-"""The buffer cycle as an explicit machine: S_INIT to S_EXIT.
+"""The buffer cycle as an explicit machine, S_INIT to S_EXIT, and what it ends in.
 
 The machine follows the buffer that is multicast next.  Announcing runs ahead
 of it as far as the window allows, and repairing and flushing come behind;
@@ -7,6 +7,7 @@ with a window of one buffer the whole is the original's stop-and-wait.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -14,12 +15,28 @@ from automat import TypeMachineBuilder
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from kollacast.events.state import state_of
+
+
+class Stage(enum.Enum):
+    """How far a session is."""
+
+    STARTING = enum.auto()
+    GATHERING = enum.auto()  #: clients come
+    SENDING = enum.auto()  #: buffers leave
+    PROVING = enum.auto()  #: all has left, and clients report
+    PROVED = enum.auto()  #: those who took part have reported; others may still fetch, or come back
+    ENDED = enum.auto()
+
 
 class Work(Protocol):
     """What the machine has done for it, state by state."""
 
     def accept(self) -> Deferred[None]:
         """S_ACCEPT: fires when all expected clients are in."""
+
+    def begin(self) -> Deferred[None]:
+        """S_PREP, first: those who are in take part; fires when a buffer is announced to them."""
 
     def prepare(self) -> Deferred[None]:
         """S_PREP: fires when the next buffer is filled and announced."""
@@ -33,8 +50,17 @@ class Work(Protocol):
         The result is False for the buffer that ends the stream.
         """
 
-    def finish(self) -> None:
-        """S_EXIT: nothing is left to multicast."""
+    def finish(self) -> Deferred[None]:
+        """S_EXIT: nothing is left to multicast; fires when all who take part have reported."""
+
+    def consider_end(self) -> None:
+        """S_PROVED: end, unless somebody may come back."""
+
+    def end(self, reason: str | None, later: bool) -> None:
+        """S_ENDED: close all, for ``reason`` unless all is done.
+
+        With ``later``, clients are to look for the next server.
+        """
 
     def fail(self, failure: Failure) -> None:
         """Some work has failed, and the session with it."""
@@ -52,6 +78,9 @@ class Cycle(Protocol):
     def prepared(self) -> None:
         """The next buffer is announced."""
 
+    def deserted(self) -> None:
+        """Nobody but unidentified connections came, and they are gone: the clients still may."""
+
     def synchronized(self) -> None:
         """Every client is ready for it."""
 
@@ -61,8 +90,11 @@ class Cycle(Protocol):
     def sent_end(self) -> None:
         """It is the empty buffer that ends the stream."""
 
-    def stop(self) -> None:
-        """The session is over, for whatever reason."""
+    def proved(self) -> None:
+        """Every client that takes part has reported."""
+
+    def stop(self, reason: str | None, later: bool) -> None:
+        """The session is over, for ``reason`` unless all is done."""
 
 
 def _build() -> TypeMachineBuilder[Cycle, Work]:
@@ -74,19 +106,26 @@ def _build() -> TypeMachineBuilder[Cycle, Work]:
     s_sync = machine.state("S_SYNC")
     s_send = machine.state("S_SEND")
     s_exit = machine.state("S_EXIT")
+    s_proved = machine.state("S_PROVED")
+    s_ended = machine.state("S_ENDED")
 
     def proceed(work: Work, done: Deferred[Any], then: Callable[[Any], None]) -> None:
         done.addCallback(then).addErrback(work.fail)
 
-    @s_init.upon(Cycle.start).to(s_accept)
     def accept(cycle: Cycle, work: Work) -> None:
         proceed(work, work.accept(), lambda _: cycle.accepted())
 
+    s_init.upon(Cycle.start).to(s_accept)(accept)
+    s_prep.upon(Cycle.deserted).to(s_accept)(accept)
+    s_sync.upon(Cycle.deserted).to(s_accept)(accept)
+
+    @s_accept.upon(Cycle.accepted).to(s_prep)
+    def begin(cycle: Cycle, work: Work) -> None:
+        proceed(work, work.begin(), lambda _: cycle.prepared())
+
+    @s_send.upon(Cycle.sent).to(s_prep)
     def prepare(cycle: Cycle, work: Work) -> None:
         proceed(work, work.prepare(), lambda _: cycle.prepared())
-
-    s_accept.upon(Cycle.accepted).to(s_prep)(prepare)
-    s_send.upon(Cycle.sent).to(s_prep)(prepare)
 
     @s_prep.upon(Cycle.prepared).to(s_sync)
     def synchronize(cycle: Cycle, work: Work) -> None:
@@ -98,10 +137,22 @@ def _build() -> TypeMachineBuilder[Cycle, Work]:
 
     @s_send.upon(Cycle.sent_end).to(s_exit)
     def finish(cycle: Cycle, work: Work) -> None:
-        work.finish()
+        proceed(work, work.finish(), lambda _: cycle.proved())
 
-    for state in (s_init, s_accept, s_prep, s_sync, s_send, s_exit):
-        state.upon(Cycle.stop).to(s_exit).returns(None)
+    @s_exit.upon(Cycle.proved).to(s_proved)
+    def consider_end(cycle: Cycle, work: Work) -> None:
+        work.consider_end()
+
+    def end(cycle: Cycle, work: Work, reason: str | None, later: bool) -> None:
+        work.end(reason, later)
+
+    for state in (s_init, s_accept, s_prep, s_sync, s_send, s_exit, s_proved):
+        state.upon(Cycle.stop).to(s_ended)(end)
+    # What was begun for those who have gone ends with them.
+    for late in (Cycle.prepared, Cycle.synchronized):
+        s_accept.upon(late).loop().returns(None)
+    for state in (s_accept, s_ended):
+        state.upon(Cycle.deserted).loop().returns(None)
     # Work that ends after the session has nothing left to tell.
     for late in (
         Cycle.accepted,
@@ -109,9 +160,28 @@ def _build() -> TypeMachineBuilder[Cycle, Work]:
         Cycle.synchronized,
         Cycle.sent,
         Cycle.sent_end,
+        Cycle.proved,
     ):
-        s_exit.upon(late).loop().returns(None)
+        s_ended.upon(late).loop().returns(None)
+    s_ended.upon(Cycle.stop).loop().returns(None)
     return machine
+
+
+_STAGES = {
+    "S_INIT": Stage.STARTING,
+    "S_ACCEPT": Stage.GATHERING,
+    "S_PREP": Stage.SENDING,
+    "S_SYNC": Stage.SENDING,
+    "S_SEND": Stage.SENDING,
+    "S_EXIT": Stage.PROVING,
+    "S_PROVED": Stage.PROVED,
+    "S_ENDED": Stage.ENDED,
+}
+
+
+def stage_of(machine: Cycle) -> Stage:
+    """How far the session of ``machine`` is."""
+    return _STAGES[state_of(machine)]
 
 
 #: Makes a machine that drives the given :class:`Work`.

@@ -9,8 +9,9 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from kollacast.events.guard import Guard
 from kollacast.operator.config import ServerConfig
-from kollacast.server.client_protocol import ClientProtocol
+from kollacast.server.client import Client
 from kollacast.server.roster import Roster
 
 _log = Logger()
@@ -30,11 +31,13 @@ class Gathering:
         config: ServerConfig,
         roster: Roster,
         give_up: Callable[[str], None],
+        guard: Guard,
     ) -> None:
         self._clock = clock
         self._config = config
         self._roster = roster
         self._give_up = give_up
+        self._guard = guard
         self._gathered: Deferred[None] | None = None  # while it waits
         self._until: float | None = None
         self._timers: dict[str, IDelayedCall] = {}
@@ -59,7 +62,7 @@ class Gathering:
             # The client must be in its group before anything begins.
             self._set("start", 0, self._start_if_complete)
 
-    def gave_up(self, client: ClientProtocol) -> None:
+    def gave_up(self, client: Client) -> None:
         """One that was in has gone for good: for a while it may be started again."""
         self._roster.give_up(client)
         wait_s = self._config.client_timeout_s
@@ -91,7 +94,7 @@ class Gathering:
     def _set(self, name: str, delay_s: float, call: Callable[[], None]) -> None:
         if self._is_set(name):
             self._timers[name].cancel()
-        self._timers[name] = self._clock.callLater(delay_s, call)
+        self._timers[name] = self._guard.call_later(self._clock, delay_s, call)
 
     @property
     def _is_all_here(self) -> bool:

@@ -1,7 +1,7 @@
 """Connections that have not said yet who they are: how many there are, and who has to go.
 
-Each of them costs a descriptor, and those run out first. Who is crowded out is the oldest of the
-address that has the most, so a host that keeps thousands open crowds out its own.
+Each of them costs a descriptor, and those run out first. Who has to go is the oldest of the
+address that has the most, so a host that keeps thousands open loses its own.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Lobby(Generic[_G]):
         self._count += 1
         if self._count <= self.limit:
             return None
-        crowd = max(self._by_address.values(), key=len)
-        crowded_out = next(iter(crowd))
-        self.leave(crowded_out)
-        return crowded_out
+        most = max(self._by_address.values(), key=len)
+        oldest = next(iter(most))
+        self.leave(oldest)
+        return oldest
 
     def leave(self, guest: _G) -> None:
         """A connection has said who it is, or is gone; for one that is not here a no-op."""

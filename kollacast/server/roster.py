@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from twisted.internet.interfaces import IReactorTime
 
 from kollacast.sending.member import Member
-from kollacast.server.client_protocol import ClientProtocol
+from kollacast.sending.plan import Plan
+from kollacast.server.client import Client
 from kollacast.server.client_record import ClientRecord
+from kollacast.server.snapshot import ClientEntry
 from kollacast.wire.greeting import Hello
 
 
@@ -14,8 +18,9 @@ class Roster:
     """The clients of a session that expects so many."""
 
     def __init__(self, clock: IReactorTime, expected: int) -> None:
-        self.clients: list[ClientProtocol] = []
-        #: Of all that have ever been in, but for strangers and those that left before the start.
+        self.clients: list[Client] = []
+        #: Of all that have ever been in, but for those that left before the start, or that never
+        #: said who they were.
         self.records: list[ClientRecord] = []
         self._clock = clock
         self._expected = expected
@@ -51,18 +56,20 @@ class Roster:
         return sum(record.verified for record in self.records)
 
     @property
-    def taking_part(self) -> int:
-        """How many are in, or have gone with the image."""
-        return self.verified + sum(not client.record.verified for client in self.clients)
-
-    @property
     def all_verified(self) -> bool:
         """Whether all that are in have the image."""
         return all(client.record.verified for client in self.clients)
 
-    @property
-    def packets_repaired(self) -> int:
-        return sum(record.packets_repaired for record in self.records)
+    def entries(self) -> tuple[ClientEntry, ...]:
+        """What there is to say of each, at this moment."""
+        here = {id(client.record): client for client in self.clients}
+        return tuple(_entry(record, here.get(id(record))) for record in self.records)
+
+    def agree(self, offer: Plan) -> Plan:
+        """As much of it as all can hold, without what all have."""
+        packets = [client.packets for client in self.clients if client.member is not None]
+        kept = min((c.hello.kept if c.hello else 0 for c in self.clients), default=0)
+        return offer.agreed(packets, kept)
 
     def has_room(self, hello: Hello | None) -> bool:
         """Whether one more may come in, or the one of ``hello`` once more."""
@@ -73,31 +80,32 @@ class Roster:
         ]
         return len(others) < self._expected
 
-    def may_be_back(self, client: ClientProtocol) -> bool:
+    def may_be_back(self, client: Client) -> bool:
         """Whether one that is in may be the same as ``client``, with a broken connection."""
         return any(_are_alike(other.record, client.record) for other in self.clients)
 
-    def join(self, client: ClientProtocol) -> None:
+    def join(self, client: Client) -> None:
         """``client`` is in, in the place of its earlier connection if it has one."""
         for other in list(self.clients):
             if _is_same(other, client.hello):
-                other.may_return = True
-                other.drop("it has come back on another connection")
+                other.replace()
         self._remember(client)
         self.clients.append(client)
 
-    def leave(self, client: ClientProtocol, *, is_awaited: bool) -> None:
+    def leave(self, client: Client, *, is_awaited: bool) -> None:
         """``client`` is out; if it ``is_awaited``, it may come back."""
+        if client not in self.clients:
+            return  # an error has kept it from coming in
         self.clients.remove(client)
         if is_awaited:
             self._absent[id(client.record)] = self._clock.seconds()
 
-    def forget(self, client: ClientProtocol) -> None:
+    def forget(self, client: Client) -> None:
         """``client`` is out, as if it had never come: nothing has begun, or it was no client."""
         self.clients.remove(client)
         self.records.remove(client.record)
 
-    def give_up(self, client: ClientProtocol) -> None:
+    def give_up(self, client: Client) -> None:
         """``client`` has gone before anything has begun, and says that it does not come back."""
         self.forget(client)
         self._given_up.append(client.record)
@@ -126,15 +134,7 @@ class Roster:
             names[most:] = [f"and {len(names) - most} more"]
         return ", ".join(names) or "none"
 
-    def without(self, reason: str | None) -> str:
-        """Who has not got the image, and why unless for the ``reason`` that all have."""
-        return "; ".join(
-            f"{record.name} ({record.address}): {record.reason}"
-            for record in self.records
-            if not record.verified and record.reason != reason
-        )
-
-    def _remember(self, client: ClientProtocol) -> None:
+    def _remember(self, client: Client) -> None:
         """Give a client that has been here before its record again."""
         new = client.record
         self._given_up = [record for record in self._given_up if not _are_alike(record, new)]
@@ -162,7 +162,20 @@ class Roster:
         return next((record for record in free if _are_alike(record, new)), None)
 
 
-def _is_same(client: ClientProtocol, hello: Hello | None) -> bool:
+def _entry(record: ClientRecord, client: Client | None) -> ClientEntry:
+    if client is None:
+        return ClientEntry(replace(record), None)
+    member = client.member
+    return ClientEntry(
+        replace(record),
+        client.place,
+        packets_owed=0 if member is None else member.packets_owed,
+        answers_due=0 if member is None else member.answers_due,
+        messages_queued=client.messages_queued,
+    )
+
+
+def _is_same(client: Client, hello: Hello | None) -> bool:
     """Whether ``hello`` is of the same run as ``client``."""
     return (
         hello is not None

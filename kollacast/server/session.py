@@ -1,158 +1,257 @@
-"""What all clients of one run share: the dialect, the greeting, the buffers held."""
+"""Who takes part in a stream, from the first client to the last: the work of the cycle's states."""
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-from collections import deque
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 
-from kollacast.congestion.control import FIRST_EPOCH, Epoch
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from kollacast.events.guard import Guard
 from kollacast.operator.config import ServerConfig
-from kollacast.packets.buffer import PacketBuffer
-from kollacast.repair import SCHEME
-from kollacast.wire import proof
-from kollacast.wire.checksum import Engine
-from kollacast.wire.dialect import DIALECTS
-from kollacast.wire.greeting import Greeting, GroupInfo, Hello
-from kollacast.wire.messages import Proof
-from kollacast.wire.structures import payload_capacity
+from kollacast.sending.history import History
+from kollacast.sending.plan import Plan
+from kollacast.sending.transfer import CannotSend, Transfer
+from kollacast.server.admission import Situation
+from kollacast.server.client import Client
+from kollacast.server.connection import ClientProtocol
+from kollacast.server.conversation import Departure
+from kollacast.server.credentials import Credentials
+from kollacast.server.cycle import Stage, cycle, stage_of
+from kollacast.server.gathering import Gathering
+from kollacast.server.lobby import Lobby
+from kollacast.server.roster import Roster
+from kollacast.server.watch import Watch
 
-#: Payload bytes of a buffer unless ``--buffer-packets`` says otherwise.  A client
-#: costs about 500 bytes of control messages a buffer, headers included: for 256
-#: clients 2 % of the first figure, for a thousand 4 % of the second.
-_BUFFER_BYTES = 6 * 1024 * 1024
-_MAX_BUFFER_BYTES = 12 * 1024 * 1024
-#: So many clients share a buffer of the first size.
-_CLIENTS_A_BUFFER = 256
-#: Buffers in flight unless ``--window`` says otherwise.
-_WINDOW = 4
-
-
-@dataclass(slots=True)
-class Flight:
-    """A buffer under way; requests for its packets are good once it is ``sent``.
-
-    ``epoch`` is the congestion control's when it began to leave, and ``sent_bps``
-    how fast it did, 0 while that is not known.  ``has_left`` says that it was
-    multicast, and that the kernel took it.
-    """
-
-    buffer: PacketBuffer
-    sent: bool = False
-    epoch: Epoch = FIRST_EPOCH
-    sent_bps: float = 0.0
-    has_left: bool = True
+_log = Logger()
 
 
 class Session:
-    """One image's way to all its clients."""
+    """The clients that ``config`` expects, and the stream that all of them get.
+
+    ``make_transfer`` makes that of a plan once it is known who begins.  ``ended`` is told the
+    reason, and whether clients are to look for the next server, at the one end.
+    """
 
     def __init__(
         self,
+        clock: IReactorTime,
         config: ServerConfig,
-        engine: Engine,
-        name: str | None,
-        size: int | None,
-        identity: str | None = None,
+        offer: Plan,
+        credentials: Credentials,
+        history: History,
+        lobby: Lobby[ClientProtocol],
+        make_transfer: Callable[[Plan, Guard], Transfer],
+        ended: Callable[[str | None, bool], None],
     ) -> None:
-        #: Bytes of the image, None where nobody knows.
-        self.size = size
-        self.dialect = DIALECTS[config.dialect_name]
-        self._secret = config.secret
-        self.capacity = payload_capacity(config.mtu)
-        wanted = _BUFFER_BYTES * max(config.clients, _CLIENTS_A_BUFFER) // _CLIENTS_A_BUFFER
-        default = max(min(wanted, _MAX_BUFFER_BYTES) // self.capacity, 1)
-        buffer_packets = config.buffer_packets or default
-        self.buffer_packets = min(buffer_packets, self.dialect.max_announced)
-        self.window = min(config.window or _WINDOW, self.dialect.max_window)
-        self.coding = self.dialect.codes and SCHEME.works_with(self.capacity)
-        salt = secrets.randbits(32) if self.dialect.seeds_crc else 0
-        self.codec = self.dialect.codec(salt, engine)
-        self.greeting: Greeting | GroupInfo
-        if self.dialect.introduces:
-            self.greeting = Greeting(
-                session=secrets.token_hex(8),
-                salt=salt,
-                group=config.group,
-                port=config.port,
-                mtu=config.mtu,
-                buffer_packets=self.buffer_packets,
-                window=self.window,
-                digest=config.digest,
-                coding=self.coding,
-                name=name,
-                size=size,
-                image=self._image(identity),
-                failsafe=config.failsafe,
-            )
-        else:
-            self.greeting = GroupInfo(config.group, config.port)
-        self.flights: deque[Flight] = deque()
+        self.clock = clock
+        self.credentials = credentials
+        self.history = history
+        self.lobby = lobby
+        self.guard = Guard(self.fail)
+        self.roster = Roster(clock, config.clients)
+        #: The stream, once it has begun.
+        self.transfer: Transfer | None = None
+        #: When it began.
+        self.started_at: float | None = None
+        self._config = config
+        self._offer = offer
+        self._make_transfer = make_transfer
+        self._ended = ended
+        self._cycle = cycle(self)
+        self._gathering = Gathering(clock, config, self.roster, self.stop, self.guard)
+        self._watch = Watch(
+            clock,
+            self.roster,
+            timeout_s=config.client_timeout_s,
+            patience_s=config.patience_s,
+            ready_wait_s=offer.dialect.ready_wait_s,
+            can_fetch=lambda: self.lack is None,
+            guard=self.guard,
+        )
+        self._return_timer: IDelayedCall | None = None
 
-    def greet(self, nonce: str, *, fetch: bool, pull: bool, late_join: bool) -> bytes:
-        """The first message to a client that may ``fetch``, and even has to (``pull``).
-
-        With ``late_join`` it fetches only what is announced before it is in.
-        """
-        greeting = self.greeting
-        if isinstance(greeting, GroupInfo):
-            return greeting.encode()
-        if self._secret is not None:
-            greeting = replace(greeting, auth=proof.METHOD, nonce=nonce)
-        return replace(greeting, fetch=fetch, pull=pull, late_join=late_join).encode()
-
-    def authenticate(self, nonce: str, hello: Hello) -> bytes | None:
-        """The answer to a client that shares the secret; None to one that does not."""
-        if self._secret is None or isinstance(self.greeting, GroupInfo):
-            return b""
-        challenge = proof.Challenge(self.greeting.session, nonce, hello.nonce)
-        try:
-            is_known = challenge.holds(self._secret, "client", bytes.fromhex(hello.proof))
-        except ValueError:
-            return None
-        if not is_known:
-            return None
-        return Proof(challenge.proof(self._secret, "server")).encode(self.dialect)
-
-    def _image(self, identity: str | None) -> str:
-        """What the greeting calls the image: an input that nobody opens again is like no other."""
-        if identity is None:
-            return secrets.token_hex(16)
-        text = f"{identity}/{self.capacity}"
-        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32]
-
-    def limit(self, packets: list[int | None]) -> None:
-        """Keep within what every client can hold; None where it does not say."""
-        least = min((count for count in packets if count is not None), default=None)
-        if least is not None:
-            self.buffer_packets = min(self.buffer_packets, least)
-            self.window = min(self.window, least // self.buffer_packets)
-
-    def fits(self, packets: int) -> bool:
-        """Whether a late client that can hold so many packets keeps up with this session.
-
-        It knows the greeting alone, and reserves memory for buffers as large as that says.
-        """
-        greeting = self.greeting
-        if isinstance(greeting, GroupInfo):
-            return False
-        buffer_packets = min(greeting.buffer_packets, packets)
-        window = min(greeting.window, packets // buffer_packets)
-        return buffer_packets >= self.buffer_packets and window >= self.window
+    # From the run.
 
     @property
-    def max_request(self) -> int:
-        """The most packets that a client may have asked for and not got yet."""
-        return self.window * self.buffer_packets
+    def stage(self) -> Stage:
+        """How far it is."""
+        return stage_of(self._cycle)
 
-    def held(self, seq: int) -> PacketBuffer | None:
-        """The multicast buffer that holds the packet ``seq``, if any does."""
-        for flight in self.flights:
-            if flight.sent and flight.buffer.slot_of(seq) is not None:
-                return flight.buffer
-        return None
+    def start(self) -> None:
+        """Clients can come."""
+        self.guard.wrap(self._cycle.start)()
 
-    def holds_all(self, seqs: tuple[int, ...]) -> bool:
-        """Whether every one of ``seqs`` is held; what is held is one run of seqs."""
-        return not seqs or (self.held(min(seqs)) is not None and self.held(max(seqs)) is not None)
+    def start_now(self) -> None:
+        """Start with those who came; unless that is nobody, or all has started."""
+        self._gathering.start_now()
+
+    def interrupt(self, reason: str) -> None:
+        """End now; before anything is sent, clients are told to look for the next server."""
+        is_sent = self.transfer is not None and self.transfer.announced is not None
+        self.stop(reason, later=not is_sent)
+
+    def stop(self, reason: str | None, *, later: bool = False) -> None:
+        """End for ``reason``, or because all is done; once it has ended, a no-op."""
+        self._cycle.stop(reason, later)
+
+    def stops(self) -> list[Callable[[], object]]:
+        """What is left to be stopped once it has ended, each for itself."""
+        stops: list[Callable[[], object]] = [self._watch.stop, self._gathering.stop]
+        stops += [self._await_no_more, self.history.close]
+        return stops if self.transfer is None else [self.transfer.stop, *stops]
+
+    # What clients ask of their host.
+
+    @property
+    def plan(self) -> Plan:
+        return self._offer if self.transfer is None else self.transfer.plan
+
+    @property
+    def lack(self) -> str | None:
+        if not self._offer.dialect.fetches:
+            return "in this dialect nobody can join later"
+        return self.history.lack
+
+    def situation(self, client: Client | None = None) -> Situation:
+        announced = None if self.transfer is None else self.transfer.announced
+        return Situation(
+            stage=self.stage,
+            offer=self._offer,
+            agreed=self.plan,
+            is_end_announced=announced is not None and announced.is_end,
+            clients_expected=self._config.clients,
+            allowed=self._config.allowed,
+            unicast=self._config.unicast,
+            lack=self.lack,
+            has_room=self.roster.has_room(None if client is None else client.hello),
+            may_be_back=client is not None and self.roster.may_be_back(client),
+        )
+
+    def greeting(self, nonce: str) -> bytes:
+        now = self.situation()
+        can_fetch = now.lack is None
+        return self.credentials.greet(
+            nonce,
+            fetch=can_fetch,
+            pull=can_fetch and now.all_fetch,
+            late_join=can_fetch and now.is_joinable,
+        )
+
+    def joined(self, client: Client) -> None:
+        self.roster.join(client)
+        _log.info(
+            "client {name} ({address}) is in: {count} of {expected}",
+            name=client.record.name,
+            address=client.record.address,
+            count=len(self.roster),
+            expected=self._config.clients,
+        )
+        self._gathering.came()
+        if client.member is not None and self.stage is not Stage.GATHERING:
+            self._stream.join(client.member)
+
+    def left(self, client: Client, how: Departure) -> None:
+        stage = self.stage
+        if stage is Stage.GATHERING:
+            if how is Departure.GAVE_UP:
+                self._gathering.gave_up(client)
+            else:
+                self.roster.forget(client)
+            return
+        if client.is_unidentified and stage is not Stage.ENDED:
+            self.roster.forget(client)
+            if stage is Stage.SENDING and not self.roster.records:
+                self._cycle.deserted()
+                return
+        else:
+            self.roster.leave(client, is_awaited=how is Departure.LOST and self.lack is None)
+        self.consider_end()
+
+    def verified(self) -> None:
+        self.consider_end()
+
+    def known_digest(self) -> Deferred[bytes]:
+        return self._stream.known_digest()
+
+    def unreached(self, client: Client) -> str | None:
+        # Where nothing can be read again, repairs are all there is.
+        if client.member is None or not client.can_leave:
+            return None
+        if self.transfer is None:
+            return "no multicast reaches it"
+        return f"{self.transfer.unreached(client.member)} it"
+
+    # The machine's work, state by state.
+
+    def accept(self) -> Deferred[None]:
+        return self._gathering.begin()
+
+    def begin(self) -> Deferred[None]:
+        self.started_at = self.clock.seconds()
+        members = self.roster.members
+        if self.transfer is not None:
+            self.transfer.start_anew(members)
+        else:
+            self.roster.begin()
+            self.transfer = self._make_transfer(self.roster.agree(self._offer), self.guard)
+            self._watch.start()
+            self.transfer.start(members)
+        return self.transfer.prepare()
+
+    def prepare(self) -> Deferred[None]:
+        return self._stream.prepare()
+
+    def synchronize(self) -> Deferred[None]:
+        return self._stream.synchronize()
+
+    def send(self) -> Deferred[bool]:
+        return self._stream.send()
+
+    def finish(self) -> Deferred[None]:
+        return self._stream.prove()
+
+    def consider_end(self) -> None:
+        """End once nobody is left who has not got the image, and nobody may come back."""
+        self._await_no_more()
+        stage = self.stage
+        if stage is Stage.ENDED or not self.roster.all_verified:
+            return
+        has_verified = self.roster.verified > 0
+        if has_verified and stage is not Stage.PROVED:
+            return
+        back_s = self.roster.awaited_s(self._config.patience_s)
+        if back_s > 0:
+            self._return_timer = self.guard.call_later(self.clock, back_s, self._wait_no_more)
+            return
+        is_well = has_verified and stage is Stage.PROVED
+        self.stop(None if is_well else "no client is left")
+
+    def end(self, reason: str | None, later: bool) -> None:
+        self._ended(reason, later)
+
+    def fail(self, failure: Failure) -> None:
+        """Some work has failed, and the run with it."""
+        error = failure.value
+        if isinstance(error, CannotSend):
+            self.stop(str(error))
+        else:
+            _log.failure("an error of the program", failure=failure)
+            self.stop(f"an error of the program: {error!r}")
+
+    # Parts of it.
+
+    @property
+    def _stream(self) -> Transfer:
+        assert self.transfer is not None
+        return self.transfer
+
+    def _await_no_more(self) -> None:
+        if self._return_timer is not None and self._return_timer.active():
+            self._return_timer.cancel()
+
+    def _wait_no_more(self) -> None:
+        self.roster.await_no_more()
+        self.consider_end()

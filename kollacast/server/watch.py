@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
+from kollacast.events.guard import Guard
 from kollacast.server.roster import Roster
 
 #: A client syncs several GB to its disk before its last answer: so much longer it may take.
@@ -18,29 +19,30 @@ _WATCH_S = 1.0
 
 
 class Watch:
-    """Drops who has been silent for ``timeout_s``; detaches who is late by ``patience_s``.
+    """Drops who has been silent for ``timeout_s``; takes out of step who is late by ``patience_s``.
 
-    Nobody is detached while ``can_fetch()`` is false.  Who has answered READY gives up
+    Nobody is taken out while ``can_fetch()`` is false.  Who has answered READY gives up
     after ``ready_wait_s``, so the others have to answer before.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        clock: IReactorTime,
         roster: Roster,
         *,
         timeout_s: float,
         patience_s: float,
         ready_wait_s: float,
         can_fetch: Callable[[], bool],
+        guard: Guard,
     ) -> None:
         self._roster = roster
         self._timeout_s = timeout_s
         self._patience_s = patience_s
         self._ready_s = _READY_SHARE * ready_wait_s
         self._can_fetch = can_fetch
-        self._looking = LoopingCall(self._look)
-        self._looking.clock = reactor
+        self._looking = LoopingCall(guard.wrap(self._look))
+        self._looking.clock = clock
 
     def start(self) -> None:
         # Late by what is left of the wait would be too late.
@@ -59,15 +61,15 @@ class Watch:
             elif client.member is not None and client.member.ready_owed_s() > self._ready_s:
                 client.drop(f"no READY for {self._ready_s:g} s, and jasmine clients wait no longer")
         if self._can_fetch():
-            self._detach_slow()
+            self._take_out_slow()
 
-    def _detach_slow(self) -> None:
+    def _take_out_slow(self) -> None:
         """Let the others go on without those for whom they have waited long enough."""
         patience = self._patience_s
         clients = self._roster.clients
         late = [c for c in clients if c.member and c.member.owed_s() > patience]
         # Who fetches needs what the members go on to.
-        waiting = [c for c in clients if c.puller and c.puller.waits_for_image]
+        waiting = [c for c in clients if c.fetching and c.fetching.waits_for_image]
         others = len(self._roster.members) - len(late) + len(waiting)
         if not others:
             # It is nobody whom these hold up: maybe the network is slow, or the server.
@@ -75,4 +77,4 @@ class Watch:
         for client in late:
             # While most are late, a client is slow only if nothing moves at all.
             if client.can_fetch and (len(late) <= others or client.silent_s() > patience):
-                client.detach(f"no {client.owes} for {patience:g} s")
+                client.take_out(f"no {client.owes} for {patience:g} s")

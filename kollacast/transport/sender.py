@@ -23,6 +23,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.transport import diagnosis, segments
@@ -126,7 +127,7 @@ class MulticastProtocol(DatagramProtocol):
         a second at which it took them, 0 when that cannot be told: also when the
         kernel has refused some, which are lost then.  An ``urgent`` buffer goes
         before what is left of all that are not.  Never fires once the port is
-        closed.
+        closed; fails with an error of the program.
         """
         finished: Deferred[float] = Deferred()
         if buffer.ctl.pkt_count == 0:
@@ -142,6 +143,18 @@ class MulticastProtocol(DatagramProtocol):
 
     def writable(self) -> None:
         """The socket takes more, and it is the sender's turn."""
+        try:
+            self._send_some()
+        except Exception:
+            failure = Failure()
+            jobs = [*self._urgent, *self._jobs]
+            self._urgent.clear()
+            self._jobs.clear()
+            self.transport.stopWriting()
+            for job in jobs:
+                job.finished.errback(failure)
+
+    def _send_some(self) -> None:
         for _ in range(_BATCHES_A_TURN):
             jobs = self._urgent or self._jobs
             if not jobs:

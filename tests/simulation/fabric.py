@@ -17,13 +17,14 @@ from twisted.internet.interfaces import (
     IConnector,
     IHostResolution,
     IListeningPort,
-    IReactorPluggableNameResolver,
-    IReactorTCP,
 )
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from kollacast.events.reactor import IReactor
+from kollacast.transport.receiver import MulticastReceiver
+from kollacast.transport.sender import MulticastProtocol
 from tests.simulation.links import Links, Node, Weather, flip_bit
 from tests.simulation.multicast import MemoryReceivePort, MemorySendPort
 from tests.simulation.scheduler import Task
@@ -31,7 +32,7 @@ from tests.simulation.system_error import system_error
 from tests.simulation.tcp import MemoryTransport
 
 
-@implementer(IReactorTCP, IReactorPluggableNameResolver)
+@implementer(IReactor)
 class Host(Node):
     """One host's reactor: the network's clock, and connections with an address of its own."""
 
@@ -73,6 +74,9 @@ class Host(Node):
         self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: Any = None
     ) -> MemoryConnector:
         return MemoryConnector(self, IPv4Address("TCP", host, port), factory, timeout)
+
+    def callFromThread(self, callable: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError
 
     def new_address(self) -> IPv4Address:
         return IPv4Address("TCP", self.address, next(self._numbers))
@@ -294,17 +298,27 @@ class Fabric(Links):
         return left
 
 
-def open_sender(host: Host, protocol: Any, local_ip: str, ttl: int) -> MemorySendPort:
+def open_sender(
+    reactor: IReactor, protocol: MulticastProtocol, local_ip: str, ttl: int
+) -> MemorySendPort:
     """Stands for ``kollacast.transport.sender.open_sender``."""
+    host = reactor
+    assert isinstance(host, Host)
     if host.port_error is not None:
         raise host.port_error
     return MemorySendPort(host, protocol, host.network.multicast)
 
 
 def open_receiver(
-    host: Host, protocol: Any, group: tuple[str, int], local_ip: str, window: int
+    reactor: IReactor,
+    protocol: MulticastReceiver,
+    group: tuple[str, int],
+    local_ip: str,
+    window: int,
 ) -> MemoryReceivePort:
     """Stands for ``kollacast.transport.receiver.open_receiver``."""
+    host = reactor
+    assert isinstance(host, Host)
     if host.port_error is not None:
         raise host.port_error
     struct.pack("i", window)  # as setsockopt does

@@ -12,6 +12,7 @@ from kollacast.files.spool import Spool
 from kollacast.operator.config import ClientConfig, ServerConfig
 from kollacast.operator.outcome import Outcome
 from kollacast.server import Server
+from kollacast.server.snapshot import Snapshot
 from tests.simulation.fabric import Fabric, Host, open_receiver, open_sender
 from tests.simulation.image import MemorySink, MemorySource
 from tests.simulation.inline_worker import InlineWorker
@@ -88,7 +89,8 @@ class ServerRun(_Run):
             make_worker=self._workers(threads),
             open_port=self._open_port,
         )
-        self.server.run().addCallback(self._outcomes.append)
+        self.ended = self.server.run()
+        self.ended.addCallback(self._outcomes.append)
 
     def _open_port(self, *args: Any) -> MemorySendPort:
         self.port = open_sender(*args)
@@ -98,6 +100,10 @@ class ServerRun(_Run):
     def socket(self) -> SendSocket:
         assert self.port is not None
         return self.port.socket
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.server.snapshot()
 
     @property
     def phase(self) -> str:

@@ -271,25 +271,23 @@ class Session:
         run = self.server
         if run is None or run.host.is_gone or run.outcome is not None:
             return
-        server, session = run.server, run.server.session
-        if len(session.flights) > session.window:
-            yield f"{len(session.flights)} buffers in flight in a window of {session.window}"
-        connections = server._factory.connections
+        now = run.snapshot
+        window = now.plan.window
+        if now.buffers_in_flight > window:
+            yield f"{now.buffers_in_flight} buffers in flight in a window of {window}"
         ends = run.host.connections()
-        if len(connections) > len(ends):
-            yield f"{len(connections)} clients on {len(ends)} connections"
-        if len(server.history.waiting) > len(connections):
-            yield f"{len(server.history.waiting)} reads wait for {len(connections)} clients"
-        for client in connections:
-            member, queue = client.member, client._outgoing.queue
-            if member is not None and member._unanswered > session.max_request:
-                yield f"{member._unanswered} packets are owed to {client.record.name}"
-            if member is not None and len(member._announced) + len(member._sent) > (
-                2 * session.window
-            ):
-                yield f"{client.record.name} owes more than two answers a buffer"
-            if len(queue) > 4 * session.window + 8:
-                yield f"{len(queue)} messages wait for {client.record.name}"
+        if now.connections > len(ends):
+            yield f"{now.connections} clients on {len(ends)} connections"
+        if now.reads_waiting > now.connections:
+            yield f"{now.reads_waiting} reads wait for {now.connections} clients"
+        for entry in now.clients:
+            name = entry.account.name
+            if entry.packets_owed > now.plan.max_request:
+                yield f"{entry.packets_owed} packets are owed to {name}"
+            if entry.answers_due > 2 * window:
+                yield f"{name} owes more than two answers a buffer"
+            if entry.messages_queued > 4 * window + 8:
+                yield f"{entry.messages_queued} messages wait for {name}"
 
 
 def is_ok(run: ServerRun | ClientRun) -> bool:

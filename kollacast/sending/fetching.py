@@ -7,14 +7,14 @@ however slow the client is, one piece is all that waits for it here.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
+from kollacast.events.guard import Guard
 from kollacast.sending.history import History, NotHeld
-from kollacast.server.session import Session
+from kollacast.sending.plan import Plan
 from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.messages import BufferCtl, Fetch, encode_sealed
 from kollacast.wire.structures import WireError
@@ -45,20 +45,20 @@ class Client(Protocol):
         """It cannot be served any more."""
 
 
-class Puller:
+class Fetches:
     """The fetches of one client."""
 
     def __init__(
         self,
-        session: Session,
+        plan: Plan,
         history: History,
         client: Client,
-        failed: Callable[[Failure], None],
+        guard: Guard,
     ) -> None:
-        self._session = session
+        self._plan = plan
         self._history = history
         self._client = client
-        self._failed = failed
+        self._guard = guard
         self._waiting: deque[Fetch] = deque()
         self._reading: Deferred[Any] | None = None
         self._stopped = False
@@ -86,7 +86,7 @@ class Puller:
         if self._reading is not None or self._stopped or not self._waiting:
             return
         fetch = self._waiting[0]
-        capacity = self._session.capacity
+        capacity = self._plan.capacity
         count = min(fetch.count, max(_PIECE // capacity, 1))
         if count == fetch.count:
             self._waiting.popleft()
@@ -95,7 +95,7 @@ class Puller:
         reading: Deferred[Any] = self._history.read(fetch.first * capacity, count * capacity)
         self._reading = reading
         reading.addCallback(self._read, fetch.first, count)
-        reading.addErrback(self._not_read).addErrback(self._failed)
+        reading.addErrback(self._not_read).addErrback(self._guard.failed)
 
     def stop(self) -> None:
         """The client is gone, or has it all."""
@@ -110,15 +110,15 @@ class Puller:
         self._reading = None
         if self._stopped:
             return
-        capacity = self._session.capacity
+        capacity = self._plan.capacity
         ended = len(data) < count * capacity and not self._client.is_in_step
         if ended:
             self.stop()
         view = memoryview(data)
-        dialect = self._session.dialect
+        dialect = self._plan.dialect
         payloads = [view[at : at + capacity] for at in range(0, len(data), capacity)]
         if payloads:
-            headers = self._session.codec.sealed(first, payloads)
+            headers = self._plan.codec.sealed(first, payloads)
             message = encode_sealed(dialect, headers, range(len(payloads)), payloads)
             self._client.served(len(payloads))
             self._client.send(message)

@@ -1,0 +1,107 @@
+"""What one stream sends, and in which shape: an offer first, then what all clients can hold.
+
+Buffers are filled from their first packet to the last, and each packet of the image but its last is
+full, so a plan says where every byte is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from kollacast.operator.config import ServerConfig
+from kollacast.operator.expectation import Expectation
+from kollacast.repair import SCHEME
+from kollacast.wire.checksum import Engine
+from kollacast.wire.dialect import DIALECTS, Dialect
+from kollacast.wire.packets import PacketCodec
+from kollacast.wire.structures import payload_capacity
+
+#: Payload bytes of a buffer unless ``--buffer-packets`` says otherwise.  A client
+#: costs about 500 bytes of control messages a buffer, headers included: for 256
+#: clients 2 % of the first figure, for a thousand 4 % of the second.
+_BUFFER_BYTES = 6 * 1024 * 1024
+_MAX_BUFFER_BYTES = 12 * 1024 * 1024
+#: So many clients share a buffer of the first size.
+_CLIENTS_A_BUFFER = 256
+#: Buffers in flight unless ``--window`` says otherwise.
+_WINDOW = 4
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole input, in buffers."""
+
+    dialect: Dialect
+    salt: int  #: seeds the checksums of packets
+    codec: PacketCodec
+    capacity: int  #: payload bytes of a packet
+    buffer_packets: int  #: the most packets of a buffer
+    window: int  #: the most buffers in flight
+    resizes: bool  #: whether buffers may have fewer packets
+    coding: bool  #: whether one packet may mend losses of several clients
+    group_size: int  #: clients of a group in the barrier
+    size: int | None  #: bytes of the image, None where nobody knows
+    image: str  #: the same for the same image cut in the same way
+    digest: str  #: name of the digest that proves the image
+    expectation: Expectation  #: what the image must be
+    kept: int = 0  #: packets at the image's start that everybody has
+
+    @property
+    def max_request(self) -> int:
+        """The most packets that a client may have asked for and not got yet."""
+        return self.window * self.buffer_packets
+
+    def agreed(self, packets: Iterable[int | None], kept: int) -> Plan:
+        """As much of it as every client can hold; None where one does not say."""
+        least = min((count for count in packets if count is not None), default=None)
+        if least is None:
+            return replace(self, kept=kept)
+        buffer_packets = min(self.buffer_packets, least)
+        window = min(self.window, least // buffer_packets)
+        return replace(self, buffer_packets=buffer_packets, window=window, kept=kept)
+
+    def suits(self, packets: int, agreed: Plan) -> bool:
+        """Whether a late client that can hold so many packets keeps up with what is ``agreed``.
+
+        It knows this offer alone, and reserves memory for buffers as large as that says.
+        """
+        own = self.agreed([packets], agreed.kept)
+        return own.buffer_packets >= agreed.buffer_packets and own.window >= agreed.window
+
+
+def offer(config: ServerConfig, engine: Engine, size: int | None, identity: str | None) -> Plan:
+    """What a server offers before it knows anybody.
+
+    ``identity`` tells apart all images that are read again; None where this one is not.
+    """
+    dialect = DIALECTS[config.dialect_name]
+    capacity = payload_capacity(config.mtu)
+    wanted = _BUFFER_BYTES * max(config.clients, _CLIENTS_A_BUFFER) // _CLIENTS_A_BUFFER
+    default = max(min(wanted, _MAX_BUFFER_BYTES) // capacity, 1)
+    salt = secrets.randbits(32) if dialect.seeds_crc else 0
+    return Plan(
+        dialect=dialect,
+        salt=salt,
+        codec=dialect.codec(salt, engine),
+        capacity=capacity,
+        buffer_packets=min(config.buffer_packets or default, dialect.max_announced),
+        window=min(config.window or _WINDOW, dialect.max_window),
+        resizes=config.buffer_packets is None and dialect.resizes,
+        coding=dialect.codes and SCHEME.works_with(capacity),
+        group_size=config.group_size,
+        size=size,
+        image=_image(identity, capacity),
+        digest=config.digest,
+        expectation=config.expectation,
+    )
+
+
+def _image(identity: str | None, capacity: int) -> str:
+    """What the image is called: an input that nobody opens again is like no other."""
+    if identity is None:
+        return secrets.token_hex(16)
+    text = f"{identity}/{capacity}"
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:32]

@@ -1,0 +1,257 @@
+"""One stream on its way out: announced ahead, multicast, repaired, proved.
+
+It is made from a plan once those who begin with it are known.  It knows its members as places in
+the barrier, and nothing of their names, secrets and connections.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Sequence
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+
+from kollacast.congestion import CongestionControl
+from kollacast.events.guard import Guard
+from kollacast.events.observer import Observer
+from kollacast.files.digest import Digester
+from kollacast.files.source import Source
+from kollacast.operator.expectation import UnexpectedImage
+from kollacast.sending.barrier import GroupChain, Phase
+from kollacast.sending.buffer_sizing import BufferSizing
+from kollacast.sending.history import History
+from kollacast.sending.member import Member
+from kollacast.sending.plan import Plan
+from kollacast.sending.reach import Reach
+from kollacast.sending.read_ahead import ReadAhead
+from kollacast.sending.repairs import Repairs
+from kollacast.sending.window import Flight, Window
+from kollacast.transport.pacing import Pacer
+from kollacast.transport.sender import MulticastProtocol
+from kollacast.transport.worker import Worker
+from kollacast.wire.messages import BufferCtl
+from kollacast.wire.structures import SEQ_LIMIT
+
+#: Buffers that are filled while a full window is in flight.
+_READ_AHEAD = 1
+
+
+class CannotSend(Exception):
+    """The stream ends here; the text is for the operator."""
+
+
+class Transfer:
+    """Brings ``source`` to its members as ``plan`` says.
+
+    ``reader`` and ``digest_worker`` are its threads.  What is raised on the way, ``guard`` is
+    told: :class:`CannotSend`, or an error of the program.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        plan: Plan,
+        source: Source,
+        history: History,
+        reader: Worker,
+        digest_worker: Worker,
+        sender: MulticastProtocol,
+        pacer: Pacer,
+        control: CongestionControl,
+        guard: Guard,
+    ) -> None:
+        self.plan = plan
+        self.window = Window(plan.window)
+        #: Payload bytes of all buffers that were multicast, or that everybody had.
+        self.bytes_done = 0
+        #: The image's digest, once all of it is read.
+        self.digest: bytes | None = None
+        #: What was announced last.
+        self.announced: BufferCtl | None = None
+        self._sender = sender
+        self._pacer = pacer
+        self._control = control
+        self._guard = guard
+        self._chain: GroupChain[Member] = GroupChain(plan.group_size, guard)
+        self._reach = Reach(plan.window)
+        self.repairs = Repairs(clock, plan, self.window, sender, control, self._reach, guard)
+        self._digest_known: Observer[bytes] = Observer()
+        # Announced and not multicast yet, and when all were ready for it.
+        self._next: deque[tuple[Flight, Deferred[None]]] = deque()
+        self._prepared: Deferred[None] | None = None
+        self._through: Deferred[None] = succeed(None)
+        # How many have left because they hear nothing.
+        self._unreached = 0
+        self._source = source
+        self._history = history
+        self._workers = reader, digest_worker
+        self._sizing: BufferSizing
+        self._reader: ReadAhead
+
+    def start(self, members: Sequence[Member]) -> None:
+        """Read and announce from now on, to ``members`` first."""
+        plan = self.plan
+        self._sizing = BufferSizing(
+            plan.capacity,
+            plan.buffer_packets,
+            max(len(members), 1),
+            size=plan.size,
+            fixed=not plan.resizes,
+        )
+        self._reader = ReadAhead(
+            self._source,
+            Digester(plan.digest),
+            *self._workers,
+            capacity=plan.capacity,
+            buffer_packets=plan.buffer_packets,
+            buffers=plan.window + _READ_AHEAD,
+            packets_next=self._sizing.next,
+            history=self._history,
+            expectation=plan.expectation,
+        )
+        for member in members:
+            self.join(member)
+        self._guard.run(self._read())
+        self._guard.run(self._announce_ahead())
+
+    def join(self, member: Member) -> None:
+        """``member`` is told of whatever is announced from now on."""
+        member.enter(self, self._chain.join(member))
+
+    def start_anew(self, members: Sequence[Member]) -> None:
+        """Whoever was told of the first buffers is gone, and ``members`` are here now."""
+        for member in members:
+            self.join(member)
+        for _ in range(len(self._next)):
+            flight, _ready = self._next.popleft()
+            self._next.append((flight, self._announce(flight)))
+
+    def stop(self) -> None:
+        """The stream is over, for whatever reason."""
+        self._digest_known.clear()
+        self.repairs.stop()
+
+    # What the cycle waits for.
+
+    def prepare(self) -> Deferred[None]:
+        """Fires when the next buffer is announced, for the last one who asks."""
+        prepared: Deferred[None] = Deferred()
+        self._prepared = prepared
+        self._go_on_if_prepared()
+        return prepared
+
+    def synchronize(self) -> Deferred[None]:
+        """Fires when every member is ready for it."""
+        _flight, ready = self._next[0]
+        return ready
+
+    def send(self) -> Deferred[bool]:
+        """Fires when it is multicast and all are told; with False for the one that is the end."""
+        flight, _ready = self._next.popleft()
+        buffer = flight.buffer
+        members = [member for member in self._chain.members if member.takes(buffer.ctl)]
+        self._pacer.rate_bps = self._control.rate_bps
+        flight.epoch = self._control.epoch
+        if members and self._reach.is_in_vain(members, buffer.ctl.buffer_id):
+            self._sender.withhold(buffer)
+            flight.has_left = False
+        # With nobody in step, the image is only read.
+        is_heard = members and flight.has_left
+        leaving = self._sender.multicast(buffer) if is_heard else succeed(0.0)
+        return leaving.addCallback(self._sent, flight, members)
+
+    def prove(self) -> Deferred[None]:
+        """Fires when every member has all, and has reported so."""
+        return Deferred.fromCoroutine(self._prove())
+
+    # What members and clients ask.
+
+    def known_digest(self) -> Deferred[bytes]:
+        """Fires with the image's digest once all of it is read."""
+        return self._digest_known.wait() if self.digest is None else succeed(self.digest)
+
+    def repairing(self, size: int) -> None:
+        """So many bytes of retransmissions are about to leave by TCP."""
+        # In stop-and-wait the link is free again before the next buffer leaves, and who waits for
+        # that in the jasmine dialect does not do so for long.
+        if self.plan.dialect.max_window > 1:
+            self._pacer.sent(size)
+
+    def unreached(self, member: Member) -> str:
+        """``member`` leaves, for it hears nothing; returns what has happened to it."""
+        self._unreached += 1
+        if self._unreached > 1 and self._chain.members == [member]:
+            self._reach.say_none(self._unreached)
+        return self._reach.what(member)
+
+    # Parts of it.
+
+    async def _read(self) -> None:
+        try:
+            await self._reader.start()
+            self.digest = await self._reader.digest()
+        except OSError as error:
+            raise CannotSend(f"cannot read the image: {error.strerror or error}") from None
+        except (UnexpectedImage, MemoryError) as error:
+            raise CannotSend(str(error)) from None
+        self._digest_known.fire(self.digest)
+
+    async def _announce_ahead(self) -> None:
+        """Announce buffers as long as the window has room for one more.
+
+        Not those that all clients of a server that was started again have already.
+        """
+        seq = 0
+        for buffer_id in itertools.count(1):
+            await self.window.take_place()
+            buffer, size = await self._reader.next()
+            ctl = buffer.announce(buffer_id, seq, size)
+            seq += ctl.pkt_count
+            if seq > SEQ_LIMIT:
+                raise CannotSend("the image has more packets than there are sequence numbers")
+            if seq <= self.plan.kept and not ctl.is_end:
+                self.bytes_done += size
+                self.window.give_place_back()
+                self._reader.release(buffer)
+                continue
+            self.announced = ctl
+            flight = self.window.begin(buffer)
+            self._next.append((flight, self._announce(flight)))
+            self._go_on_if_prepared()
+            if ctl.is_end:
+                return
+
+    def _announce(self, flight: Flight) -> Deferred[None]:
+        return self._chain.begin(Phase.ANNOUNCE, flight.buffer.ctl)
+
+    def _go_on_if_prepared(self) -> None:
+        if self._next and self._prepared is not None:
+            prepared, self._prepared = self._prepared, None
+            prepared.callback(None)
+
+    def _sent(self, sent_bps: float, flight: Flight, members: Sequence[Member]) -> bool:
+        ctl = flight.buffer.ctl
+        flight.sent = True
+        flight.sent_bps = sent_bps
+        flight.has_left = flight.has_left and not self._sender.is_refused
+        if sent_bps:
+            self._sizing.sent(sent_bps)
+        self.repairs.begin(flight, members)
+        self.bytes_done += ctl.buffer_size
+        self._through = self._chain.begin(Phase.SENT, ctl)
+        self._through.addCallback(lambda _: self._retire(flight)).addErrback(self._guard.failed)
+        return not ctl.is_end
+
+    def _retire(self, flight: Flight) -> None:
+        self.window.end(flight)
+        self.repairs.end(flight)
+        self._reader.release(flight.buffer)
+        self.window.give_place_back()
+
+    async def _prove(self) -> None:
+        await self._through
+        await self.known_digest()
+        if self.plan.dialect.proves:
+            await self._chain.begin(Phase.PROVE, None)

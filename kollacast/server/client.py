@@ -1,0 +1,514 @@
+"""One client: what it is, what serves it, and what its conversation has done."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from kollacast.events.guard import Guard
+from kollacast.sending.barrier import Phase
+from kollacast.sending.fetching import Fetches
+from kollacast.sending.history import History
+from kollacast.sending.member import Member
+from kollacast.sending.plan import Plan
+from kollacast.server.admission import (
+    Admission,
+    InStep,
+    Late,
+    Refused,
+    Situation,
+    admit,
+    may_speak,
+)
+from kollacast.server.client_record import ClientRecord
+from kollacast.server.conversation import (
+    LOST,
+    Answer,
+    Departure,
+    Place,
+    conversation,
+    is_report_due,
+    place_of,
+    proof,
+)
+from kollacast.server.credentials import Credentials
+from kollacast.transport.outgoing import Outgoing
+from kollacast.transport.send_queue import SendQueue
+from kollacast.wire.greeting import Hello, Refusal
+from kollacast.wire.messages import Detach, Digest, Fetch, Message, Ready, Report, Request
+from kollacast.wire.structures import WireError
+
+_log = Logger()
+
+
+class Host(Protocol):
+    """What a client needs of the server around it."""
+
+    clock: IReactorTime
+    guard: Guard
+    credentials: Credentials
+    history: History
+
+    @property
+    def lack(self) -> str | None:
+        """Why nobody can fetch, or None."""
+
+    @property
+    def plan(self) -> Plan:
+        """What is sent, as far as it is agreed on."""
+
+    def situation(self, client: Client | None = None) -> Situation:
+        """What admission goes by, for this client once it has said who it is."""
+
+    def greeting(self, nonce: str) -> bytes:
+        """What a connection is told first."""
+
+    def joined(self, client: Client) -> None:
+        """A client is in; it has a member if it is in step from here on."""
+
+    def known_digest(self) -> Deferred[bytes]:
+        """Fires with the image's digest once all of it is read."""
+
+    def unreached(self, client: Client) -> str | None:
+        """A client hears nothing: why it goes on by itself, or None where it cannot."""
+
+    def verified(self) -> None:
+        """A client has the whole image."""
+
+    def left(self, client: Client, how: Departure) -> None:
+        """A client that was in is out; its record says why."""
+
+
+class Connection(Protocol):
+    """The bytes between it and here."""
+
+    outgoing: Outgoing
+
+    def await_hello(self) -> None:
+        """Give it a while to say who it is."""
+
+    def await_nothing(self) -> None:
+        """It has said who it is."""
+
+    def close(self) -> None:
+        """Close once all is sent, or after a while."""
+
+
+class Client:
+    """Whoever is at the other end of ``connection``."""
+
+    def __init__(self, host: Host, connection: Connection, address: str) -> None:
+        self.record = ClientRecord(name=address, address=address)
+        #: What the client has said of itself; None where the dialect has no word for it.
+        self.hello: Hello | None = None
+        #: Its place in the barrier, if it has one.
+        self.member: Member | None = None
+        #: What it fetches, if it does.
+        self.fetching: Fetches | None = None
+        self._host = host
+        self._connection = connection
+        self._dialect = host.plan.dialect
+        self._nonce = secrets.token_hex(16)
+        self._talk = conversation(self)
+        self._proof = proof(self)
+        self._heard_at = 0.0
+        self._joined_at = 0.0
+
+    # From the connection.
+
+    def connected(self) -> None:
+        """It can be talked to."""
+        if not self._dialect.introduces:
+            self._let_in(admit(None, self.record.address, self._host.situation()))
+            return
+        refused = may_speak(self.record.address, self._host.situation())
+        if refused is not None:
+            self._let_in(refused)
+            return
+        self._tell(self._host.greeting(self._nonce))
+        self._talk.greet()
+        self._connection.await_hello()
+
+    def heard(self) -> None:
+        """Something has come."""
+        if self.place is Place.UNIDENTIFIED:
+            self._talk.heard()
+
+    def hear(self, message: Message) -> None:
+        """It has said this; raises WireError where it may not."""
+        if isinstance(message, Hello):
+            self._talk.hello(message)
+        elif isinstance(message, Report):
+            self._talk.report(message)
+        elif isinstance(message, Fetch):
+            self._talk.fetch(message)
+        elif isinstance(message, Detach):
+            self._talk.ask_out()
+        elif isinstance(message, Answer):
+            self._talk.answer(message)
+        else:
+            raise WireError("a message that no client sends")
+
+    def refill(self, queue: SendQueue) -> None:
+        """Append what comes next, for the connection takes more."""
+        if self.member is not None:
+            self.member.refill(queue)
+        if self.fetching is not None:
+            self.fetching.refill(queue)
+
+    def time_out(self, reason: str) -> None:
+        """It has to go without having said who it is."""
+        self._talk.time_out(reason)
+
+    def lost(self) -> None:
+        """Its connection has ended."""
+        self._talk.lose()
+        if self.fetching is not None:
+            self.fetching.stop()
+
+    # From the server.
+
+    @property
+    def place(self) -> Place:
+        """Where it stands."""
+        return place_of(self._talk)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing that it says counts any more."""
+        return self.place in (Place.LEAVING, Place.CLOSING)
+
+    @property
+    def messages_queued(self) -> int:
+        """How many messages wait for it."""
+        return len(self._connection.outgoing.queue)
+
+    @property
+    def can_fetch(self) -> bool:
+        """Whether the client knows how to fetch."""
+        return self.hello is not None and self.hello.fetch
+
+    @property
+    def is_unidentified(self) -> bool:
+        """Whether it has said nothing yet that only a client says: hello, or else READY."""
+        return self.hello is None and (self.member is None or not self.member.has_answered)
+
+    @property
+    def packets(self) -> int | None:
+        """How many packets the client can hold, None where it does not say."""
+        return None if self.hello is None else self.hello.packets
+
+    @property
+    def owes(self) -> str | None:
+        """What is due from the client, if anything is."""
+        if self.member is not None and self.member.owes is not None:
+            return self.member.owes
+        if is_report_due(self._proof):
+            return Phase.PROVE.answer
+        if self.member is not None or self.record.verified:
+            # What it fetches beside holds nobody up, until its report is due.
+            return None
+        if self.fetching is None or self.fetching.waits_for_image:
+            return None
+        return "FETCH" if self.fetching.idle else "room for more"
+
+    @property
+    def is_finishing(self) -> bool:
+        """Whether the answer due is the client's last one, before which it syncs its file."""
+        return is_report_due(self._proof) or (self.member is not None and self.member.is_finishing)
+
+    def silent_s(self) -> float:
+        """Seconds for which an answer has been due and nothing has moved."""
+        if not self.owes:
+            return 0.0
+        silent_s = self._host.clock.seconds() - self._heard_at
+        if self.member is None or self.member.owes is None:
+            return silent_s
+        return min(self.member.owed_s(), silent_s)
+
+    def take_out(self, reason: str) -> None:
+        """Take the client out of the barrier: it fetches the rest by itself."""
+        self._talk.take_out(reason)
+
+    def drop(self, reason: str) -> None:
+        """The client is out, and ``reason`` says why; once it has left, a no-op."""
+        self._talk.drop(reason, Departure.PUT_OUT)
+
+    def replace(self) -> None:
+        """The client is here on another connection."""
+        self._talk.drop("it has come back on another connection", Departure.LOST)
+
+    def end(self, reason: str | None, later: bool) -> None:
+        """The session is over, for ``reason`` unless it has ended well."""
+        self._talk.end(reason, later)
+
+    # From the member, and from what it fetches.
+
+    @property
+    def name(self) -> str:
+        """What people call the client."""
+        return f"{self.record.name} ({self.record.address})"
+
+    @property
+    def can_leave(self) -> bool:
+        """Whether it can go on outside the barrier."""
+        return self.can_fetch and self._host.lack is None
+
+    @property
+    def is_in_step(self) -> bool:
+        """Whether it is in the barrier, and hears of the image's end there."""
+        return self.place in (Place.IN_STEP, Place.LATE)
+
+    def sent_all(self) -> None:
+        """It has been told that the empty buffer is sent."""
+        if self._dialect.proves:
+            self._proof.sent_all()
+
+    def kept_all(self) -> None:
+        """It has kept all that came by multicast."""
+        if self._dialect.proves:
+            self._proof.kept_all()
+        else:
+            self._verify()
+
+    def resent(self, packets: int) -> None:
+        """So many packets have gone to it by TCP, asked for one by one."""
+        self._moved()
+        self.record.packets_repaired += packets
+
+    def served(self, packets: int) -> None:
+        """So many packets that it fetches are about to be sent."""
+        self.record.packets_fetched += packets
+
+    def send(self, message: bytes) -> None:
+        """Send it what it waits for."""
+        self._moved()
+        self._tell(message)
+
+    def told_end(self) -> None:
+        """It has fetched all, and knows it."""
+        self._proof.told_end()
+
+    # What the conversation has done: who it is.
+
+    def introduced(self, hello: Hello) -> None:
+        self._connection.await_nothing()
+        self.hello = hello
+        self.record.name = hello.name or self.record.address
+        answer = self._host.credentials.answer(self._nonce, hello)
+        if answer is None:
+            reason = "it does not know the shared secret"
+            self._let_in(Refused(reason, note="it has not the secret"))
+            return
+        self._tell(answer)
+        self._let_in(admit(hello, self.record.address, self._host.situation(self)))
+
+    def _let_in(self, admission: Admission) -> None:
+        if isinstance(admission, Refused):
+            if admission.note is not None:
+                _log.warn(
+                    "{address} is refused: {note}",
+                    address=self.record.address,
+                    note=admission.note,
+                )
+            self._talk.refuse(admission.reason, admission.later)
+        elif isinstance(admission, InStep):
+            self._talk.admit_in_step()
+        elif isinstance(admission, Late):
+            self._talk.admit_late(admission.reason)
+        elif admission.is_news:
+            self._talk.admit_out_of_step(admission.reason)
+        else:
+            self._talk.admit_fetching(admission.reason)
+
+    def refuse_at_once(self, reason: str, later: bool) -> None:
+        if self._dialect.introduces:
+            self._tell(Refusal(reason).encode())
+        self._connection.close()
+
+    def refuse(self, reason: str, later: bool) -> None:
+        self._tell_and_close(reason, refused=True, later=later)
+
+    def turn_away(self, reason: str, how: Departure) -> None:
+        _log.info("{address} is no client: {reason}", address=self.record.address, reason=reason)
+        self._tell_and_close(reason)
+
+    def close_unheard(self, reason: str) -> None:
+        _log.info("{address} is no client: {reason}", address=self.record.address, reason=reason)
+        self._connection.close()
+
+    # What the conversation has done: how it gets the image.
+
+    def join_in_step(self) -> None:
+        if not self._dialect.introduces:
+            self._tell(self._host.greeting(self._nonce))
+        self._become_member()
+        self._join()
+
+    def join_late(self, reason: str) -> None:
+        self._become_member()
+        self._join()
+        self._serve(reason)
+
+    def join_fetching(self, reason: str) -> None:
+        self._join()
+        self._serve(reason)
+
+    def join_out_of_step(self, reason: str) -> None:
+        self.join_fetching(reason)
+        self._tell(Detach().encode(self._dialect))
+
+    def leave_step(self, reason: str) -> None:
+        member, self.member = self.member, None
+        assert member is not None
+        _log.warn(
+            "client {name} ({address}) goes on by itself: {reason}",
+            name=self.record.name,
+            address=self.record.address,
+            reason=reason,
+        )
+        self._proof.leave_step()
+        self._serve(reason)
+        self._tell(Detach().encode(self._dialect))
+        member.leave()
+
+    def answered(self, answer: Answer) -> None:
+        self._moved()
+        assert self.member is not None
+        if isinstance(answer, Ready):
+            self.member.ready()
+        elif isinstance(answer, Request):
+            self.member.request(answer.seqs)
+        else:
+            self.member.done()
+
+    def hears_nothing(self) -> None:
+        self._moved()
+        reason = self._host.unreached(self)
+        if reason is not None:
+            self._talk.take_out(reason)
+
+    def fetches(self, fetch: Fetch) -> None:
+        self._moved()
+        assert self.fetching is not None
+        self.fetching.fetch(fetch)
+        self._connection.outgoing.pump()
+
+    def fetches_what_was_before(self, fetch: Fetch) -> None:
+        assert self.member is not None
+        if not self.member.is_before(fetch):
+            raise WireError("a fetch of what comes by multicast")
+        self.fetches(fetch)
+
+    # What the conversation has done: the proof.
+
+    def ask_digest(self) -> None:
+        known = self._host.known_digest()
+        known.addCallback(self._proof.digest).addErrback(self._host.guard.failed)
+
+    def send_digest(self, digest: bytes) -> None:
+        self.send(Digest(digest).encode(self._dialect))
+
+    def reported(self, report: Report) -> None:
+        self._moved()
+        if not report.says("ok"):
+            self._talk.drop(report.reason, Departure.GAVE_UP)
+            return
+        self._proof.report()
+        self.record.packets_multicast = report.count("packets_multicast")
+        # The client alone knows how many losses coded repairs have mended.
+        self.record.packets_repaired = (
+            report.count("packets_repaired") or self.record.packets_repaired
+        )
+        self._verify()
+        if self.member is not None:
+            self.member.reported()
+        # All is said, and the client waits to see that it was heard.
+        self._talk.hear_out()
+
+    # What the conversation has done: the end.
+
+    def put_out(self, reason: str, how: Departure) -> None:
+        if self.is_unidentified:
+            text = "{address} does not count as a client: {reason}"
+        else:
+            text = "client {name} ({address}) is out: {reason}"
+            self.record.reason = reason
+        _log.warn(text, name=self.record.name, address=self.record.address, reason=reason)
+        self._tell_and_close(reason)
+        self._leave(how)
+
+    def broken(self) -> None:
+        if self.record.verified:
+            self.leave()
+        else:
+            self.put_out(LOST, Departure.LOST if self.can_fetch else Departure.PUT_OUT)
+
+    def ended(self, reason: str | None, later: bool) -> None:
+        if reason is None or self.record.verified:
+            self._connection.close()
+        else:
+            self.record.reason = reason
+            self._tell_and_close(reason, later=later)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def leave(self) -> None:
+        self._leave(Departure.PUT_OUT)
+
+    # Parts of it.
+
+    def _leave(self, how: Departure) -> None:
+        if self.fetching is not None:
+            self.fetching.stop()
+        # In this order: a barrier that falls for want of clients must not go on to the end.
+        self._host.left(self, how)
+        member, self.member = self.member, None
+        if member is not None:
+            member.leave()
+
+    def _become_member(self) -> None:
+        self.member = Member(
+            self._host.clock,
+            self._dialect,
+            self._connection.outgoing,
+            self,
+            decodes=self.hello is not None and self.hello.coding,
+        )
+
+    def _join(self) -> None:
+        self._joined_at = self._host.clock.seconds()
+        self._moved()
+        self._host.joined(self)
+
+    def _serve(self, reason: str) -> None:
+        self.record.fetching = reason
+        if self.fetching is None:
+            self.fetching = Fetches(self._host.plan, self._host.history, self, self._host.guard)
+
+    def _verify(self) -> None:
+        self.record.verified = True
+        self.record.reason = None
+        self.record.seconds = round(self._host.clock.seconds() - self._joined_at, 3)
+        self._host.verified()
+
+    def _tell(self, message: bytes) -> None:
+        self._connection.outgoing.send(message)
+
+    def _tell_and_close(self, reason: str, *, refused: bool = False, later: bool = False) -> None:
+        if self._dialect.proves:
+            report: dict[str, Any] = {"ok": False, "reason": reason}
+            if refused:
+                report["refused"] = True
+            if later:
+                report["later"] = True
+            self._tell(Report(report).encode(self._dialect))
+        self._connection.close()
+
+    def _moved(self) -> None:
+        self._heard_at = self._host.clock.seconds()

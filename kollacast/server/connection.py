@@ -1,0 +1,156 @@
+"""One client's TCP connection: bytes in, messages to the client, its queue and its timers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol as Interface
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, IDelayedCall, ITCPTransport
+from twisted.internet.protocol import Protocol, ServerFactory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from kollacast.server.client import Client
+from kollacast.server.client import Host as ClientHost
+from kollacast.server.lobby import Lobby
+from kollacast.transport.keepalive import watch_peer
+from kollacast.transport.outgoing import Outgoing
+from kollacast.wire.parser import ClientStream
+from kollacast.wire.structures import WireError
+
+_log = Logger()
+
+#: Seconds in which a connection must have introduced itself.
+HELLO_TIMEOUT_S = 5.0
+#: Seconds in which a client must have read the last words.
+_LINGER_S = 3.0
+
+
+class Host(ClientHost, Interface):
+    """What a connection needs of the server around it."""
+
+    lobby: Lobby[ClientProtocol]
+
+
+class ClientProtocol(Protocol):
+    """The connection to one client."""
+
+    transport: ITCPTransport
+
+    def __init__(self, host: Host, address: str) -> None:
+        self.address = address
+        #: Who is at its other end.
+        self.client = Client(host, self, address)
+        #: Fires when the connection is closed.
+        self.lost: Deferred[None] = Deferred()
+        #: What is sent.
+        self.outgoing: Outgoing
+        self._host = host
+        self._stream = ClientStream(host.plan.dialect, host.plan.max_request)
+        self._timer: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        self._host.guard.wrap(self._begin)()
+
+    def dataReceived(self, data: bytes) -> None:
+        self._host.guard.wrap(self._hear)(data)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self._host.guard.wrap(self._lose)()
+        self._stop_timer()
+        self.lost.callback(None)
+
+    def end(self, reason: str | None, later: bool) -> Deferred[None]:
+        """The session is over, for ``reason`` unless it has ended well; fires once it is closed.
+
+        With ``later``, the client is to look for the next server.
+        """
+        self.client.end(reason, later)
+        return self.lost
+
+    # For the client.
+
+    def await_hello(self) -> None:
+        """Give it a while to say who it is."""
+        self._set_timer(HELLO_TIMEOUT_S, self._no_hello)
+        turned_away = self._host.lobby.enter(self)
+        if turned_away is not None:
+            others = self._host.lobby.limit
+            turned_away.client.time_out(
+                f"it has not said who it is, and {others} others wait to",
+            )
+
+    def await_nothing(self) -> None:
+        """It has said who it is."""
+        self._stop_timer()
+        self._host.lobby.leave(self)
+
+    def close(self) -> None:
+        """Close once all is sent, or after a while."""
+        self.await_nothing()
+        self._set_timer(_LINGER_S, self.transport.abortConnection)
+        self.outgoing.close()
+
+    # Parts of it.
+
+    def _begin(self) -> None:
+        watch_peer(self.transport, always_reads=False)
+        self.outgoing = Outgoing(self.transport, self._host.guard.wrap(self.client.refill))
+        self.client.connected()
+
+    def _hear(self, data: bytes) -> None:
+        if self.client.is_over:
+            return
+        self.client.heard()
+        try:
+            for message in self._stream.feed(data):
+                self.client.hear(message)
+                if self.client.is_over:
+                    return
+        except WireError as error:
+            self.client.drop(f"broke the protocol: {error}")
+
+    def _lose(self) -> None:
+        self.outgoing.stopProducing()
+        self.client.lost()
+
+    def _no_hello(self) -> None:
+        # Nothing is said, so that a client which the network or its disk has held up comes back.
+        self.client.time_out(f"no valid hello within {HELLO_TIMEOUT_S:g} s")
+
+    def _set_timer(self, delay_s: float, call: Callable[[], object]) -> None:
+        self._timer = self._host.guard.call_later(self._host.clock, delay_s, call)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+
+class ClientFactory(ServerFactory):
+    """Makes a :class:`ClientProtocol` of every connection, as long as there are not too many."""
+
+    noisy = False
+
+    def __init__(self, host: Host, max_connections: int) -> None:
+        self._host = host
+        self._max_connections = max_connections
+        #: All that are open, in the order in which they came; a set's would be another each time.
+        self.connections: dict[ClientProtocol, None] = {}
+
+    def buildProtocol(self, addr: IAddress | None) -> ClientProtocol | None:
+        try:
+            return self._build(getattr(addr, "host", "a connection"))
+        except Exception:
+            self._host.guard.failed(Failure())
+            return None
+
+    def _build(self, address: str) -> ClientProtocol | None:
+        if len(self.connections) >= self._max_connections:
+            # Who is turned away holds its descriptor until the reactor's next turn.
+            _log.info("{address} is no client: too many come at once", address=address)
+            return None
+        connection = ClientProtocol(self._host, address)
+        self.connections[connection] = None
+        connection.lost.addCallback(lambda _: self.connections.pop(connection))
+        return connection

@@ -1,0 +1,64 @@
+"""How a session and its clients show each other who they are: greeting, nonce, proof."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+
+from kollacast.operator.config import ServerConfig
+from kollacast.sending.plan import Plan
+from kollacast.wire import proof
+from kollacast.wire.greeting import Greeting, GroupInfo, Hello
+from kollacast.wire.messages import Proof
+
+
+class Credentials:
+    """The session's name, and its secret where it has one; ``name`` is the image's."""
+
+    def __init__(self, config: ServerConfig, offer: Plan, name: str | None) -> None:
+        self._dialect = offer.dialect
+        self._secret = config.secret
+        self.greeting: Greeting | GroupInfo
+        if not self._dialect.introduces:
+            self.greeting = GroupInfo(config.group, config.port)
+            return
+        self.greeting = Greeting(
+            session=secrets.token_hex(8),
+            salt=offer.salt,
+            group=config.group,
+            port=config.port,
+            mtu=config.mtu,
+            buffer_packets=offer.buffer_packets,
+            window=offer.window,
+            digest=offer.digest,
+            coding=offer.coding,
+            name=name,
+            size=offer.size,
+            image=offer.image,
+            failsafe=config.failsafe,
+        )
+
+    def greet(self, nonce: str, *, fetch: bool, pull: bool, late_join: bool) -> bytes:
+        """The first message to a client that may ``fetch``, and even has to (``pull``).
+
+        With ``late_join`` it fetches only what is announced before it is in.
+        """
+        greeting = self.greeting
+        if isinstance(greeting, GroupInfo):
+            return greeting.encode()
+        if self._secret is not None:
+            greeting = replace(greeting, auth=proof.METHOD, nonce=nonce)
+        return replace(greeting, fetch=fetch, pull=pull, late_join=late_join).encode()
+
+    def answer(self, nonce: str, hello: Hello) -> bytes | None:
+        """The answer to a client that shares the secret; None to one that does not."""
+        if self._secret is None or isinstance(self.greeting, GroupInfo):
+            return b""
+        challenge = proof.Challenge(self.greeting.session, nonce, hello.nonce)
+        try:
+            is_known = challenge.holds(self._secret, "client", bytes.fromhex(hello.proof))
+        except ValueError:
+            return None
+        if not is_known:
+            return None
+        return Proof(challenge.proof(self._secret, "server")).encode(self._dialect)

@@ -1,0 +1,131 @@
+"""The whole run as one value, at one moment; what operators are told is made of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kollacast.operator.config import ServerConfig
+from kollacast.operator.outcome import Outcome, Progress, Status
+from kollacast.sending.plan import Plan
+from kollacast.server.client_record import ClientRecord
+from kollacast.server.conversation import Place
+from kollacast.server.cycle import Stage
+
+_PHASES = {
+    Stage.STARTING: "starting",
+    Stage.GATHERING: "waiting for clients",
+    Stage.SENDING: "sending",
+    Stage.PROVING: "verifying",
+    Stage.PROVED: "verifying",
+    Stage.ENDED: "ending",
+}
+
+
+@dataclass(frozen=True)
+class ClientEntry:
+    """One client, over all of its connections."""
+
+    account: ClientRecord  #: a copy
+    place: Place | None  #: None while it has no connection
+    packets_owed: int = 0  #: that it has asked for
+    answers_due: int = 0  #: that the others wait for
+    messages_queued: int = 0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One run of the server."""
+
+    config: ServerConfig
+    plan: Plan
+    name: str | None  #: of the image
+    stage: Stage
+    seconds: float  #: since the start, up to the end
+    bytes_done: int
+    digest: bytes | None  #: of the image, once all of it is read
+    packets_multicast: int
+    packets_coded: int
+    buffers_in_flight: int
+    connections: int  #: that are open, whoever is at their other end
+    reads_waiting: int  #: of clients that fetch, for what is not read yet
+    clients: tuple[ClientEntry, ...]  #: in the order in which they came
+
+    @property
+    def verified(self) -> int:
+        """How many have the image, here or gone."""
+        return sum(entry.account.verified for entry in self.clients)
+
+    @property
+    def packets_repaired(self) -> int:
+        """How many packets clients lacked, and got."""
+        return sum(entry.account.packets_repaired for entry in self.clients)
+
+    def progress(self) -> Progress:
+        """How far the run is."""
+        here = sum(entry.account.verified or entry.place is not None for entry in self.clients)
+        return Progress(
+            phase=_PHASES[self.stage],
+            bytes_done=self.bytes_done,
+            bytes_total=self.plan.size,
+            clients=self.verified if self.stage is Stage.ENDED else here,
+            clients_expected=self.config.clients,
+            packets_repaired=self.packets_repaired,
+        )
+
+    def outcome(self, reason: str | None) -> Outcome:
+        """How the run has ended, for ``reason`` where it was not with the last report."""
+        verified, expected = self.verified, self.config.clients
+        if verified >= expected:
+            # Whatever came after that has cost nobody anything.
+            status, reason = Status.OK, None
+        else:
+            status = Status.PARTIAL if verified else Status.FAILED
+        report = self._report(reason)
+        if status is Status.OK:
+            line = (
+                f"{verified} of {expected} clients have the image: {report['bytes']} bytes in"
+                f" {self.seconds:.1f} s ({report['throughput_bytes_per_s'] / 1e6:.1f} MB/s)"
+            )
+            if self.digest is not None:
+                line += f", {self.plan.digest} {self.digest.hex()}"
+            return Outcome(status, line, report)
+        if reason is not None:
+            line = reason if not verified else f"{reason}; {verified} of {expected} have the image"
+        else:
+            line = f"{verified} of {expected} clients have the image"
+            absent = expected - len(self.clients)
+            if absent > 0:
+                line += f", {absent} never came"
+        without = self._without(reason)
+        return Outcome(status, f"{line}; without: {without}" if without else line, report)
+
+    def _without(self, reason: str | None) -> str:
+        """Who has not got the image, and why unless for the ``reason`` that all have."""
+        accounts = [entry.account for entry in self.clients]
+        return "; ".join(
+            f"{account.name} ({account.address}): {account.reason}"
+            for account in accounts
+            if not account.verified and account.reason != reason
+        )
+
+    def _report(self, reason: str | None) -> dict[str, Any]:
+        throughput = self.bytes_done / self.seconds if self.seconds else 0.0
+        return {
+            "dialect": self.plan.dialect.name,
+            "group": self.config.group,
+            "port": self.config.port,
+            "name": self.name,
+            "bytes": self.bytes_done,
+            self.plan.digest: None if self.digest is None else self.digest.hex(),
+            "seconds": round(self.seconds, 3),
+            "throughput_bytes_per_s": round(throughput),
+            "packets_multicast": self.packets_multicast,
+            "packets_coded": self.packets_coded,
+            "packets_repaired": self.packets_repaired,
+            "clients_expected": self.config.clients,
+            "clients_verified": self.verified,
+            "reason": reason,
+            "failsafe": self.config.failsafe,
+            "clients": [asdict(entry.account) for entry in self.clients],
+        }

@@ -1,0 +1,135 @@
+"""What operators are told of a run, as made of one value."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from kollacast.operator.config import ServerConfig
+from kollacast.operator.outcome import Status
+from kollacast.sending.plan import offer
+from kollacast.server.client_record import ClientRecord
+from kollacast.server.conversation import Place
+from kollacast.server.cycle import Stage
+from kollacast.server.snapshot import ClientEntry, Snapshot
+from kollacast.wire.checksum import best_crc32c
+from tests.simulation.network import Network
+from tests.simulation.testcase import MemoryTestCase
+
+_ENGINE, _ = best_crc32c()
+_CONFIG = ServerConfig("10.0.0.1", 2, 18383, "239.0.0.1", 1, 1500)
+
+
+def _entry(number: int, place: Place | None, **account: object) -> ClientEntry:
+    record = ClientRecord(f"host{number}", f"10.0.1.{number}")
+    return ClientEntry(dataclasses.replace(record, **account), place)  # type: ignore[arg-type]
+
+
+def _snapshot(*clients: ClientEntry, stage: Stage = Stage.SENDING) -> Snapshot:
+    return Snapshot(
+        config=_CONFIG,
+        plan=offer(_CONFIG, _ENGINE, size=2_000_000, identity="image"),
+        name="kolla.tgz",
+        stage=stage,
+        seconds=2.0,
+        bytes_done=1_000_000,
+        digest=b"\xab\xcd",
+        packets_multicast=685,
+        packets_coded=3,
+        buffers_in_flight=1,
+        connections=len(clients),
+        reads_waiting=0,
+        clients=clients,
+    )
+
+
+_DONE = _entry(1, None, verified=True, packets_repaired=5)
+_HERE = _entry(2, Place.IN_STEP, packets_repaired=2)
+_GONE = _entry(2, None, reason="the connection was lost")
+
+
+class SnapshotTests(SynchronousTestCase):
+    """Values in, words out."""
+
+    def test_progress(self) -> None:
+        progress = _snapshot(_DONE, _HERE).progress()
+        self.assertEqual((progress.phase, progress.bytes_done), ("sending", 1_000_000))
+        self.assertEqual((progress.bytes_total, progress.packets_repaired), (2_000_000, 7))
+        self.assertEqual((progress.clients, progress.clients_expected), (2, 2))
+        # Who has gone without the image takes no part; in the end, only who has it counts.
+        self.assertEqual(_snapshot(_DONE, _GONE).progress().clients, 1)
+        self.assertEqual(_snapshot(_DONE, _HERE, stage=Stage.ENDED).progress().clients, 1)
+
+    def test_every_stage_has_a_word(self) -> None:
+        words = [_snapshot(stage=stage).progress().phase for stage in Stage]
+        self.assertEqual(
+            words,
+            ["starting", "waiting for clients", "sending", "verifying", "verifying", "ending"],
+        )
+
+    def test_outcomes(self) -> None:
+        second = _entry(2, None, verified=True)
+        for clients, reason, status, line in (
+            (
+                (_DONE, second),
+                None,
+                Status.OK,
+                "2 of 2 clients have the image: 1000000 bytes in 2.0 s (0.5 MB/s), sha256 abcd",
+            ),
+            (
+                (_DONE, second),
+                "interrupted",  # and it has cost nobody anything
+                Status.OK,
+                "2 of 2 clients have the image: 1000000 bytes in 2.0 s (0.5 MB/s), sha256 abcd",
+            ),
+            (
+                (_DONE, _GONE),
+                None,
+                Status.PARTIAL,
+                "1 of 2 clients have the image; without: host2 (10.0.1.2): the connection was lost",
+            ),
+            ((_DONE,), None, Status.PARTIAL, "1 of 2 clients have the image, 1 never came"),
+            (
+                (_DONE, _GONE),
+                "interrupted",
+                Status.PARTIAL,
+                "interrupted; 1 of 2 have the image; without: host2 (10.0.1.2): the connection was"
+                " lost",
+            ),
+            (
+                (_entry(1, None, reason="interrupted"), _GONE),
+                "interrupted",
+                Status.FAILED,
+                "interrupted; without: host2 (10.0.1.2): the connection was lost",
+            ),
+            ((), "no client is left", Status.FAILED, "no client is left"),
+        ):
+            outcome = _snapshot(*clients, stage=Stage.ENDED).outcome(reason)
+            self.assertEqual((outcome.status, outcome.line), (status, line))
+            self.assertEqual(outcome.report["reason"], None if status is Status.OK else reason)
+            json.dumps(outcome.report)
+
+
+class MomentTests(MemoryTestCase):
+    """A value of one moment, which time does not change."""
+
+    def test_it_stays_as_it_was(self) -> None:
+        network = Network()
+        server = network.serve(bytes(1000), clients=2)
+        raw = network.raw_client()
+        raw.hello()
+        before = server.snapshot
+        [entry] = before.clients
+        self.assertEqual((entry.account.name, entry.place), ("raw", Place.IN_STEP))
+        self.assertIs(before.stage, Stage.GATHERING)
+        network.join()
+        network.settle()
+        now = server.snapshot
+        self.assertEqual([entry.answers_due for entry in now.clients], [now.plan.window, 0])
+        raw.ready()
+        raw.request(0, 1)
+        self.assertEqual(server.snapshot.packets_repaired, 2)
+        self.assertEqual(before.packets_repaired, 0)
+        self.assertEqual(len(before.clients), 1)
