@@ -1,8 +1,8 @@
-"""The server's buffer cycle as a Mermaid state diagram, made from the machine that runs.
+"""The program's machines as Mermaid state diagrams, made from the machines that run.
 
     state_diagram.py
 
-prints the diagram that ``docs/architecture.md`` embeds.
+prints each diagram as ``docs/architecture.md`` embeds it, in the same order.
 """
 
 from __future__ import annotations
@@ -13,6 +13,11 @@ from typing import Any
 from automat import TypeMachine
 
 from kollacast.server.cycle import Cycle, cycle
+
+#: Each machine: its name on the page, itself, and the protocol of its inputs.
+MACHINES: list[tuple[str, TypeMachine[Any, Any], type]] = [
+    ("the server's cycle", cycle, Cycle),
+]
 
 
 def mermaid(machine: TypeMachine[Any, Any], inputs: type) -> str:
@@ -40,8 +45,9 @@ def mermaid(machine: TypeMachine[Any, Any], inputs: type) -> str:
 
 
 def main() -> int:
-    """Print the diagram."""
-    print(mermaid(cycle, Cycle))
+    """Print the diagrams."""
+    for name, machine, inputs in MACHINES:
+        print(f"<!-- state diagram: {name} -->\n```mermaid\n{mermaid(machine, inputs)}\n```")
     return 0
 
 
