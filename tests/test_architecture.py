@@ -32,7 +32,7 @@ _TIMES_OF_DAY = {
     "datetime.datetime.now",
 }
 #: What a floor without I/O may have of Twisted and of the system.
-_PURE = {"twisted.internet.defer"}
+_PURE = {"twisted.internet.defer", "twisted.internet.interfaces", "twisted.python.failure"}
 _IO = {"os", "select", "selectors", "subprocess", "threading", "time", "twisted", "asyncio"}
 
 
