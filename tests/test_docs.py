@@ -197,8 +197,9 @@ class ReadmeTests(SynchronousTestCase):
             None,
         )
         assert isinstance(session.greeting, Greeting)
-        self.assertEqual(of_greeting(session.greeting).unread, int(allowed))
-        self.assertEqual(of_group_info(GroupInfo("224.238.0.31", 18383)).unread, int(allowed))
+        self.assertEqual(of_greeting(session.greeting).shape.unread_bytes, int(allowed))
+        jasmine = of_group_info(GroupInfo("224.238.0.31", 18383))
+        self.assertEqual(jasmine.shape.unread_bytes, int(allowed))
 
     def test_server_options(self) -> None:
         self._check_options("### Options of the server", ServerOptions())

@@ -29,6 +29,7 @@ from kollacast.packets.buffer import InconsistentBuffer
 from kollacast.receiving.output import Output
 from kollacast.receiving.reception import Reception
 from kollacast.receiving.route import ReceiverFactory, Route
+from kollacast.receiving.shape import Way
 from kollacast.transport.receiver import open_receiver
 from kollacast.transport.worker import ThreadWorker, Worker
 from kollacast.wire.checksum import best_crc32c
@@ -225,7 +226,7 @@ class Client:
         if self._output is None:
             # A server that is about to end still takes connections for a moment.
             self._connect_again("what answers there closes the connection")
-        elif self._terms is not None and (self._terms.fetch or self._waits_for_others):
+        elif self._terms is not None and (self._terms.shape.can_fetch or self._waits_for_others):
             if self._refused_for_now is None and not is_told:
                 _log.warn("the connection to the server is lost: trying to come back")
             self._come_back(self._output)
@@ -241,12 +242,12 @@ class Client:
     @property
     def _may_look_on(self) -> bool:
         """Whether the next server can bring what this one has not."""
-        can_fetch = self._terms is not None and self._terms.fetch
+        can_fetch = self._terms is not None and self._terms.shape.can_fetch
         return self._route is None or self._waits_for_others or can_fetch
 
     @property
     def _greets(self) -> bool:
-        return self._terms is not None and self._terms.dialect.introduces
+        return self._terms is not None and self._terms.shape.dialect.introduces
 
     def _try_later(self, reason: str) -> None:
         """The server takes an earlier connection of this host for one that still works."""
@@ -312,7 +313,7 @@ class Client:
                 return
             self._terms = terms_of.of_group_info(message)
             self._take_output(self._new_output(self._terms, 0))
-            self._begin_route(self._terms, Route.receive)
+            self._begin_route(self._terms, Way.IN_STEP)
         elif isinstance(message, Report):
             refused, later = message.says("refused"), message.says("later")
             if later and refused and self._waits_for_others:
@@ -352,33 +353,33 @@ class Client:
         if terms.auth not in (None, METHOD):
             self._end(f"the server asks for a proof by {terms.auth}, which is not known here")
             return
-        if terms.packets < terms.buffer_packets:
+        if terms.packets < terms.shape.buffer_packets:
             _log.info("buffers of {packets} packets are the most for here", packets=terms.packets)
-        resumable = terms.fetch and terms.digest in available_digests()
+        resumable = terms.shape.can_fetch and terms.digest in available_digests()
         before, output = self._terms, self._output
         kept = 0
         if output is None and resumable:
-            kept = await self._workers[0].run(self._sink.resume, terms.image, terms.capacity)
-        elif output is not None and not self._goes_on(before, terms):
+            kept = await self._workers[0].run(self._sink.resume, terms.image, terms.shape.capacity)
+        elif output is not None and not (before is not None and before.is_same_image(terms)):
             await self._start_over(output)
             output = self._output = None
         if self._ended or connection is not self._connection:
             return
         self._terms = terms
         kept = output.bytes_kept if output is not None else kept
-        pull = terms.pull or kept > 0
-        late_join = pull and terms.late_join and self._sink.can_skip and not self._is_unreached
+        way = terms.way(kept, self._sink.can_skip and not self._is_unreached)
+        pull = way is not Way.IN_STEP
         # First of all, so that the server hears by name of what goes wrong from here on.
         client_nonce, proof = self._prove_secret(terms)
         hello = Hello(
             self._config.name,
             terms.packets,
             coding=terms.coding,
-            fetch=terms.fetch,
+            fetch=terms.shape.can_fetch,
             pull=pull,
-            late_join=late_join,
-            kept=-(-kept // terms.capacity) if pull else 0,
-            run=self._run_id if terms.fetch else "",
+            late_join=way is Way.LATE,
+            kept=-(-kept // terms.shape.capacity) if pull else 0,
+            run=self._run_id if terms.shape.can_fetch else "",
             nonce=client_nonce,
             proof=proof,
         )
@@ -386,16 +387,13 @@ class Client:
         if terms.digest not in available_digests():
             self._end(f"the image is proved by {terms.digest}, which is not installed here")
             return
-        connection.stream.capacity = terms.capacity
+        connection.stream.capacity = terms.shape.capacity
         if output is None:
             output = self._new_output(terms, kept)
             self._take_output(output)
             if kept:
                 _log.info("{kept} bytes are here already: going on behind them", kept=kept)
-        if late_join:
-            self._begin_route(terms, Route.receive_late)
-        else:
-            self._begin_route(terms, Route.fetch if pull else Route.receive)
+        self._begin_route(terms, way)
 
     @property
     def _is_unreached(self) -> bool:
@@ -410,14 +408,6 @@ class Client:
         challenge = Challenge(terms.session, terms.nonce, nonce)
         self._proof_due = challenge.proof(self._config.secret, "server")
         return nonce, challenge.proof(self._config.secret, "client").hex()
-
-    def _goes_on(self, before: Terms | None, terms: Terms) -> bool:
-        """Whether ``terms`` are of the image of which a part is here."""
-        return (
-            before is not None
-            and terms.fetch
-            and (before.image, before.digest) == (terms.image, terms.digest)
-        )
 
     async def _start_over(self, output: Output) -> None:
         _log.warn("the server has another image now: starting over")
@@ -442,19 +432,19 @@ class Client:
 
     def _codec(self, terms: Terms) -> PacketCodec:
         engine, warning = best_crc32c()
-        if warning and terms.dialect.seeds_crc and not self._routes:
+        if warning and terms.shape.dialect.seeds_crc and not self._routes:
             _log.warn("{warning}", warning=warning)
-        return terms.dialect.codec(terms.salt, engine)
+        return terms.shape.dialect.codec(terms.shape.salt, engine)
 
-    def _begin_route(self, terms: Terms, begin: Callable[[Route], None]) -> None:
+    def _begin_route(self, terms: Terms, way: Way) -> None:
         connection, output = self._connection, self._output
         assert connection is not None
         assert output is not None
-        connection.stream.capacity = terms.capacity
+        connection.stream.capacity = terms.shape.capacity
         route = Route(
             self._reactor,
             connection,
-            terms,
+            terms.shape,
             self._codec(terms),
             output,
             self._config.local_ip,
@@ -463,7 +453,7 @@ class Client:
         route.ended.addCallbacks(lambda _: self._received_all(), self._cannot_keep)
         self._routes.append(route)
         self._route = route
-        begin(route)
+        route.begin(way)
 
     def _leave_route(self) -> None:
         """Nothing more comes the way it has come so far."""
@@ -481,7 +471,7 @@ class Client:
     def _received_all(self) -> None:
         assert self._terms is not None
         self._complete = True
-        if not self._terms.dialect.proves or self._expected_digest is not None:
+        if not self._terms.shape.dialect.proves or self._expected_digest is not None:
             self._begin_commit()
 
     def _prove(self, expected: bytes) -> None:
@@ -515,10 +505,10 @@ class Client:
         finally:
             committed.callback(None)
         if not self._ended and self._connection is not None:
-            if self._terms.dialect.proves:
-                self._connection.send(Report(self._report(None)).encode(self._terms.dialect))
+            if self._terms.shape.dialect.proves:
+                self._connection.send(Report(self._report(None)).encode(self._terms.shape.dialect))
             else:
-                self._connection.send(Done().encode(self._terms.dialect))
+                self._connection.send(Done().encode(self._terms.shape.dialect))
         self._end(None)
 
     def _cannot_keep(self, failure: Failure) -> None:
@@ -554,12 +544,12 @@ class Client:
         closing: list[Deferred[Any]] = list(self._routes_closing)
         connection = self._connection
         if connection is not None and self._closed is not None:
-            if reason is not None and self._terms is not None and self._terms.dialect.proves:
-                connection.send(Report(self._report(reason)).encode(self._terms.dialect))
+            if reason is not None and self._terms is not None and self._terms.shape.dialect.proves:
+                connection.send(Report(self._report(reason)).encode(self._terms.shape.dialect))
             closing.append(self._closed)
             timer = self._reactor.callLater(_LINGER_S, connection.abort)
             self._closed.addCallback(lambda _: timer.active() and timer.cancel())
-            if reason is None and self._terms is not None and self._terms.dialect.proves:
+            if reason is None and self._terms is not None and self._terms.shape.dialect.proves:
                 connection.await_close()
             else:
                 connection.close()
@@ -604,13 +594,13 @@ class Client:
             "name": self._config.name,
             "server": self._config.server_ip,
             "image": terms.name if terms else None,
-            "dialect": terms.dialect.name if terms else None,
+            "dialect": terms.shape.dialect.name if terms else None,
             "bytes": output.bytes_kept if output else 0,
             "bytes_resumed": output.bytes_resumed if output else 0,
             terms.digest if terms else "sha256": self._digest.hex() if self._digest else None,
             "packets_multicast": sum(count.placed for count in counts),
             "packets_repaired": self._packets_repaired,
-            "packets_fetched": sum(pull.packets for route in self._routes for pull in route.pulls),
+            "packets_fetched": sum(f.packets for route in self._routes for f in route.fetchings),
             "packets_decoded": sum(count.decoded for count in counts),
             "packets_repeated": sum(count.repeated for count in counts),
             "packets_damaged": sum(count.damaged for count in counts),
