@@ -12,11 +12,14 @@ from typing import Any
 
 from automat import TypeMachine
 
+from kollacast.client.conversation import Conversation as ClientConversation
+from kollacast.client.conversation import conversation as client_conversation
 from kollacast.server.cycle import Cycle, cycle
 
 #: Each machine: its name on the page, itself, and the protocol of its inputs.
 MACHINES: list[tuple[str, TypeMachine[Any, Any], type]] = [
     ("the server's cycle", cycle, Cycle),
+    ("a client's attempt", client_conversation, ClientConversation),
 ]
 
 

@@ -17,7 +17,7 @@ from weakref import WeakSet
 from twisted.internet.error import CannotListenError
 from twisted.logger import capturedLogs, formatEvent
 
-from kollacast.client.client import GREETING_TIMEOUT_S
+from kollacast.client.attempt import GREETING_TIMEOUT_S
 from kollacast.operator.outcome import Outcome, Status
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.receiving import reception

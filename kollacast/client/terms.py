@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from kollacast.receiving.shape import Shape, Way
 from kollacast.wire.dialect import JASMINE, KOLLACAST
 from kollacast.wire.greeting import Greeting, GroupInfo
+from kollacast.wire.proof import METHOD
 from kollacast.wire.structures import payload_capacity
 
 #: Payload bytes of the buffers that this client is willing to hold, where it has a say.
@@ -42,6 +43,16 @@ class Terms:
         if not self.must_fetch and not kept:
             return Way.IN_STEP
         return Way.LATE if self.may_join_late and can_receive_late else Way.FETCHING
+
+    def objection(self, has_secret: bool) -> str | None:
+        """Why nothing can come of these terms here, as far as the shared secret goes."""
+        if self.auth is None and has_secret:
+            return "the server does not ask for the shared secret, and so does not prove it"
+        if self.auth is not None and not has_secret:
+            return "the server asks for a shared secret: give --token-file"
+        if self.auth not in (None, METHOD):
+            return f"the server asks for a proof by {self.auth}, which is not known here"
+        return None
 
     def is_same_image(self, other: Terms) -> bool:
         """Whether what was kept on these terms can be gone on with on the ``other`` ones."""

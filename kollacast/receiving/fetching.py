@@ -123,7 +123,7 @@ class Fetching:
         self._payloads.clear()
         self._keeping += 1
         kept = self._keep([memoryview(data)])
-        kept.addCallbacks(lambda _: self._kept(count), self._failed)
+        kept.addCallback(lambda _: self._kept(count)).addErrback(self._failed)
 
     def _kept(self, count: int) -> None:
         self._keeping -= 1

@@ -9,14 +9,15 @@ fetches what was before.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kollacast.events.guard import Guard
+from kollacast.events.reactor import IReactor
 from kollacast.receiving.connection import Connection
 from kollacast.receiving.fetching import Fetching
 from kollacast.receiving.output import Output
@@ -42,31 +43,56 @@ _STOPPED = (
     " firewall drops UDP to the group now"
 )
 
-ReceiverFactory = Callable[[Any, MulticastReceiver, tuple[str, int], str, int], Any]
+
+class MulticastPort(Protocol):
+    """The open port of a multicast group that this host has joined."""
+
+    def rejoin(self) -> None:
+        """Join the group anew."""
+
+    def why_unreached(self, source: str, mtu: int) -> str | None:
+        """What on this host keeps multicast of ``mtu`` bytes from ``source`` out, if it is here."""
+
+    def stopListening(self) -> Deferred[None] | None:
+        """Close the port; fires once it is closed."""
+
+
+class OpenReceiver(Protocol):
+    """Joins a multicast group; see :func:`kollacast.transport.receiver.open_receiver`."""
+
+    def __call__(
+        self,
+        reactor: IReactor,
+        protocol: MulticastReceiver,
+        group: tuple[str, int],
+        local_ip: str,
+        window: int,
+        /,
+    ) -> MulticastPort:
+        """Raises CannotListenError and OSError."""
 
 
 class Route:
     """Brings an image of this ``shape`` to ``output``.
 
     :attr:`ended` fires when all of it is kept.  It fails with OSError when the sink
-    does, and with InconsistentBuffer.
+    does, and with InconsistentBuffer.  What goes wrong elsewhere is told to ``guard``.
     """
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactor,
         connection: Connection,
         shape: Shape,
         codec: PacketCodec,
         output: Output,
         local_ip: str,
-        open_port: ReceiverFactory,
+        open_port: OpenReceiver,
+        guard: Guard,
     ) -> None:
         self.ended: Deferred[None] = Deferred()
         #: How far the image is, for people.
         self.phase = "waiting for the others"
-        #: Whether the server has said anything of the image.
-        self.has_begun = False
         #: Whether no multicast has ever reached this host.
         self.is_unreached = False
         #: What has come, and how: of interest when all is over.
@@ -79,9 +105,10 @@ class Route:
         self._output = output
         self._local_ip = local_ip
         self._open_port = open_port
+        self._guard = guard
         # None also where the group cannot be joined.
-        self._port: Any = None
-        self._port_closed: Deferred[Any] = succeed(None)
+        self._port: MulticastPort | None = None
+        self._port_closed: Deferred[None] = succeed(None)
         self._reception: Reception | None = None
         self._fetching: Fetching | None = None
         # The first packet that comes by multicast, while those before it are fetched.
@@ -96,7 +123,7 @@ class Route:
             self._first = 0 if way is Way.IN_STEP else None
             self._join_group()
 
-    def stop(self) -> Deferred[Any]:
+    def stop(self) -> Deferred[None]:
         """Nothing comes this way any more; fires when the group is left."""
         self._stopped = True
         if self._fetching is not None:
@@ -115,7 +142,6 @@ class Route:
 
     def received(self, message: Message) -> None:
         """A message of the image.  Raises WireError when it is out of turn."""
-        self.has_begun = True
         reception, fetching = self._reception, self._fetching
         if isinstance(message, Detach):
             if reception is not None:
@@ -155,23 +181,23 @@ class Route:
 
     def _join_group(self) -> None:
         reception = Reception(self._connection, self._shape, self._codec, self._output, self._first)
-        reception.ended.addCallbacks(lambda _: self._received_all(), self._failed)
+        reception.ended.addCallback(lambda _: self._received_all()).addErrback(self._failed)
         self.receptions.append(reception)
         self._reception = reception
         try:
-            self._open_at_an_address(reception)
+            port = self._port = self._open_at_an_address(reception)
         except (CannotListenError, OSError) as error:
             self._cannot_join(error)
             return
         reception.silent = self._nothing_heard
-        reception.renew = self._port.rejoin
+        reception.renew = port.rejoin
         reception.heard = self._heard_again
 
-    def _open_at_an_address(self, reception: Reception) -> None:
+    def _open_at_an_address(self, reception: Reception) -> MulticastPort:
         """Open the port where that was asked for, or at the address that this host has instead."""
         here = self._connection.local_ip
         try:
-            self._open(reception)
+            return self._open(reception)
         except OSError as error:
             if error.errno not in _NO_ADDRESS or here == self._local_ip:
                 raise
@@ -181,15 +207,18 @@ class Route:
                 here=here,
             )
             self._local_ip = here
-            self._open(reception)
+            return self._open(reception)
 
-    def _open(self, reception: Reception) -> None:
-        receiver = MulticastReceiver(self._reactor, reception.intake, reception.arrived)
+    def _open(self, reception: Reception) -> MulticastPort:
+        receiver = MulticastReceiver(
+            self._reactor, reception.intake, reception.arrived, self._guard
+        )
         shape = self._shape
-        self._port = self._open_port(
+        port = self._open_port(
             self._reactor, receiver, shape.group, self._local_ip, shape.unread_bytes
         )
         reception.drain = receiver.drain
+        return port
 
     def _cannot_join(self, error: Exception) -> None:
         """This host gets no multicast over this connection: TCP brings all."""
@@ -214,7 +243,7 @@ class Route:
             self._reception.stop()
             self._reception = None
         if self._port is not None:
-            self._port_closed = maybeDeferred(self._port.stopListening)
+            self._port_closed = self._port.stopListening() or succeed(None)
             self._port = None
 
     def _join_late(self, ctl: BufferCtl) -> None:
@@ -225,6 +254,7 @@ class Route:
     def _nothing_heard(self, silence: Silence) -> None:
         """Multicast passes this host by."""
         group, port = self._shape.group
+        assert self._port is not None
         found = self._port.why_unreached(self._connection.server_ip, self._shape.mtu)
         _log.warn(
             "{what}: {packets} packets were sent to group {group} port {port} and none came in by"
@@ -269,7 +299,7 @@ class Route:
         self._fetching = fetching
         self.fetchings.append(fetching)
         self.phase = "fetching"
-        fetching.ended.addCallbacks(lambda _: self._fetched_all(), self._failed)
+        fetching.ended.addCallback(lambda _: self._fetched_all()).addErrback(self._failed)
         fetching.start()
 
     # The end.

@@ -17,13 +17,13 @@ from twisted.internet.interfaces import (
     IConnector,
     IHostResolution,
     IListeningPort,
-    IReactorPluggableNameResolver,
-    IReactorTCP,
 )
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from kollacast.events.reactor import IReactor
+from kollacast.transport.receiver import MulticastReceiver
 from tests.simulation.links import Links, Node, Weather, flip_bit
 from tests.simulation.multicast import MemoryReceivePort, MemorySendPort
 from tests.simulation.scheduler import Task
@@ -31,7 +31,7 @@ from tests.simulation.system_error import system_error
 from tests.simulation.tcp import MemoryTransport
 
 
-@implementer(IReactorTCP, IReactorPluggableNameResolver)
+@implementer(IReactor)
 class Host(Node):
     """One host's reactor: the network's clock, and connections with an address of its own."""
 
@@ -73,6 +73,9 @@ class Host(Node):
         self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: Any = None
     ) -> MemoryConnector:
         return MemoryConnector(self, IPv4Address("TCP", host, port), factory, timeout)
+
+    def callFromThread(self, callable: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+        raise NotImplementedError
 
     def new_address(self) -> IPv4Address:
         return IPv4Address("TCP", self.address, next(self._numbers))
@@ -302,9 +305,15 @@ def open_sender(host: Host, protocol: Any, local_ip: str, ttl: int) -> MemorySen
 
 
 def open_receiver(
-    host: Host, protocol: Any, group: tuple[str, int], local_ip: str, window: int
+    reactor: IReactor,
+    protocol: MulticastReceiver,
+    group: tuple[str, int],
+    local_ip: str,
+    window: int,
 ) -> MemoryReceivePort:
     """Stands for ``kollacast.transport.receiver.open_receiver``."""
+    host = reactor
+    assert isinstance(host, Host)
     if host.port_error is not None:
         raise host.port_error
     struct.pack("i", window)  # as setsockopt does
