@@ -11,6 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from kollacast.client.connecting import NotConnected, connect
 from kollacast.client.connection import ServerConnection
@@ -78,6 +79,7 @@ class Attempt:
         self._digest_due: bytes | None = None
         # There are many of them, and once the image has begun to come, none changes the state.
         self._packets_go_to: Callable[[Packet], None] | None = None
+        self._is_over = False
         self._ended: Deferred[Ending] = Deferred()
         self._closing: list[Deferred[None]] = []
 
@@ -90,6 +92,9 @@ class Attempt:
     def fail(self, failed: Failed) -> None:
         """End the run, unless the attempt is over."""
         self._machine.fail(failed)
+        if failed.is_program_error:
+            # The machine may have stopped in the middle of a step to the end.
+            self.end(failed)
 
     def closed(self) -> Deferred[None]:
         """Fires once an attempt that is over has nothing open any more."""
@@ -109,18 +114,23 @@ class Attempt:
                 config.server_ip,
                 config.port,
                 self._deadline,
-                lambda: ServerConnection(self, self._guard),
+                self._new_connection,
             )
         except NotConnected as error:
             self.fail(not_found(config, str(error), self._copy))
         except (CancelledError, ConnectingCancelledError):
             pass  # the attempt is over
 
-    def connected(self, connection: ServerConnection) -> None:
+    def _new_connection(self) -> ServerConnection:
+        """One that is about to open: from here on there is nothing else to call off."""
+        self._connecting = None
+        self._connection = ServerConnection(self, self._guard)
+        self._closing.append(self._connection.closed)
+        return self._connection
+
+    def connected(self) -> None:
         """The connection is open."""
-        self._connection = connection
         self._connected_at = self._reactor.seconds()
-        self._closing.append(connection.closed)
         self._machine.connected()
 
     def received(self, message: Message) -> None:
@@ -297,23 +307,33 @@ class Attempt:
         return Failed(f"{self._server}: {complaint}")
 
     def end(self, ending: Ending) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
         try:
-            self._cancel_timer()
-            if self._connecting is not None:
-                self._connecting.cancel()
-            if self.route is not None:
-                self._closing.append(self.route.stop())
-                self.route = self._packets_go_to = None
+            self._close(ending)
+        except Exception:
+            # The run ends all the same, and what cannot be closed as it should be is cut off.
+            self._guard.failed(Failure())
             if self._connection is not None:
-                self._say_last(self._connection, ending)
-        finally:
-            self._ended.callback(ending)
+                self._connection.abort()
+        self._ended.callback(ending)
+
+    def _close(self, ending: Ending) -> None:
+        self._cancel_timer()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self.route is not None:
+            self._closing.append(self.route.stop())
+            self.route = self._packets_go_to = None
+        if self._connection is not None:
+            self._say_last(self._connection, ending)
 
     def _say_last(self, connection: ServerConnection, ending: Ending) -> None:
         """Tell the server how it went, as far as it wants to know, and close the connection."""
         if connection.closed.called:
             return
-        timer = self._reactor.callLater(_LINGER_S, connection.abort)
+        timer = self._guard.call_later(self._reactor, _LINGER_S, connection.abort)
         connection.closed.addCallback(lambda _: timer.cancel() if timer.active() else None)
         dialect = self._terms.shape.dialect if self._terms is not None else None
         is_got = isinstance(ending, Got)

@@ -22,7 +22,7 @@ from kollacast.wire.structures import WireError
 class Listener(Interface):
     """What the connection tells the attempt it belongs to."""
 
-    def connected(self, connection: ServerConnection) -> None:
+    def connected(self) -> None:
         """The connection is open; nothing has been read."""
 
     def received(self, message: Message) -> None:
@@ -63,9 +63,8 @@ class ServerConnection(Protocol):
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._is_closed = True
-        self._outgoing.stopProducing()
         self.closed.callback(None)
-        self._guarded(self._listener.lost)
+        self._guarded(self._lose)
 
     def _guarded(self, function: Callable[..., None], *args: object) -> None:
         try:
@@ -77,8 +76,15 @@ class ServerConnection(Protocol):
 
     def _open(self) -> None:
         self._outgoing = Outgoing(self.transport, _nothing)
-        watch_peer(self.transport, always_reads=True)
-        self._listener.connected(self)
+        self._listener.connected()
+        try:
+            watch_peer(self.transport, always_reads=True)
+        except OSError:
+            self.abort()  # it is closed by now
+
+    def _lose(self) -> None:
+        self._outgoing.stopProducing()
+        self._listener.lost()
 
     def _read(self, data: bytes) -> None:
         self.has_heard = True

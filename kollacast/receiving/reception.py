@@ -108,10 +108,6 @@ class Reception:
         self._stopped = False
 
     @property
-    def packets_multicast(self) -> int:
-        return self.intake.counts.placed
-
-    @property
     def packets_repaired(self) -> int:
         """Packets that came again, by TCP or out of a coded repair."""
         return self._retransmitted + self.intake.counts.decoded

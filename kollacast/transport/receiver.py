@@ -19,7 +19,6 @@ from typing import Any
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from kollacast.events.guard import Guard
 from kollacast.packets.intake import BATCH, RUN, Intake, Landing
@@ -81,10 +80,7 @@ class MulticastReceiver(DatagramProtocol):
 
     def readable(self) -> None:
         """Something waits, and it is the receiver's turn."""
-        try:
-            self._take_turn()
-        except Exception:
-            self._guard.failed(Failure())
+        self._guard.wrap(self._take_turn)()
 
     def _take_turn(self) -> None:
         if self._read_batches(_BATCHES_A_TURN) < _BATCHES_A_TURN and self._gathering is None:
@@ -101,6 +97,9 @@ class MulticastReceiver(DatagramProtocol):
         self._read_batches(64 * _BATCHES_A_TURN)
 
     def stopProtocol(self) -> None:
+        self._guard.wrap(self._gather_no_more)()
+
+    def _gather_no_more(self) -> None:
         if self._gathering is not None:
             self._gathering.cancel()
             self._gathering = None
