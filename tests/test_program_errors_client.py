@@ -82,7 +82,7 @@ _HANDLERS = {
 }
 #: What only the kernel's own calls lead to, and connections that nobody needs any more.
 _ELSEWHERE = {
-    "MulticastReceiver._read_runs",
+    "MulticastReceiver._read_segments",
     "Intake.is_expected",
     "Intake.landed",
     "Attempt.hang_up",

@@ -9,6 +9,7 @@ fetches what was before.
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, succeed
@@ -57,19 +58,8 @@ class MulticastPort(Protocol):
         """Close the port; fires once it is closed."""
 
 
-class OpenReceiver(Protocol):
-    """Joins a multicast group; see :func:`kollacast.transport.receiver.open_receiver`."""
-
-    def __call__(
-        self,
-        reactor: IReactor,
-        protocol: MulticastReceiver,
-        group: tuple[str, int],
-        local_ip: str,
-        window: int,
-        /,
-    ) -> MulticastPort:
-        """Raises CannotListenError and OSError."""
+#: Joins a multicast group as :func:`kollacast.transport.receiver.open_receiver` does.
+OpenReceiver = Callable[[IReactor, MulticastReceiver, tuple[str, int], str, int], MulticastPort]
 
 
 class Route:

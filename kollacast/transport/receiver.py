@@ -223,7 +223,11 @@ class _ReceivePort(MulticastPort):
 
 
 def open_receiver(
-    reactor: Any, protocol: MulticastReceiver, group: tuple[str, int], local_ip: str, window: int
+    reactor: IReactorTime,
+    protocol: MulticastReceiver,
+    group: tuple[str, int],
+    local_ip: str,
+    window: int,
 ) -> _ReceivePort:
     """Join ``group`` (address, port) on the interface of ``local_ip``.
 
@@ -231,7 +235,14 @@ def open_receiver(
     CannotListenError and OSError.
     """
     address, number = group
-    port = _ReceivePort(number, protocol, address, reactor=reactor, listenMultiple=True)
+    # Twisted's port names a reactor for a way to join that is not used here.
+    port = _ReceivePort(
+        number,
+        protocol,
+        address,
+        reactor=reactor,  # type: ignore[arg-type]
+        listenMultiple=True,
+    )
     port.group, port.local_ip = address, local_ip
     port.startListening()
     try:
