@@ -85,7 +85,7 @@ def _read_server(pieces: Iterator[bytes]) -> _Reading:
         """Do what a client does: set the capacity, and ask for packets after SENT."""
         nonlocal asked
         if isinstance(message, Greeting):
-            stream.capacity = of_greeting(message).capacity
+            stream.capacity = of_greeting(message).shape.capacity
         elif stream.dialect is JASMINE:
             stream.capacity = 1460
             if isinstance(message, BufferCtl):
@@ -143,7 +143,7 @@ def introductions(data: bytes) -> None:
 def _greeting(data: bytes) -> None:
     greeting = Greeting.decode(data)
     _same(greeting, Greeting.decode(greeting.encode()[8:]), "sent on")
-    if not isinstance(greeting, Refusal) and of_greeting(greeting).unread > _MAX_WINDOW:
+    if not isinstance(greeting, Refusal) and of_greeting(greeting).shape.unread_bytes > _MAX_WINDOW:
         raise AssertionError("a window of more memory than a client gives")
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from automat import TypeMachine
 
+from kollacast.client.conversation import Conversation as ClientConversation
+from kollacast.client.conversation import conversation as client_conversation
 from kollacast.server.conversation import Conversation, Proof, conversation, proof
 from kollacast.server.cycle import Cycle, cycle
 
@@ -20,6 +22,7 @@ MACHINES: list[tuple[str, TypeMachine[Any, Any], type]] = [
     ("the server's cycle", cycle, Cycle),
     ("the conversation with one client", conversation, Conversation),
     ("the proof of one client", proof, Proof),
+    ("a client's attempt", client_conversation, ClientConversation),
 ]
 
 

@@ -194,8 +194,9 @@ class ReadmeTests(SynchronousTestCase):
         config = ServerConfig("127.0.0.1", 1, 18383, "239.238.0.31", 8, 1500)
         greeting = Credentials(config, offer(config, crcmod_engine(), None, None), None).greeting
         assert isinstance(greeting, Greeting)
-        self.assertEqual(of_greeting(greeting).unread, int(allowed))
-        self.assertEqual(of_group_info(GroupInfo("224.238.0.31", 18383)).unread, int(allowed))
+        self.assertEqual(of_greeting(greeting).shape.unread_bytes, int(allowed))
+        jasmine = of_group_info(GroupInfo("224.238.0.31", 18383))
+        self.assertEqual(jasmine.shape.unread_bytes, int(allowed))
 
     def test_server_options(self) -> None:
         self._check_options("### Options of the server", ServerOptions())

@@ -17,6 +17,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
+from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake, Landing
 from kollacast.transport import frames, receiver, segments, sender
@@ -34,6 +35,8 @@ _GROUP = "239.255.76.67"
 _ENGINE, _ = best_crc32c()
 #: Bytes that a test's receiver should be able to hold; what is sent at once stays well below.
 _WINDOW = 4 * 1024 * 1024
+#: What goes wrong is raised where it happens.
+_GUARD = Guard(lambda failure: failure.raiseException())
 
 
 def _free_port() -> int:
@@ -81,7 +84,7 @@ class _PortsTest(unittest.TestCase):
         codec = dialect.codec(self.salt, _ENGINE)
         group = (_GROUP, _free_port())
         self.intake = _Intake(codec, self.capacity)
-        self.receiver = MulticastReceiver(reactor, self.intake, self.arrived)
+        self.receiver = MulticastReceiver(reactor, self.intake, self.arrived, _GUARD)
         self.waiting: list[tuple[PacketBuffer, Deferred[None]]] = []
         listening = open_receiver(reactor, self.receiver, group, _LOOPBACK, _WINDOW)
         self.addCleanup(listening.stopListening)
@@ -258,7 +261,7 @@ class Doors(_PortsTest):
 
     def receiver_for(self) -> MulticastReceiver:
         codec = KOLLACAST.codec(0, _ENGINE)
-        return MulticastReceiver(reactor, Intake(codec, 1460), lambda: None)
+        return MulticastReceiver(reactor, Intake(codec, 1460), lambda: None, _GUARD)
 
     def test_no_interface_has_the_local_address(self) -> None:
         number = _free_port()
@@ -634,7 +637,7 @@ class Interrupted(unittest.SynchronousTestCase):
             self.arrivals += 1
 
         intake = Intake(KOLLACAST.codec(0, _ENGINE), 16)
-        protocol = MulticastReceiver(Clock(), intake, arrived)
+        protocol = MulticastReceiver(Clock(), intake, arrived, _GUARD)
         protocol.transport = _Port()
         protocol.startProtocol()
         return protocol
@@ -682,7 +685,7 @@ class Looks(unittest.SynchronousTestCase):
         self.clock = Clock()
         self.port = _Port()
         intake = Intake(KOLLACAST.codec(0, _ENGINE), 16)
-        self.receiver = MulticastReceiver(self.clock, intake, lambda: None)
+        self.receiver = MulticastReceiver(self.clock, intake, lambda: None, _GUARD)
         self.receiver.transport = self.port
         self.receiver.startProtocol()
 

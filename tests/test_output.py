@@ -1,4 +1,4 @@
-"""What is kept and digested: from one end, from two, and on top of what was there."""
+"""What is kept and digested: in order, with gaps, and on top of what was there."""
 
 from __future__ import annotations
 
@@ -63,11 +63,8 @@ class OutputTests(SynchronousTestCase):
         while self.disk.work() or self.digests.work():
             pass
 
-    def head(self, output: Output, start: int, end: int) -> None:
-        output.keep([memoryview(_IMAGE[start:end])])
-
-    def tail(self, output: Output, start: int, end: int) -> None:
-        output.keep_tail([memoryview(_IMAGE[start:end])])
+    def keep(self, output: Output, start: int, end: int) -> None:
+        output.writer(start)([memoryview(_IMAGE[start:end])])
 
     def assert_whole(self, output: Output) -> None:
         self.work()
@@ -85,7 +82,7 @@ class OutputTests(SynchronousTestCase):
         self.patch(self.sink, "mark", None)
         output = self.output()
         for at in range(0, 250, 50):
-            self.head(output, at, at + 50)
+            self.keep(output, at, at + 50)
         self.assertNoResult(output.settled())
         self.work()
         self.successResultOf(output.settled())
@@ -93,8 +90,8 @@ class OutputTests(SynchronousTestCase):
 
     def test_on_top_of_what_was_there(self) -> None:
         output = self.output(kept=100)
-        self.head(output, 100, 200)
-        self.head(output, 200, 250)
+        self.keep(output, 100, 200)
+        self.keep(output, 200, 250)
         self.assert_whole(output)
 
     def test_the_digest_waits_for_what_is_read_back(self) -> None:
@@ -104,67 +101,57 @@ class OutputTests(SynchronousTestCase):
         self.work()
         self.assertEqual(self.successResultOf(digest), hashlib.sha256(_IMAGE).digest())
 
-    def test_the_head_reaches_the_tail(self) -> None:
+    def test_a_gap_that_closes(self) -> None:
         output = self.output()
-        output.begin_tail(100)
-        self.tail(output, 100, 150)
-        self.head(output, 0, 60)
+        self.keep(output, 100, 150)
+        self.keep(output, 0, 60)
         self.work()
         self.assertEqual((output.bytes_kept, self.sink.marked), (60, 60))
-        self.tail(output, 150, 200)
-        self.head(output, 60, 100)
+        self.keep(output, 150, 200)
+        self.keep(output, 60, 100)
         self.work()
         self.assertEqual((output.bytes_kept, self.sink.marked), (200, None))
-        self.tail(output, 200, 250)
+        self.keep(output, 200, 250)
         self.assert_whole(output)
 
-    def test_the_tail_begins_inside_the_head(self) -> None:
+    def test_a_part_that_begins_in_what_is_kept(self) -> None:
         output = self.output(kept=100)
-        output.begin_tail(40)
         for at in range(40, 250, 70):
-            self.tail(output, at, at + 70)
+            self.keep(output, at, at + 70)
         self.assert_whole(output)
 
     def test_the_mark_comes_before_the_gap(self) -> None:
         output = self.output(kept=20)
-        output.begin_tail(100)
-        self.tail(output, 100, 250)
+        self.keep(output, 100, 250)
         self.disk.work()
         self.assertEqual((self.sink.marked, len(self.sink.data)), (20, 20))
         self.disk.work()
         self.assertEqual(len(self.sink.data), 250)
 
-    def test_a_tail_that_is_dropped(self) -> None:
-        """What lies there stays out of account until the head has gone over it."""
+    def test_a_part_that_nobody_goes_on_with(self) -> None:
+        """It counts as soon as there is no gap before it, and may come again."""
         output = self.output()
-        output.begin_tail(100)
-        self.tail(output, 100, 200)
-        self.head(output, 0, 50)
-        self.disk.work()
-        output.drop_tail()
+        self.keep(output, 100, 200)
+        self.keep(output, 0, 50)
         self.work()
         self.assertEqual((output.bytes_kept, self.sink.marked), (50, 50))
-        self.head(output, 50, 150)
+        self.keep(output, 50, 150)
         self.work()
-        self.assertEqual((output.bytes_kept, self.sink.marked), (150, 150))
-        output.begin_tail(180)
-        self.tail(output, 180, 250)
-        self.head(output, 150, 180)
+        self.assertEqual((output.bytes_kept, self.sink.marked), (200, None))
+        self.keep(output, 150, 200)
+        self.keep(output, 220, 250)
+        self.work()
+        self.assertEqual((output.bytes_kept, self.sink.marked), (200, 200))
+        self.keep(output, 200, 220)
         self.assert_whole(output)
 
-    def test_a_tail_that_is_dropped_once_it_was_reached(self) -> None:
+    def test_a_gap_is_marked_until_what_fills_it_is_on_disk(self) -> None:
         output = self.output()
-        output.begin_tail(100)
-        self.head(output, 0, 100)
-        self.tail(output, 100, 150)
+        self.keep(output, 100, 250)
         self.work()
-        self.tail(output, 150, 200)
-        output.drop_tail()
-        settled = output.settled()
-        self.work()
-        self.successResultOf(settled)
-        self.assertEqual(output.bytes_kept, 200)
-        self.head(output, 200, 250)
+        self.assertEqual(self.sink.marked, 0)
+        self.keep(output, 0, 100)
+        self.assertEqual(self.sink.marked, 0)
         self.assert_whole(output)
 
     def test_what_cannot_be_read_back(self) -> None:

@@ -1,69 +1,114 @@
-"""What the connections of one run have brought, added up: of none that is over more is kept."""
+"""What is told of a client's run, at one moment: its progress, its report, its last line."""
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from typing import Any
 
-from kollacast.receiving.route import Route
+from kollacast.client.endings import Failed
+from kollacast.client.local_copy import LocalCopy
+from kollacast.operator.config import ClientConfig
+from kollacast.operator.outcome import Outcome, Progress, Status
 
 
 @dataclass(frozen=True)
-class Tally:
-    """Packets, by how they came or what became of them."""
-
-    multicast: int = 0
-    repaired: int = 0
-    fetched: int = 0
-    decoded: int = 0
-    repeated: int = 0
-    damaged: int = 0
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(*map(sum, zip(astuple(self), astuple(other), strict=True)))
-
-
 class Account:
-    """Counts over all routes of a run, which follow one another.
+    """A run as it stands."""
 
-    A route has buffers, and a client on a bad network may have many routes: one that is over is
-    let go of.
-    """
+    phase: str  #: in an operator's words
+    name: str  #: of this host
+    server: str  #: its address or name
+    seconds: float  #: since the run began
+    is_whole: bool  #: whether the image is here, verified and under its name
+    image: str | None  #: the image's name, where the server has said it
+    size: int | None  #: of the image in bytes, likewise
+    dialect: str | None  #: None before anything is agreed on
+    digest_name: str
+    digest: str | None  #: of the image, in hexadecimal digits
+    failsafe: str | None  #: registry that has the image when all else fails, host:port
+    bytes_kept: int = 0
+    bytes_resumed: int = 0  #: of them, those of an earlier run
+    packets_multicast: int = 0
+    packets_repaired: int = 0
+    packets_fetched: int = 0
+    packets_decoded: int = 0
+    packets_repeated: int = 0
+    packets_damaged: int = 0
 
-    def __init__(self) -> None:
-        self._before = Tally()
-        self._route: Route | None = None
-        self._was_unreached = False
+    def progress(self) -> Progress:
+        """How far the run is."""
+        return Progress(
+            phase=self.phase,
+            bytes_done=self.bytes_kept,
+            bytes_total=self.size,
+            clients=0,
+            clients_expected=0,
+            packets_repaired=self.packets_repaired,
+        )
 
-    def begin(self, route: Route) -> None:
-        """``route`` is the one on which the image comes from now on."""
-        self.end()
-        self._route = route
+    def report(self, reason: str | None) -> dict[str, Any]:
+        """What the server and the report's file are told; ``reason`` says what has failed."""
+        return {
+            "ok": self.is_whole,
+            "reason": reason,
+            "name": self.name,
+            "server": self.server,
+            "image": self.image,
+            "dialect": self.dialect,
+            "bytes": self.bytes_kept,
+            "bytes_resumed": self.bytes_resumed,
+            self.digest_name: self.digest,
+            "packets_multicast": self.packets_multicast,
+            "packets_repaired": self.packets_repaired,
+            "packets_fetched": self.packets_fetched,
+            "packets_decoded": self.packets_decoded,
+            "packets_repeated": self.packets_repeated,
+            "packets_damaged": self.packets_damaged,
+            "failsafe": self.failsafe,
+            "seconds": round(self.seconds, 3),
+        }
 
-    def end(self) -> None:
-        """Nothing more comes on the route that has begun; no-op without one."""
-        self._was_unreached = self.is_unreached
-        self._before = self.tally
-        self._route = None
+    def outcome(self, failed: Failed | None) -> Outcome:
+        """How the run has ended; a commit that was quicker than a failure counts."""
+        if self.is_whole:
+            return Outcome(Status.OK, self._line(), self.report(None))
+        failed = failed or Failed("the image is not complete")
+        report = self.report(failed.reason)
+        if self.failsafe is None or failed.is_own_fault:
+            return Outcome(Status.FAILED, failed.reason, report)
+        line = f"{failed.reason}; the failsafe registry {self.failsafe} has the image"
+        return Outcome(Status.FAILSAFE, line, report)
 
-    @property
-    def is_unreached(self) -> bool:
-        """Whether multicast has passed this host by from the beginning, on any of them."""
-        return self._was_unreached or (self._route is not None and self._route.is_unreached)
-
-    @property
-    def tally(self) -> Tally:
-        """What has come so far."""
-        return self._before if self._route is None else self._before + _tally(self._route)
+    def _line(self) -> str:
+        fetched = f" {self.packets_fetched} fetched," if self.packets_fetched else ""
+        return (
+            f"the image is here: {self.bytes_kept} bytes in {self.seconds:.1f} s,"
+            f" {self.packets_repaired} packets repaired,{fetched} {self.digest_name} {self.digest}"
+        )
 
 
-def _tally(route: Route) -> Tally:
-    receptions = route.receptions
-    counts = [reception.intake.counts for reception in receptions]
-    return Tally(
-        multicast=sum(count.placed for count in counts),
-        repaired=sum(reception.packets_repaired for reception in receptions),
-        fetched=sum(pull.packets for pull in route.pulls),
-        decoded=sum(count.decoded for count in counts),
-        repeated=sum(count.repeated for count in counts),
-        damaged=sum(count.damaged for count in counts),
+def account_of(copy: LocalCopy, config: ClientConfig, phase: str, seconds: float) -> Account:
+    """The account of a run whose image comes to ``copy``."""
+    terms, output = copy.terms, copy.output
+    arrived = copy.arrivals.total
+    return Account(
+        phase=phase,
+        name=config.name,
+        server=config.server_ip,
+        seconds=seconds,
+        is_whole=copy.is_whole,
+        image=terms.name if terms else None,
+        size=terms.size if terms else None,
+        dialect=terms.shape.dialect.name if terms else None,
+        digest_name=terms.digest if terms else "sha256",
+        digest=copy.digest.hex() if copy.digest is not None else None,
+        failsafe=config.failsafe or (terms.failsafe if terms else None),
+        bytes_kept=output.bytes_kept if output else 0,
+        bytes_resumed=output.bytes_resumed if output else 0,
+        packets_multicast=arrived.multicast,
+        packets_repaired=arrived.repaired,
+        packets_fetched=arrived.fetched,
+        packets_decoded=arrived.decoded,
+        packets_repeated=arrived.repeated,
+        packets_damaged=arrived.damaged,
     )

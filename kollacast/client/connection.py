@@ -1,15 +1,16 @@
-"""The client's TCP connection: bytes in, messages to the run, and back."""
+"""The client's TCP connection: bytes in, messages to the attempt, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 from typing import Protocol as Interface
 
-from twisted.internet.interfaces import IAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IAddress, ITCPTransport
 from twisted.internet.protocol import ClientFactory, Protocol
 from twisted.python.failure import Failure
 
+from kollacast.events.guard import Guard
 from kollacast.transport.keepalive import watch_peer
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
@@ -18,10 +19,10 @@ from kollacast.wire.parser import ServerStream
 from kollacast.wire.structures import WireError
 
 
-class Run(Interface):
-    """What the connection tells the run it belongs to."""
+class Listener(Interface):
+    """What the connection tells the attempt it belongs to."""
 
-    def connected(self, connection: ServerConnection) -> None:
+    def connected(self) -> None:
         """The connection is open; nothing has been read."""
 
     def received(self, message: Message) -> None:
@@ -30,7 +31,7 @@ class Run(Interface):
     def broken(self, error: WireError) -> None:
         """The server broke the protocol."""
 
-    def lost(self, connection: ServerConnection, reason: Failure) -> None:
+    def lost(self) -> None:
         """The connection is closed."""
 
 
@@ -39,38 +40,61 @@ def _nothing(_: SendQueue) -> None:
 
 
 class ServerConnection(Protocol):
-    """One attempt to talk to the server."""
+    """One connection to the server; nothing is raised from it but told to ``guard``."""
 
-    transport: Any
+    transport: ITCPTransport
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, listener: Listener, guard: Guard) -> None:
         self.stream = ServerStream()
         #: Whether anything at all has come.
         self.has_heard = False
-        self._run = run
-        self._closed = False
+        #: Fires once it is closed.
+        self.closed: Deferred[None] = Deferred()
+        self._listener = listener
+        self._guard = guard
+        self._is_closed = False
 
     def connectionMade(self) -> None:
-        watch_peer(self.transport, always_reads=True)
-        self._outgoing = Outgoing(self.transport, _nothing)
-        self._run.connected(self)
+        self._guarded(self._open)
 
     def dataReceived(self, data: bytes) -> None:
-        if self._closed:
-            return
+        if not self._is_closed:
+            self._guarded(self._read, data)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self._is_closed = True
+        self.closed.callback(None)
+        self._guarded(self._lose)
+
+    def _guarded(self, function: Callable[..., None], *args: object) -> None:
+        try:
+            function(*args)
+        except Exception:
+            self._guard.failed(Failure())
+            if not self._is_closed:
+                self.abort()
+
+    def _open(self) -> None:
+        self._outgoing = Outgoing(self.transport, _nothing)
+        self._listener.connected()
+        try:
+            watch_peer(self.transport, always_reads=True)
+        except OSError:
+            self.abort()  # it is closed by now
+
+    def _lose(self) -> None:
+        self._outgoing.stopProducing()
+        self._listener.lost()
+
+    def _read(self, data: bytes) -> None:
         self.has_heard = True
         try:
             for message in self.stream.feed(data):
-                self._run.received(message)
-                if self._closed:
+                self._listener.received(message)
+                if self._is_closed:
                     return
         except WireError as error:
-            self._run.broken(error)
-
-    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        self._closed = True
-        self._outgoing.stopProducing()
-        self._run.lost(self, reason)
+            self._listener.broken(error)
 
     @property
     def local_ip(self) -> str:
@@ -84,7 +108,7 @@ class ServerConnection(Protocol):
 
     def send(self, message: bytes) -> None:
         """Send a message, unless the connection is closed."""
-        if not self._closed:
+        if not self._is_closed:
             self._outgoing.send(message)
 
     def expect_packets(self, count: int) -> None:
@@ -93,17 +117,17 @@ class ServerConnection(Protocol):
 
     def close(self) -> None:
         """Close once all that was sent has left; nothing more is heard."""
-        if not self._closed:
-            self._closed = True
+        if not self._is_closed:
+            self._is_closed = True
             self._outgoing.close()
 
     def await_close(self) -> None:
         """All is said, and nothing more is heard: the server closes once it has read it."""
-        self._closed = True
+        self._is_closed = True
 
     def abort(self) -> None:
         """Close at once."""
-        self._closed = True
+        self._is_closed = True
         self.transport.abortConnection()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -14,6 +14,7 @@ from kollacast.command.logs import announce
 from kollacast.command.monotonic import run_on_monotonic_clock
 from kollacast.command.progress import choose_display
 from kollacast.command.service import KollacastService, Running
+from kollacast.events.reactor import IReactor
 from kollacast.files.sink import FileSink, Sink, StreamSink
 from kollacast.transport.worker import ThreadWorker
 
@@ -49,7 +50,7 @@ def makeService(options: ClientOptions) -> KollacastService:
 
     def prepare() -> Running:
         sink = make_sink()
-        return Running(Client(reactor, config, sink), sink.abandon)
+        return Running(Client(cast(IReactor, reactor), config, sink), sink.abandon)
 
     return KollacastService(
         reactor,

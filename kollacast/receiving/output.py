@@ -1,15 +1,13 @@
-"""The image as it is kept and digested, from its start on and, at times, from further on as well.
+"""The image as it is kept and digested, in whatever order its bytes come.
 
-It outlives a connection: whatever brings the next bytes goes on behind the
-last ones that were kept.  A client that comes late has two ends to write at:
-the *head*, without a gap from the image's first byte on, and the *tail*, which
-begins where the client has joined.  Once the head reaches the tail, they are one.
+It outlives a connection: what is kept counts, whoever brings the rest.  Which
+bytes are kept is a set of intervals; most of the time it is one, from the
+image's first byte on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred, FirstError, gatherResults, succeed
 from twisted.python.failure import Failure
@@ -17,27 +15,22 @@ from twisted.python.failure import Failure
 from kollacast.events.observer import Observer
 from kollacast.files.digest import Digester
 from kollacast.files.sink import Sink
+from kollacast.packets.intervals import Intervals
 from kollacast.transport.worker import Worker
 
 #: Bytes that are read back and digested in one go.
 _PIECE = 16 * 1024 * 1024
 
-
-@dataclass(slots=True, eq=False)
-class _Tail:
-    """Bytes from ``start`` on: kept up to ``end``, and handed over up to ``put``."""
-
-    start: int
-    end: int
-    put: int
+#: Keeps bytes behind those of the call before; fires once they need not be there any more.
+Writer = Callable[[Sequence[memoryview]], Deferred[None]]
 
 
 class Output:
     """Keeps an image in ``sink``, in ``disk``'s thread, and digests it in another.
 
-    ``bytes_kept`` are there already, of an earlier run.  Bytes are digested in
+    The first ``bytes_kept`` are there already, of an earlier run.  Bytes are digested in
     order: as they come, where nothing before them is left to digest, else by
-    reading them back once they are part of the head.
+    reading them back once there is no gap before them.
     """
 
     def __init__(
@@ -48,9 +41,7 @@ class Output:
         digest_worker: Worker,
         bytes_kept: int = 0,
     ) -> None:
-        #: The length of the head.
-        self.bytes_kept = bytes_kept
-        #: How many bytes of it an earlier run has brought.
+        #: How many bytes an earlier run has brought.
         self.bytes_resumed = bytes_kept
         #: Called with the failure of what cannot be kept: nothing goes on behind a gap.
         self.failed: Callable[[Failure], None] = lambda failure: None
@@ -58,51 +49,39 @@ class Output:
         self._sink = sink
         self._disk = disk
         self._digest_worker = digest_worker
-        self._put = bytes_kept  # the head with what is under way to it
-        self._tail: _Tail | None = None
-        # Bytes of tails that were dropped may lie between the head and here.
-        self._dropped_end = 0
+        self._kept = Intervals()
+        self._handed_over = Intervals()  # what is kept, and what is under way to the disk
+        self._kept.add(0, bytes_kept)
+        self._handed_over.add(0, bytes_kept)
         self._is_marked = False
         self._digested = 0  # with what is under way to the digester
-        self._reading_back = False
+        self._is_reading_back = False
         self._under_way = 0
         self._settling: Observer[None] = Observer()
         self._catching_up: Observer[None] = Observer()
+
+    @property
+    def bytes_kept(self) -> int:
+        """How many bytes are kept from the image's first byte on, up to the first gap."""
+        return self._kept.reach
 
     def begin(self) -> None:
         """Digest what is there already; to be called once, when :attr:`failed` is set."""
         self._catch_up()
 
-    def keep(self, views: Sequence[memoryview]) -> Deferred[None]:
-        """Go on at the head; fires once the bytes of ``views`` need not be there any more.
+    def writer(self, offset: int) -> Writer:
+        """What is given to the writer is kept from ``offset`` on.
 
-        Fails with OSError when the sink does.
+        Behind a gap only for a sink that can :attr:`~kollacast.files.sink.Sink.skip`.
+        What it returns fails with OSError when the sink does.
         """
-        offset = self._put
-        self._put += sum(map(len, views))
-        return self._write(offset, views, None)
 
-    def begin_tail(self, offset: int) -> None:
-        """:meth:`keep_tail` begins at ``offset``, which may lie inside the head.
+        def keep(views: Sequence[memoryview]) -> Deferred[None]:
+            nonlocal offset
+            start, offset = offset, offset + sum(map(len, views))
+            return self._write(start, offset, views)
 
-        For a sink that can :attr:`~kollacast.files.sink.Sink.skip` only.
-        """
-        self._tail = _Tail(offset, offset, offset)
-        self._mark()
-
-    def keep_tail(self, views: Sequence[memoryview]) -> Deferred[None]:
-        """Go on at the tail, as :meth:`keep` does at the head."""
-        tail = self._tail
-        assert tail is not None
-        offset = tail.put
-        tail.put += sum(map(len, views))
-        return self._write(offset, views, tail)
-
-    def drop_tail(self) -> None:
-        """Forget what is not part of the head; no-op without a tail."""
-        tail, self._tail = self._tail, None
-        if tail is not None and self.bytes_kept < tail.start:
-            self._dropped_end = max(self._dropped_end, tail.put)
+        return keep
 
     def settled(self) -> Deferred[None]:
         """Fires once nothing is under way: :attr:`bytes_kept` then stands still."""
@@ -120,43 +99,30 @@ class Output:
 
     # Writing.
 
-    def _write(
-        self, offset: int, views: Sequence[memoryview], tail: _Tail | None
-    ) -> Deferred[None]:
-        size = sum(map(len, views))
+    def _write(self, start: int, end: int, views: Sequence[memoryview]) -> Deferred[None]:
         self._under_way += 1
-        work: list[Deferred[None]] = [self._disk.run(self._sink.write, views, offset)]
-        if offset == self._digested:
-            self._digested += size
+        self._handed_over.add(start, end)
+        if not self._is_marked:
+            self._mark()
+        work: list[Deferred[None]] = [self._disk.run(self._sink.write, views, start)]
+        if start == self._digested:
+            self._digested = end
             work.append(self._digest_worker.run(self.digester.update, views))
         kept = gatherResults(work, consumeErrors=True)
-        return kept.addCallback(self._kept, size, tail).addErrback(self._not_kept)
+        return kept.addCallback(self._is_kept, start, end).addErrback(self._not_kept)
 
-    def _kept(self, _: object, size: int, tail: _Tail | None) -> None:
-        if tail is None:
-            self.bytes_kept += size
-            tail = self._tail
-        else:
-            tail.end += size
-        if tail is not None:
-            self._join(tail)
+    def _is_kept(self, _: object, start: int, end: int) -> None:
+        self._kept.add(start, end)
         self._mark()
         self._catch_up()
         self._settle()
 
-    def _join(self, tail: _Tail) -> None:
-        """The head takes over what is kept of a tail that it has reached."""
-        if tail.start <= self.bytes_kept < tail.end:
-            self.bytes_kept = tail.end
-
     def _mark(self) -> None:
-        """Tell the sink how far the head goes, as long as there may be bytes beyond it."""
-        tail = self._tail
-        is_apart = tail is not None and self.bytes_kept < tail.start
-        is_apart = is_apart or self.bytes_kept < self._dropped_end
-        if is_apart or self._is_marked:
-            self._is_marked = is_apart
-            marking = self._disk.run(self._sink.mark, self.bytes_kept if is_apart else None)
+        """Tell the sink how far it goes without a gap, as long as there may be bytes beyond it."""
+        has_gap = self._kept.has_gap or self._handed_over.has_gap
+        if has_gap or self._is_marked:
+            self._is_marked = has_gap
+            marking = self._disk.run(self._sink.mark, self.bytes_kept if has_gap else None)
             marking.addErrback(self._fail)
 
     def _not_kept(self, failure: Failure) -> Failure:
@@ -169,25 +135,24 @@ class Output:
     def _settle(self) -> None:
         self._under_way -= 1
         if not self._under_way:
-            self._put = self.bytes_kept
             self._settling.fire(None)
 
     # Digesting what is not digested as it comes.
 
     def _catch_up(self) -> None:
-        if self._reading_back:
+        if self._is_reading_back:
             return
         if self._digested >= self.bytes_kept:
             self._catching_up.fire(None)
             return
-        self._reading_back = True
+        self._is_reading_back = True
         size = min(_PIECE, self.bytes_kept - self._digested)
         reading = self._digest_worker.run(self._digest_kept, self._digested, size)
         self._digested += size
         reading.addCallback(self._caught_up).addErrback(self._fail)
 
     def _caught_up(self, _: None) -> None:
-        self._reading_back = False
+        self._is_reading_back = False
         self._catch_up()
 
     def _digest_kept(self, at: int, size: int) -> None:

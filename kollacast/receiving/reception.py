@@ -8,16 +8,17 @@ after its messages, and answers leave through ``send``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from kollacast.packets.buffer import InconsistentBuffer, PacketBuffer
 from kollacast.packets.intake import Intake
-from kollacast.wire.dialect import Dialect
+from kollacast.receiving.connection import Connection
+from kollacast.receiving.output import Output, Writer
+from kollacast.receiving.shape import Shape
 from kollacast.wire.messages import BufferCtl, Done, Packet, Ready, Request
 from kollacast.wire.packets import PacketCodec
 from kollacast.wire.structures import WireError
@@ -57,22 +58,12 @@ class Silence:
     is_told: bool = False
 
 
-class Connection(Protocol):
-    """The way back to the server, and what is expected on it."""
-
-    def send(self, message: bytes) -> None:
-        """Send a message."""
-
-    def expect_packets(self, count: int) -> None:
-        """So many retransmissions are due."""
-
-
 class Reception:
-    """Receives an image, or the rest of one, ``window`` buffers at a time.
+    """Receives an image, or the rest of one, a window of buffers at a time, into ``output``.
 
     The first packet is ``first``, or what the first announcement says for None.
-    Each buffer is handed on to ``keep(views)``.  ``drain`` empties the multicast
-    socket.  :attr:`ended` fires when the empty buffer is sent and all before it is
+    ``drain`` empties the multicast socket.
+    :attr:`ended` fires when the empty buffer is sent and all before it is
     flushed: DONE for it is then due.
     It fails with OSError when the sink does, with InconsistentBuffer, and with
     MemoryError where there is not enough for what is announced.
@@ -81,16 +72,12 @@ class Reception:
     def __init__(
         self,
         connection: Connection,
-        dialect: Dialect,
+        shape: Shape,
         codec: PacketCodec,
-        *,
-        capacity: int,
-        buffer_packets: int,
-        window: int,
-        keep: Callable[[Sequence[memoryview]], Deferred[None]],
+        output: Output,
         first: int | None = 0,
     ) -> None:
-        self.intake = Intake(codec, capacity, coded=dialect.codes)
+        self.intake = Intake(codec, shape.capacity, coded=shape.dialect.codes)
         self.drain: Callable[[], None] = lambda: None
         self.ended: Deferred[None] = Deferred()
         #: Called when buffers go by of which no datagram has come.
@@ -106,22 +93,19 @@ class Reception:
         self._in_flight_id = 0
         self._retransmitted = 0
         self._connection = connection
-        self._dialect = dialect
+        self._dialect = shape.dialect
         self._codec = codec
-        self._buffer_packets = buffer_packets
-        self._window = window
-        self._keep = keep
+        self._buffer_packets = shape.buffer_packets
+        self._window = shape.window
+        self._output = output
+        self._keep: Writer | None = None
         self._flights: deque[_Flight] = deque()
         self._free: list[PacketBuffer] = []
-        self._unallocated = window
+        self._unallocated = shape.window
         self._next_seq = first
         self._end_announced = False
         self._damaged = 0
         self._stopped = False
-
-    @property
-    def packets_multicast(self) -> int:
-        return self.intake.counts.placed
 
     @property
     def packets_repaired(self) -> int:
@@ -154,6 +138,8 @@ class Reception:
             self._next_seq = ctl.packet_id_base
         if self._end_announced or ctl.packet_id_base != self._next_seq:
             raise WireError(f"a buffer is announced that begins with seq {ctl.packet_id_base}")
+        if self._keep is None:
+            self._keep = self._output.writer(ctl.packet_id_base * self.intake.capacity)
         self._next_seq += ctl.pkt_count
         self._last_id = ctl.buffer_id
         if ctl.is_end:
@@ -303,6 +289,7 @@ class Reception:
         except InconsistentBuffer:
             self._failed(Failure())
             return
+        assert self._keep is not None
         kept = self._keep(views)
         kept.addCallback(lambda _: self._flushed(flight)).addErrback(self._failed)
 

@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import Logger
 
+from kollacast.events.guard import Guard
 from kollacast.packets.intake import BATCH, RUN, Intake, Landing
 from kollacast.transport import frames, segments
 from kollacast.transport.diagnosis import why_unreached
@@ -44,13 +45,17 @@ _SINGLES = 128
 class MulticastReceiver(DatagramProtocol):
     """Hands what arrives at its port to an :class:`Intake`.
 
-    ``arrived()`` is called after each turn that brought something.
+    ``arrived()`` is called after each turn that brought something.  What goes
+    wrong is told to ``guard``.
     """
 
     transport: Any
 
-    def __init__(self, clock: IReactorTime, intake: Intake, arrived: Callable[[], None]) -> None:
+    def __init__(
+        self, clock: IReactorTime, intake: Intake, arrived: Callable[[], None], guard: Guard
+    ) -> None:
         self._clock = clock
+        self._guard = guard
         self._intake = intake
         self.arrived = arrived
         #: Seconds for which datagrams may gather in the socket's buffer.
@@ -75,10 +80,16 @@ class MulticastReceiver(DatagramProtocol):
 
     def readable(self) -> None:
         """Something waits, and it is the receiver's turn."""
+        self._guard.wrap(self._take_turn)()
+
+    def _take_turn(self) -> None:
         if self._read_batches(_BATCHES_A_TURN) < _BATCHES_A_TURN and self._gathering is None:
             # The socket is empty now: let some more come before the next look.
             self.transport.stopReading()
-            self._gathering = self._clock.callLater(self.gather_s, self._gathered)
+            self._gather()
+
+    def _gather(self) -> None:
+        self._gathering = self._guard.call_later(self._clock, self.gather_s, self._gathered)
 
     def drain(self) -> None:
         """Read all that waits, so that what is missing now has not come."""
@@ -86,6 +97,9 @@ class MulticastReceiver(DatagramProtocol):
         self._read_batches(64 * _BATCHES_A_TURN)
 
     def stopProtocol(self) -> None:
+        self._guard.wrap(self._gather_no_more)()
+
+    def _gather_no_more(self) -> None:
         if self._gathering is not None:
             self._gathering.cancel()
             self._gathering = None
@@ -94,7 +108,7 @@ class MulticastReceiver(DatagramProtocol):
         """Look without being woken, as long as each look finds something, and not too much."""
         self._gathering = None
         if 0 < self._read_batches(_BATCHES_A_TURN) < _BATCHES_A_TURN:
-            self._gathering = self._clock.callLater(self.gather_s, self._gathered)
+            self._gather()
         else:
             self.transport.startReading()
 
@@ -209,7 +223,11 @@ class _ReceivePort(MulticastPort):
 
 
 def open_receiver(
-    reactor: Any, protocol: MulticastReceiver, group: tuple[str, int], local_ip: str, window: int
+    reactor: IReactorTime,
+    protocol: MulticastReceiver,
+    group: tuple[str, int],
+    local_ip: str,
+    window: int,
 ) -> _ReceivePort:
     """Join ``group`` (address, port) on the interface of ``local_ip``.
 
@@ -217,7 +235,14 @@ def open_receiver(
     CannotListenError and OSError.
     """
     address, number = group
-    port = _ReceivePort(number, protocol, address, reactor=reactor, listenMultiple=True)
+    # Twisted's port names a reactor for a way to join that is not used here.
+    port = _ReceivePort(
+        number,
+        protocol,
+        address,
+        reactor=reactor,  # type: ignore[arg-type]
+        listenMultiple=True,
+    )
     port.group, port.local_ip = address, local_ip
     port.startListening()
     try:

@@ -137,9 +137,9 @@ class MemoryReceivePort:
         self._reads = Task(host.network, self._readable)
         self._reading = True
         self._ports = ports
-        ports.append(self)
         with mock.patch.object(frames, "available", return_value=host.reads == "frames"):
             protocol.makeConnection(self)
+        ports.append(self)
 
     def rejoin(self) -> None:
         self.host.rejoined += 1

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from kollacast.client import Client
+from kollacast.client.account import Account
 from kollacast.files.spool import Spool
 from kollacast.operator.config import ClientConfig, ServerConfig
 from kollacast.operator.outcome import Outcome
@@ -151,5 +152,9 @@ class ClientRun(_Run):
         return next(t for t in reversed(self.network.transports) if t.host is self.host)
 
     @property
+    def account(self) -> Account:
+        return self.client.account()
+
+    @property
     def phase(self) -> str:
-        return self.client.progress().phase
+        return self.account.phase

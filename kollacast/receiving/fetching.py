@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from kollacast.receiving.connection import Connection
 from kollacast.receiving.output import Output
-from kollacast.wire.dialect import Dialect
+from kollacast.receiving.shape import Shape
 from kollacast.wire.messages import BufferCtl, Fetch, Packet
 from kollacast.wire.packets import PacketCodec
 from kollacast.wire.structures import MAX_FETCH, WireError
@@ -19,17 +18,7 @@ _PIECE = 1024 * 1024
 _PIECES = 4
 
 
-class Connection(Protocol):
-    """The way to the server."""
-
-    def send(self, message: bytes) -> None:
-        """Send a message."""
-
-    def abort(self) -> None:
-        """Close at once."""
-
-
-class Pull:
+class Fetching:
     """Goes on where ``output`` stands, up to the packet ``limit`` or to the image's end.
 
     :attr:`ended` fires when all is kept.  It fails with OSError when the sink does.
@@ -38,22 +27,21 @@ class Pull:
     def __init__(
         self,
         connection: Connection,
-        dialect: Dialect,
+        shape: Shape,
         codec: PacketCodec,
-        capacity: int,
         output: Output,
         limit: int | None = None,
     ) -> None:
         self.ended: Deferred[None] = Deferred()
         self.packets = 0
         self._connection = connection
-        self._dialect = dialect
+        self._dialect = shape.dialect
         self._codec = codec
-        self._capacity = capacity
-        self._output = output
-        self._piece_packets = min(max(_PIECE // capacity, 1), MAX_FETCH)
+        self._capacity = shape.capacity
+        self._keep = output.writer(output.bytes_kept)
+        self._piece_packets = min(max(_PIECE // shape.capacity, 1), MAX_FETCH)
         # The last packet of an image is short: once that is kept, nothing is left.
-        self._expected = self._asked = -(-output.bytes_kept // capacity)
+        self._expected = self._asked = -(-output.bytes_kept // shape.capacity)
         self._kept_up_to = self._asked
         self._limit = limit
         self._payloads: list[bytes] = []
@@ -103,7 +91,7 @@ class Pull:
         self.packets += 1
         self._payloads.append(packet.payload)
         if len(self._payloads) == self._piece_packets:
-            self._keep()
+            self._keep_payloads()
         self._consider_limit()
 
     def end(self, ctl: BufferCtl) -> None:
@@ -126,16 +114,16 @@ class Pull:
         """All has come."""
         self._over = True
         if self._payloads:
-            self._keep()
+            self._keep_payloads()
         self._consider_end()
 
-    def _keep(self) -> None:
+    def _keep_payloads(self) -> None:
         data = b"".join(self._payloads)
         count = len(self._payloads)
         self._payloads.clear()
         self._keeping += 1
-        kept = self._output.keep([memoryview(data)])
-        kept.addCallbacks(lambda _: self._kept(count), self._failed)
+        kept = self._keep([memoryview(data)])
+        kept.addCallback(lambda _: self._kept(count)).addErrback(self._failed)
 
     def _kept(self, count: int) -> None:
         self._keeping -= 1

@@ -1,0 +1,367 @@
+"""One attempt to get the image: connects, and does what the conversation's machine asks for."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from hmac import compare_digest
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.error import ConnectingCancelledError
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from kollacast.client.connecting import NotConnected, connect
+from kollacast.client.connection import ServerConnection
+from kollacast.client.conversation import EARLY_DIGEST, Conversation, conversation, hear
+from kollacast.client.endings import Ending, Failed, Got, NoCopy
+from kollacast.client.local_copy import LocalCopy
+from kollacast.client.terms import Terms
+from kollacast.events.guard import Guard
+from kollacast.events.reactor import IReactor
+from kollacast.files.digest import available_digests
+from kollacast.operator.config import ClientConfig
+from kollacast.receiving.route import OpenReceiver, Route
+from kollacast.receiving.shape import Way
+from kollacast.wire.checksum import best_crc32c
+from kollacast.wire.greeting import Hello
+from kollacast.wire.messages import Done, Message, Packet, Report
+from kollacast.wire.packets import PacketCodec
+from kollacast.wire.proof import Challenge
+from kollacast.wire.structures import WireError
+
+_log = Logger()
+
+#: Seconds in which a server must have greeted; it does so at once, unless it is a jasmine server
+#: with another session, which leaves who comes in its backlog, without a word.
+GREETING_TIMEOUT_S = 10.0
+#: Seconds that the server gets to read the last words.
+_LINGER_S = 3.0
+
+
+class Attempt:
+    """Brings the image to ``copy`` over one connection; what goes wrong is told to ``guard``.
+
+    ``run_id`` is the same for all attempts of a run, ``report`` makes what the
+    server is told of it.
+    """
+
+    def __init__(
+        self,
+        reactor: IReactor,
+        config: ClientConfig,
+        copy: LocalCopy,
+        guard: Guard,
+        *,
+        run_id: str,
+        open_port: OpenReceiver,
+        report: Callable[[str | None], dict[str, Any]],
+    ) -> None:
+        #: How the image comes, once that is agreed on, and until the attempt is over.
+        self.route: Route | None = None
+        self._reactor = reactor
+        self._config = config
+        self._copy = copy
+        self._guard = guard
+        self._run_id = run_id
+        self._open_port = open_port
+        self._report = report
+        self._machine: Conversation = conversation(self)
+        self._deadline = 0.0
+        self._connecting: Deferred[None] | None = None
+        self._connected_at = 0.0
+        self._connection: ServerConnection | None = None
+        self._timer: IDelayedCall | None = None
+        self._terms: Terms | None = None
+        self._proof_due = b""
+        self._digest_due: bytes | None = None
+        # There are many of them, and once the image has begun to come, none changes the state.
+        self._packets_go_to: Callable[[Packet], None] | None = None
+        self._is_over = False
+        self._ended: Deferred[Ending] = Deferred()
+        self._closing: list[Deferred[None]] = []
+
+    def run(self, deadline: float) -> Deferred[Ending]:
+        """Fires once the attempt is over: when a server was found until ``deadline``, or not."""
+        self._deadline = deadline
+        self._connecting = self._guard.run(self._connect())
+        return self._ended
+
+    def fail(self, failed: Failed) -> None:
+        """End the run, unless the attempt is over."""
+        self._machine.fail(failed)
+        if failed.is_program_error:
+            # The machine may have stopped in the middle of a step to the end.
+            self.end(failed)
+
+    def closed(self) -> Deferred[None]:
+        """Fires once an attempt that is over has nothing open any more."""
+        return DeferredList(self._closing, consumeErrors=True).addCallback(lambda _: None)
+
+    @property
+    def _server(self) -> str:
+        return f"{self._config.server_ip} port {self._config.port}"
+
+    # Connecting.
+
+    async def _connect(self) -> None:
+        config = self._config
+        try:
+            await connect(
+                self._reactor,
+                config.server_ip,
+                config.port,
+                self._deadline,
+                self._new_connection,
+            )
+        except NotConnected as error:
+            self.fail(not_found(config, str(error), self._copy))
+        except (CancelledError, ConnectingCancelledError):
+            pass  # the attempt is over
+
+    def _new_connection(self) -> ServerConnection:
+        """One that is about to open: from here on there is nothing else to call off."""
+        self._connecting = None
+        self._connection = ServerConnection(self, self._guard)
+        self._closing.append(self._connection.closed)
+        return self._connection
+
+    def connected(self) -> None:
+        """The connection is open."""
+        self._connected_at = self._reactor.seconds()
+        self._machine.connected()
+
+    def received(self, message: Message) -> None:
+        """The server says something.  Raises WireError where that makes no sense."""
+        if self._packets_go_to is not None and isinstance(message, Packet):
+            self._packets_go_to(message)
+        else:
+            hear(self._machine, message)
+
+    def broken(self, error: WireError) -> None:
+        """The server has broken the protocol."""
+        self.fail(self._breach(str(error)))
+
+    def lost(self) -> None:
+        """The connection is closed."""
+        self._machine.lost()
+
+    @property
+    def connected_s(self) -> float:
+        return self._reactor.seconds() - self._connected_at
+
+    @property
+    def can_fetch(self) -> bool:
+        return self._terms is not None and self._terms.shape.can_fetch
+
+    def await_greeting(self) -> None:
+        self._timer = self._guard.call_later(self._reactor, GREETING_TIMEOUT_S, self._not_greeted)
+
+    def _not_greeted(self) -> None:
+        assert self._connection is not None
+        self._timer = None
+        what = f"what answers at {self._server}"
+        if self._connection.has_heard:
+            text = f"it has not greeted within {GREETING_TIMEOUT_S:g} s"
+            self.fail(Failed(f"{what} is no kollacast server: {text}"))
+            return
+        line = (
+            f"{what} has not said a word within {self.connected_s:.0f} s: it is a jasmine server in"
+            " the middle of another session, or hangs, or is no kollacast server"
+        )
+        left = self._deadline - self._reactor.seconds()
+        if left <= 0:
+            self.fail(Failed(line, keep=True))
+            return
+        _log.warn("{line}; waiting for {left:.0f} s more", line=line, left=left)
+        self._timer = self._guard.call_later(self._reactor, left, self._not_greeted)
+
+    # Agreeing on how the image comes.
+
+    def agree(self, terms: Terms) -> None:
+        self._cancel_timer()
+        self._guard.run(self._agree(terms))
+
+    async def _agree(self, terms: Terms) -> None:
+        objection = terms.objection(has_secret=self._config.secret is not None)
+        if objection is not None:
+            self.fail(Failed(objection))
+            return
+        packets = terms.packets
+        if packets < terms.shape.buffer_packets:
+            _log.info("buffers of {packets} packets are the most for here", packets=packets)
+        kept = await self._copy.look(terms)
+        (self._machine.agreed if terms.auth is None else self._machine.challenged)(terms, kept)
+
+    def begin(self, terms: Terms, kept: int) -> None:
+        way = terms.way(kept, self._copy.can_receive_late)
+        # First of all, so that the server hears by name of what goes wrong from here on.
+        self._say_hello(terms, way, kept)
+        if terms.digest not in available_digests():
+            text = f"the image is proved by {terms.digest}, which is not installed here"
+            self.fail(Failed(text))
+            return
+        self._begin_route(terms, way, kept)
+
+    def _say_hello(self, terms: Terms, way: Way, kept: int) -> None:
+        nonce = proof = ""
+        secret = self._config.secret
+        if secret is not None:
+            nonce = secrets.token_hex(16)
+            challenge = Challenge(terms.session, terms.nonce, nonce)
+            self._proof_due = challenge.proof(secret, "server")
+            proof = challenge.proof(secret, "client").hex()
+        is_in_step, can_fetch = way is Way.IN_STEP, terms.shape.can_fetch
+        hello = Hello(
+            self._config.name,
+            terms.packets,
+            coding=terms.coding,
+            fetch=can_fetch,
+            pull=not is_in_step,
+            late_join=way is Way.LATE,
+            kept=0 if is_in_step else -(-kept // terms.shape.capacity),
+            run=self._run_id if can_fetch else "",
+            nonce=nonce,
+            proof=proof,
+        )
+        assert self._connection is not None
+        self._terms = self._copy.terms = terms
+        self._connection.send(hello.encode())
+
+    def begin_at_once(self, terms: Terms) -> None:
+        self._cancel_timer()
+        if self._config.secret is not None:
+            self.fail(Failed("the server speaks jasmine, and does not prove the shared secret"))
+            return
+        try:
+            self._copy.look_at_once()
+        except NoCopy as error:
+            self.fail(Failed(str(error)))
+            return
+        self._terms = self._copy.terms = terms
+        self._begin_route(terms, Way.IN_STEP, 0)
+
+    def check_proof(self, proof: bytes) -> None:
+        if not compare_digest(proof, self._proof_due):
+            self.fail(Failed("the server does not know the shared secret"))
+
+    # The image.
+
+    def _begin_route(self, terms: Terms, way: Way, kept: int) -> None:
+        connection, copy = self._connection, self._copy
+        assert connection is not None
+        connection.stream.capacity = terms.shape.capacity
+        route = Route(
+            self._reactor,
+            connection,
+            terms.shape,
+            self._codec(terms),
+            copy.take_up(terms, kept),
+            self._config.local_ip,
+            self._open_port,
+            self._guard,
+        )
+        route.ended.addCallback(lambda _: self._machine.kept()).addErrback(self._guard.failed)
+        copy.arrivals.begin(route)
+        self.route = route
+        route.begin(way)
+
+    def _codec(self, terms: Terms) -> PacketCodec:
+        engine, warning = best_crc32c()
+        dialect = terms.shape.dialect
+        if warning and dialect.seeds_crc and self._copy.arrivals.is_first:
+            _log.warn("{warning}", warning=warning)
+        return dialect.codec(terms.shape.salt, engine)
+
+    def hand_on(self, message: Message) -> None:
+        assert self.route is not None
+        self._packets_go_to = self.route.received
+        self.route.received(message)
+
+    def expect(self, digest: bytes | None) -> None:
+        assert self.route is not None
+        if not self.route.over:
+            self.fail(self._breach(EARLY_DIGEST))
+        self._digest_due = digest
+
+    def await_digest(self) -> None:
+        assert self._terms is not None
+        if not self._terms.shape.dialect.proves:
+            self._machine.digest(None)
+
+    def prove(self) -> None:
+        self._guard.run(self._prove())
+
+    async def _prove(self) -> None:
+        await self._copy.prove(self._digest_due)
+        self._machine.proved()
+
+    # The end.
+
+    def reject(self, complaint: str) -> None:
+        self.end(self._breach(complaint))
+
+    def _breach(self, complaint: str) -> Failed:
+        return Failed(f"{self._server}: {complaint}")
+
+    def end(self, ending: Ending) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        try:
+            self._close(ending)
+        except Exception:
+            # The run ends all the same, and what cannot be closed as it should be is cut off.
+            self._guard.failed(Failure())
+            if self._connection is not None:
+                self._connection.abort()
+        self._ended.callback(ending)
+
+    def _close(self, ending: Ending) -> None:
+        self._cancel_timer()
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self.route is not None:
+            self._closing.append(self.route.stop())
+            self._copy.arrivals.end()
+            self.route = self._packets_go_to = None
+        if self._connection is not None:
+            self._say_last(self._connection, ending)
+
+    def _say_last(self, connection: ServerConnection, ending: Ending) -> None:
+        """Tell the server how it went, as far as it wants to know, and close the connection."""
+        if connection.closed.called:
+            return
+        timer = self._guard.call_later(self._reactor, _LINGER_S, connection.abort)
+        connection.closed.addCallback(lambda _: timer.cancel() if timer.active() else None)
+        dialect = self._terms.shape.dialect if self._terms is not None else None
+        is_got = isinstance(ending, Got)
+        if isinstance(ending, Failed) and dialect is not None and dialect.proves:
+            connection.send(Report(self._report(ending.reason)).encode(dialect))
+        elif is_got and dialect is not None:
+            last = Report(self._report(None)) if dialect.proves else Done()
+            connection.send(last.encode(dialect))
+            if dialect.proves:
+                connection.await_close()
+                return
+        connection.close()
+
+    def hang_up(self) -> None:
+        assert self._connection is not None
+        self._connection.close()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+
+def not_found(config: ClientConfig, why: str, copy: LocalCopy) -> Failed:
+    """No server has been found in time; ``why`` says what is there instead."""
+    lost = "" if copy.output is None else "the connection was lost, and "
+    where = f"{config.server_ip} port {config.port}"
+    return Failed(
+        f"{lost}no server at {where} within {config.connect_timeout_s:g} s: {why}", keep=True
+    )

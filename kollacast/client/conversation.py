@@ -1,0 +1,309 @@
+"""One attempt to get the image, as a machine: what may be heard when, and what is done then.
+
+It does no I/O: its inputs come from the connection, the stream and the disk, and
+what is to be done for them is :class:`Work`.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from automat import TypeMachineBuilder
+
+from kollacast.client.endings import Ending, Failed, Got, Lost
+from kollacast.client.terms import Terms, of_greeting, of_group_info
+from kollacast.wire.greeting import Greeting, GroupInfo, Refusal
+from kollacast.wire.messages import Digest, Message, Proof, Report
+
+#: What a server is told of that sends the digest out of turn.
+EARLY_DIGEST = "the digest comes before the end of the image, or twice"
+
+
+class Work(Protocol):
+    """What the machine has done for it, and asks for."""
+
+    @property
+    def connected_s(self) -> float:
+        """For how many seconds the connection has been open."""
+
+    @property
+    def can_fetch(self) -> bool:
+        """Whether the rest of the image can be fetched on another connection."""
+
+    def await_greeting(self) -> None:
+        """What does not greet for too long is no server."""
+
+    def agree(self, terms: Terms) -> None:
+        """See what is here of the image: ``agreed`` or ``challenged`` follows."""
+
+    def begin(self, terms: Terms, kept: int) -> None:
+        """Say hello, and take the image from where ``kept`` bytes end."""
+
+    def begin_at_once(self, terms: Terms) -> None:
+        """Take the image of a server to which nothing is said first."""
+
+    def check_proof(self, proof: bytes) -> None:
+        """See whether the server knows the shared secret."""
+
+    def hand_on(self, message: Message) -> None:
+        """Something of the image has come."""
+
+    def expect(self, digest: bytes | None) -> None:
+        """This is the image's digest; None where the server sends none."""
+
+    def await_digest(self) -> None:
+        """All is kept, and only the digest is due, from a server that sends one."""
+
+    def prove(self) -> None:
+        """Compare the digests and commit: ``proved`` or ``fail`` follows."""
+
+    def reject(self, complaint: str) -> None:
+        """The server has broken the protocol: as :meth:`end`."""
+
+    def end(self, ending: Ending) -> None:
+        """Close all that is open."""
+
+    def hang_up(self) -> None:
+        """A connection is open that nobody needs any more."""
+
+
+class Conversation(Protocol):
+    """The machine's inputs, in the order of their first use."""
+
+    def connected(self) -> None:
+        """The connection is open."""
+
+    def greeted(self, terms: Terms) -> None:
+        """A kollacast server has said what it has."""
+
+    def greeted_by_jasmine(self, terms: Terms) -> None:
+        """A jasmine server has said where it sends to."""
+
+    def agreed(self, terms: Terms, kept: int) -> None:
+        """So many bytes are here: no more has to be known."""
+
+    def challenged(self, terms: Terms, kept: int) -> None:
+        """Likewise, and the server has to prove that it knows the shared secret."""
+
+    def proof(self, value: bytes, /) -> None:
+        """The server's proof."""
+
+    def said(self, message: Message, /) -> None:
+        """The server says something of the image."""
+
+    def digest(self, value: bytes | None, /) -> None:
+        """The digest of the whole image; None where the server sends none."""
+
+    def kept(self) -> None:
+        """All of the image is kept."""
+
+    def proved(self) -> None:
+        """It is the server's image, and has its name."""
+
+    def turned_away(self, reason: str) -> None:
+        """The server does not let this client in, for now."""
+
+    def sent_on(self, reason: str) -> None:
+        """The server ends early, and says that another one may follow."""
+
+    def lost(self) -> None:
+        """The connection is closed."""
+
+    def fail(self, failed: Failed) -> None:
+        """The run is over, whoever has ended it."""
+
+
+def hear(conversation: Conversation, message: Message) -> None:
+    """Give the machine what the server says."""
+    match message:
+        case Greeting():
+            conversation.greeted(of_greeting(message))
+        case GroupInfo():
+            conversation.greeted_by_jasmine(of_group_info(message))
+        case Refusal(reason):
+            conversation.fail(_refused(reason))
+        case Report() if message.says("refused"):
+            if message.says("later"):
+                conversation.turned_away(message.reason)
+            else:
+                conversation.fail(_refused(message.reason))
+        case Report() if message.says("later"):
+            conversation.sent_on(message.reason)
+        case Report():
+            conversation.fail(_given_up(message.reason))
+        case Proof(value):
+            conversation.proof(value)
+        case Digest(value):
+            conversation.digest(value)
+        case _:
+            conversation.said(message)
+
+
+def _refused(reason: str) -> Failed:
+    return Failed(f"the server refuses this client: {reason}", keep=True)
+
+
+def _given_up(reason: str) -> Failed:
+    return Failed(f"the server gave up: {reason}", keep=True)
+
+
+def _build() -> TypeMachineBuilder[Conversation, Work]:
+    machine = TypeMachineBuilder(Conversation, Work)  # type: ignore[type-abstract]
+    inputs = Conversation
+
+    connecting = machine.state("connecting")
+    greeting = machine.state("greeting")
+    agreeing = machine.state("agreeing")
+    challenging = machine.state("challenging")
+    waiting = machine.state("waiting")
+    receiving = machine.state("receiving")
+    flushing = machine.state("flushing")  # the digest is here, and not all is kept
+    complete = machine.state("complete")  # all is kept, and the digest is not here
+    proving = machine.state("proving")
+    over = machine.state("over")
+
+    before_stream = (challenging, waiting)
+    stream = (receiving, flushing, complete)
+
+    # On the way to the first byte.
+
+    @connecting.upon(inputs.connected).to(greeting)
+    def await_greeting(_: Conversation, work: Work) -> None:
+        work.await_greeting()
+
+    @greeting.upon(inputs.greeted).to(agreeing)
+    def agree(_: Conversation, work: Work, terms: Terms) -> None:
+        work.agree(terms)
+
+    @greeting.upon(inputs.greeted_by_jasmine).to(receiving)
+    def begin_at_once(_: Conversation, work: Work, terms: Terms) -> None:
+        work.begin_at_once(terms)
+
+    def begin(_: Conversation, work: Work, terms: Terms, kept: int) -> None:
+        work.begin(terms, kept)
+
+    agreeing.upon(inputs.agreed).to(waiting)(begin)
+    agreeing.upon(inputs.challenged).to(challenging)(begin)
+
+    @challenging.upon(inputs.proof).to(waiting)
+    def check_proof(_: Conversation, work: Work, proof: bytes) -> None:
+        work.check_proof(proof)
+
+    # The image.
+
+    def hand_on(_: Conversation, work: Work, message: Message) -> None:
+        work.hand_on(message)
+
+    waiting.upon(inputs.said).to(receiving)(hand_on)
+    for state in (*stream, proving):
+        state.upon(inputs.said).loop()(hand_on)
+
+    @receiving.upon(inputs.digest).to(flushing)
+    def expect(_: Conversation, work: Work, digest: bytes | None) -> None:
+        work.expect(digest)
+
+    @receiving.upon(inputs.kept).to(complete)
+    def await_digest(_: Conversation, work: Work) -> None:
+        work.await_digest()
+
+    @flushing.upon(inputs.kept).to(proving)
+    def prove(_: Conversation, work: Work) -> None:
+        work.prove()
+
+    @complete.upon(inputs.digest).to(proving)
+    def expect_and_prove(_: Conversation, work: Work, digest: bytes | None) -> None:
+        work.expect(digest)
+        work.prove()
+
+    @proving.upon(inputs.proved).to(over)
+    def finish(_: Conversation, work: Work) -> None:
+        work.end(Got())
+
+    # What has no place where it comes.
+
+    def reject(_: Conversation, work: Work, heard: object) -> None:
+        work.reject("the server speaks out of turn")
+
+    def reject_digest(_: Conversation, work: Work, digest: bytes | None) -> None:
+        work.reject(EARLY_DIGEST)
+
+    def distrust(_: Conversation, work: Work, heard: object) -> None:
+        work.end(Failed("the server does not know the shared secret"))
+
+    agreeing.upon(inputs.said).to(over)(reject)
+    for state in (agreeing, waiting, *stream, proving):
+        state.upon(inputs.proof).to(over)(reject)
+    for state in (agreeing, waiting, flushing, proving):
+        state.upon(inputs.digest).to(over)(reject_digest)
+    challenging.upon(inputs.said).to(over)(distrust)
+    challenging.upon(inputs.digest).to(over)(distrust)
+
+    # A server that does not want this client, or ends.
+
+    def be_refused(_: Conversation, work: Work, reason: str) -> None:
+        work.end(_refused(reason))
+
+    def try_later(_: Conversation, work: Work, reason: str) -> None:
+        work.end(Lost(waited_s=work.connected_s, refused=reason))
+
+    def look_on(_: Conversation, work: Work, reason: str) -> None:
+        work.end(Lost(ended=reason))
+
+    def look_on_for_rest(_: Conversation, work: Work, reason: str) -> None:
+        came = Lost(has_begun=True, ended=reason)
+        work.end(came if work.can_fetch else _given_up(reason))
+
+    for state in (agreeing, *stream, proving):
+        state.upon(inputs.turned_away).to(over)(be_refused)
+    for state in before_stream:
+        state.upon(inputs.turned_away).to(over)(try_later)
+    for state in (agreeing, *before_stream):
+        state.upon(inputs.sent_on).to(over)(look_on)
+    for state in stream:
+        state.upon(inputs.sent_on).to(over)(look_on_for_rest)
+    # All that the server has to say is known, and the disk has the last word.
+    proving.upon(inputs.sent_on).loop().returns(None)
+
+    # The connection.
+
+    def lose(_: Conversation, work: Work) -> None:
+        work.end(Lost())
+
+    def lose_waiting(_: Conversation, work: Work) -> None:
+        work.end(Lost(waited_s=work.connected_s))
+
+    def lose_stream(_: Conversation, work: Work) -> None:
+        closed = Failed("the server closed the connection before the image was complete")
+        work.end(Lost(has_begun=True) if work.can_fetch else closed)
+
+    for state in (greeting, agreeing):
+        state.upon(inputs.lost).to(over)(lose)
+    for state in before_stream:
+        state.upon(inputs.lost).to(over)(lose_waiting)
+    for state in stream:
+        state.upon(inputs.lost).to(over)(lose_stream)
+    proving.upon(inputs.lost).loop().returns(None)
+
+    # The end.
+
+    def fail(_: Conversation, work: Work, failed: Failed) -> None:
+        work.end(failed)
+
+    for state in (connecting, greeting, agreeing, *before_stream, *stream, proving):
+        state.upon(inputs.fail).to(over)(fail)
+
+    @over.upon(inputs.connected).loop()
+    def hang_up(_: Conversation, work: Work) -> None:
+        work.hang_up()
+
+    # Whatever still comes has nothing to change.
+    for agreement in (inputs.agreed, inputs.challenged):
+        over.upon(agreement).loop().returns(None)
+    for late in (inputs.kept, inputs.proved, inputs.lost):
+        over.upon(late).loop().returns(None)
+    over.upon(inputs.fail).loop().returns(None)
+    return machine
+
+
+#: Makes a machine that drives the given :class:`Work`.
+conversation = _build().build()

@@ -1,0 +1,133 @@
+"""The copy of the image on this host: what of it is here, over all connections of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from kollacast.client.arrivals import Arrivals
+from kollacast.client.endings import NoCopy
+from kollacast.client.terms import Terms
+from kollacast.files.digest import Digester, available_digests
+from kollacast.files.sink import Sink
+from kollacast.receiving.output import Output
+from kollacast.transport.worker import Worker
+
+_log = Logger()
+
+
+class LocalCopy:
+    """An image that comes to ``sink``; ``failed`` is told of what cannot be kept."""
+
+    def __init__(
+        self, sink: Sink, disk: Worker, digest_worker: Worker, failed: Callable[[Failure], None]
+    ) -> None:
+        #: What was agreed on last, with a server that has the image.
+        self.terms: Terms | None = None
+        #: None as long as nothing is agreed on.
+        self.output: Output | None = None
+        #: What has come, by which ways.
+        self.arrivals = Arrivals()
+        self.digest: bytes | None = None
+        #: Whether it is whole, verified, and under its name.
+        self.is_whole = False
+        self._sink = sink
+        self._disk = disk
+        self._digest_worker = digest_worker
+        self._failed = failed
+        self._is_given_up = False
+        self._committing: Deferred[None] | None = None
+
+    @property
+    def bytes_kept(self) -> int:
+        """How many bytes are here, from the first one on."""
+        return self.output.bytes_kept if self.output is not None else 0
+
+    @property
+    def can_receive_late(self) -> bool:
+        """Whether the image may come from two sides; asked after :meth:`look`."""
+        return self._sink.can_skip and not self.arrivals.is_unreached
+
+    async def look(self, terms: Terms) -> int:
+        """How many bytes are here of the image that a server offers.
+
+        What is here of another image goes away.  Raises NoCopy where it cannot, and OSError.
+        """
+        if self.output is not None:
+            if self.terms is not None and self.terms.is_same_image(terms):
+                return self.output.bytes_kept
+            self.output = None
+            _log.warn("the server has another image now: starting over")
+            try:
+                await self._disk.run(self._sink.restart)
+            except OSError:
+                raise _other_image() from None
+        if not terms.shape.can_fetch or terms.digest not in available_digests():
+            return 0
+        return await self._disk.run(self._sink.resume, terms.image, terms.shape.capacity)
+
+    def look_at_once(self) -> None:
+        """A server has come that does not say which image it has.  Raises NoCopy."""
+        if self.bytes_kept:
+            raise _other_image()
+        self.output = None
+
+    def take_up(self, terms: Terms, kept: int) -> Output:
+        """Go on behind the ``kept`` bytes that are here."""
+        if self.output is None:
+            digester = Digester(terms.digest)
+            self.output = Output(self._sink, digester, self._disk, self._digest_worker, kept)
+            self.output.failed = self._failed
+            self.output.begin()
+            if kept:
+                _log.info("{kept} bytes are here already: going on behind them", kept=kept)
+        return self.output
+
+    def settled(self) -> Deferred[None]:
+        """Fires once nothing is under way to the disk."""
+        return self.output.settled() if self.output is not None else succeed(None)
+
+    async def prove(self, expected: bytes | None) -> None:
+        """Compare digests, where there is an ``expected`` one, and give the image its name.
+
+        Raises NoCopy where it is another image, and OSError.
+        """
+        assert self.output is not None
+        digest = self.digest = await self.output.digest()
+        if self._is_given_up:
+            return
+        if expected is not None and digest != expected:
+            name = self.output.digester.name
+            raise NoCopy(
+                f"the image is not the server's: its {name} is {digest.hex()},"
+                f" the server's {expected.hex()}"
+            )
+        self._committing = Deferred()
+        try:
+            await self.output.commit(digest)
+            self.is_whole = True
+        finally:
+            self._committing.callback(None)
+
+    def close(self) -> None:
+        """Nothing more is to be done."""
+        self._disk.stop()
+        self._digest_worker.stop()
+
+    def give_up(self, keep: bool) -> Deferred[None]:
+        """The image will not be whole, unless a commit under way is quicker: fires after that.
+
+        With ``keep``, a later run can go on from what is here.
+        """
+        self._is_given_up = True
+        self._sink.abandon(keep)
+        return self._committing if self._committing is not None else succeed(None)
+
+
+def _other_image() -> NoCopy:
+    return NoCopy(
+        "the server has another image now, and a part of the first one is written already"
+    )

@@ -1,0 +1,240 @@
+"""What a client does in each state with what it may hear: the machine alone, without I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from kollacast.client.conversation import EARLY_DIGEST, Conversation, conversation, hear
+from kollacast.client.endings import Ending, Failed, Got, Lost
+from kollacast.client.terms import of_greeting, of_group_info
+from kollacast.receiving.shape import Way
+from kollacast.wire.greeting import Greeting, GroupInfo, Refusal
+from kollacast.wire.messages import Digest, Message, Proof, Report, Sent
+
+_GREETING = Greeting("s", 1, "239.1.1.1", 4000, 1500, 4, 2, "sha256")
+_TERMS = of_greeting(_GREETING)
+_SENT = Sent()
+_DIGEST = Digest(b"d" * 32)
+
+
+class _Work:
+    """Notes what it is asked to do."""
+
+    def __init__(self, can_fetch: bool) -> None:
+        self.can_fetch = can_fetch
+        self.connected_s = 12.0
+        self.done: list[Any] = []
+        self.ending: Ending | None = None
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args: self.done.append((name, *args))
+
+    def reject(self, complaint: str) -> None:
+        self.end(Failed(complaint))
+
+    def end(self, ending: Ending) -> None:
+        assert self.ending is None, "an attempt ends once"
+        self.ending = ending
+
+
+def _report(**fields: Any) -> Report:
+    return Report({"reason": "why", **fields})
+
+
+#: Each state but the first: the one before it, and what leads from there to it.
+_STATES: dict[str, tuple[str, Callable[[Conversation], None]]] = {
+    "greeting": ("connecting", lambda machine: machine.connected()),
+    "agreeing": ("greeting", lambda machine: hear(machine, _GREETING)),
+    "challenging": ("agreeing", lambda machine: machine.challenged(_TERMS, 0)),
+    "waiting": ("agreeing", lambda machine: machine.agreed(_TERMS, 0)),
+    "receiving": ("waiting", lambda machine: hear(machine, _SENT)),
+    "flushing": ("receiving", lambda machine: hear(machine, _DIGEST)),
+    "complete": ("receiving", lambda machine: machine.kept()),
+    "proving": ("flushing", lambda machine: machine.kept()),
+}
+#: Those in which a server may give its reasons.
+_GREETED = tuple(_STATES)[1:]
+
+
+def _enter(machine: Conversation, state: str) -> None:
+    if state in _STATES:
+        before, step = _STATES[state]
+        _enter(machine, before)
+        step(machine)
+
+
+class ConversationTests(SynchronousTestCase):
+    def at(self, state: str, *, can_fetch: bool = False) -> tuple[Conversation, _Work]:
+        """A machine in ``state``, and the work that is asked for from then on."""
+        work = _Work(can_fetch)
+        machine = conversation(work)
+        _enter(machine, state)
+        work.done.clear()
+        return machine, work
+
+    def assert_ends(self, state: str, say: object, ending: Ending, **options: Any) -> None:
+        """What is heard, or done to the machine, in ``state`` ends the attempt so."""
+        machine, work = self.at(state, **options)
+        if callable(say):
+            say(machine)
+        else:
+            hear(machine, say)  # type: ignore[arg-type]
+        self.assertEqual(work.ending, ending, (state, say))
+        # Nothing that comes after the end changes anything.
+        for late in (machine.kept, machine.proved, machine.lost):
+            late()
+        machine.agreed(_TERMS, 0)
+        machine.challenged(_TERMS, 0)
+        machine.fail(Failed("late"))
+        machine.connected()
+        self.assertEqual(work.done[-1], ("hang_up",))
+
+    def test_the_way_of_an_image(self) -> None:
+        work = _Work(False)
+        machine = conversation(work)
+        machine.connected()
+        hear(machine, _GREETING)
+        machine.agreed(_TERMS, 7)
+        for message in (_SENT, _SENT, _DIGEST):
+            hear(machine, message)
+        machine.kept()
+        machine.proved()
+        self.assertEqual(
+            work.done,
+            [
+                ("await_greeting",),
+                ("agree", _TERMS),
+                ("begin", _TERMS, 7),
+                ("hand_on", _SENT),
+                ("hand_on", _SENT),
+                ("expect", _DIGEST.value),
+                ("prove",),
+            ],
+        )
+        self.assertEqual(work.ending, Got())
+
+    def test_the_disk_before_the_digest(self) -> None:
+        machine, work = self.at("receiving")
+        machine.kept()
+        hear(machine, _DIGEST)
+        self.assertEqual(work.done, [("await_digest",), ("expect", _DIGEST.value), ("prove",)])
+
+    def test_a_jasmine_server(self) -> None:
+        machine, work = self.at("greeting")
+        info = GroupInfo("224.238.0.31", 18383)
+        hear(machine, info)
+        hear(machine, _SENT)
+        machine.kept()
+        machine.digest(None)
+        machine.proved()
+        self.assertEqual(work.done[0], ("begin_at_once", of_group_info(info)))
+        self.assertEqual(work.done[-2:], [("expect", None), ("prove",)])
+        self.assertEqual(work.ending, Got())
+
+    def test_a_shared_secret(self) -> None:
+        machine, work = self.at("challenging")
+        hear(machine, Proof(b"p"))
+        hear(machine, _SENT)
+        self.assertEqual(work.done, [("check_proof", b"p"), ("hand_on", _SENT)])
+        for message in (_SENT, _DIGEST):
+            unknown = Failed("the server does not know the shared secret")
+            self.assert_ends("challenging", message, unknown)
+
+    def test_what_has_no_place_where_it_comes(self) -> None:
+        turn, early = Failed("the server speaks out of turn"), Failed(EARLY_DIGEST)
+        cases: list[tuple[Message, Failed, tuple[str, ...]]] = [
+            (_SENT, turn, ("agreeing",)),
+            (_DIGEST, early, ("agreeing", "waiting", "flushing", "proving")),
+            (
+                Proof(b"p"),
+                turn,
+                ("agreeing", "waiting", "receiving", "flushing", "complete", "proving"),
+            ),
+        ]
+        for message, ending, states in cases:
+            for state in states:
+                self.assert_ends(state, message, ending)
+
+    def test_refusals(self) -> None:
+        refused = Failed("the server refuses this client: why", keep=True)
+        self.assert_ends("greeting", Refusal("why"), refused)
+        for state in _GREETED:
+            self.assert_ends(state, _report(refused=True), refused)
+        later = _report(refused=True, later=True)
+        for state in ("challenging", "waiting"):
+            self.assert_ends(state, later, Lost(waited_s=12.0, refused="why"))
+        for state in ("agreeing", "receiving", "flushing", "complete", "proving"):
+            self.assert_ends(state, later, refused)
+
+    def test_a_server_that_gives_up(self) -> None:
+        over = Failed("the server gave up: why", keep=True)
+        for state in _GREETED:
+            self.assert_ends(state, _report(), over)
+        later = _report(later=True)
+        for state in ("agreeing", "challenging", "waiting"):
+            self.assert_ends(state, later, Lost(ended="why"))
+        for state in ("receiving", "flushing", "complete"):
+            self.assert_ends(state, later, over)
+            self.assert_ends(state, later, Lost(has_begun=True, ended="why"), can_fetch=True)
+
+    def test_a_connection_that_is_lost(self) -> None:
+        def lose(machine: Conversation) -> None:
+            machine.lost()
+
+        for state in ("greeting", "agreeing"):
+            self.assert_ends(state, lose, Lost())
+        for state in ("challenging", "waiting"):
+            self.assert_ends(state, lose, Lost(waited_s=12.0))
+        closed = Failed("the server closed the connection before the image was complete")
+        for state in ("receiving", "flushing", "complete"):
+            self.assert_ends(state, lose, closed)
+            self.assert_ends(state, lose, Lost(has_begun=True), can_fetch=True)
+
+    def test_the_disk_has_the_last_word(self) -> None:
+        machine, work = self.at("proving")
+        hear(machine, _report(later=True))
+        machine.lost()
+        self.assertIsNone(work.ending)
+        machine.proved()
+        self.assertEqual(work.ending, Got())
+
+    def test_a_failure_in_each_state(self) -> None:
+        failed = Failed("no space")
+        for state in ("connecting", *_STATES):
+            self.assert_ends(state, lambda machine: machine.fail(failed), failed)
+
+
+class TermsTests(SynchronousTestCase):
+    """What follows from a greeting."""
+
+    def test_ways(self) -> None:
+        for pull, late_join, kept, can, way in (
+            (False, False, 0, True, Way.IN_STEP),
+            (False, True, 0, True, Way.IN_STEP),
+            (False, False, 7, True, Way.FETCHING),
+            (False, True, 7, True, Way.LATE),
+            (True, False, 0, True, Way.FETCHING),
+            (True, True, 0, True, Way.LATE),
+            (True, True, 0, False, Way.FETCHING),
+        ):
+            greeting = Greeting(
+                "s", 1, "239.1.1.1", 4000, 1500, 4, 2, "sha256",
+                fetch=True, image="ab", pull=pull, late_join=late_join,
+            )  # fmt: skip
+            self.assertEqual(of_greeting(greeting).way(kept, can), way)
+
+    def test_the_shared_secret(self) -> None:
+        for auth, has_secret, objection in (
+            (None, False, None),
+            ("hmac-sha256", True, None),
+            (None, True, "does not ask"),
+            ("hmac-sha256", False, "give --token-file"),
+            ("md5", True, "a proof by md5, which is not known"),
+        ):
+            greeting = Greeting("s", 1, "239.1.1.1", 4000, 1500, 4, 2, "sha256", auth=auth)
+            found = of_greeting(greeting).objection(has_secret)
+            self.assertEqual(found is None, objection is None)
+            self.assertIn(objection or "", found or "")
