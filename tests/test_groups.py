@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
@@ -12,7 +10,12 @@ from twisted.trial import unittest
 
 from kollacast.events.guard import Guard
 from kollacast.sending.barrier import ClientGroup, GroupChain, Phase
+from kollacast.wire.messages import BufferCtl
 from tests.vectors import PROPERTY
+
+
+def _buffer(number: int) -> BufferCtl:
+    return BufferCtl(number, 0, 0, 0)
 
 
 def _fail(failure: Failure) -> None:
@@ -27,11 +30,11 @@ class _Client:
     """Notes what it is told, and answers when the test says so or at once."""
 
     def __init__(self, chain: GroupChain[_Client], *, prompt: bool = False) -> None:
-        self.told: list[tuple[Phase, Any]] = []
+        self.told: list[tuple[Phase, BufferCtl | None]] = []
         self.prompt = prompt
         self.group: ClientGroup[_Client] = chain.join(self)
 
-    def begin(self, phase: Phase, value: Any) -> None:
+    def begin(self, phase: Phase, value: BufferCtl | None) -> None:
         self.told.append((phase, value))
         if self.prompt:
             self.answer(phase)
@@ -62,13 +65,13 @@ class Groups(unittest.SynchronousTestCase):
         self.assertEqual([len(group.members) for group in self.chain.groups], [2, 2, 1])
 
     def test_everyone_is_told_once(self) -> None:
-        self.chain.begin(Phase.ANNOUNCE, "buffer")
+        self.chain.begin(Phase.ANNOUNCE, _buffer(0))
         for client in self.clients:
-            self.assertEqual(client.told, [(Phase.ANNOUNCE, "buffer")])
+            self.assertEqual(client.told, [(Phase.ANNOUNCE, _buffer(0))])
 
     def test_a_phase_ends_with_its_last_answer_whoever_gives_it(self) -> None:
         for last in range(5):
-            barrier = self.chain.begin(Phase.ANNOUNCE, last)
+            barrier = self.chain.begin(Phase.ANNOUNCE, _buffer(last))
             for number, client in enumerate(self.clients):
                 if number != last:
                     client.answer(Phase.ANNOUNCE)
@@ -77,15 +80,15 @@ class Groups(unittest.SynchronousTestCase):
             self.assertIsNone(self.successResultOf(barrier))
 
     def test_nobody_answers_for_another(self) -> None:
-        barrier = self.chain.begin(Phase.SENT, "buffer")
+        barrier = self.chain.begin(Phase.SENT, _buffer(0))
         for _ in range(5):
             self.clients[0].answer(Phase.SENT)
         self.assertNoResult(barrier)
 
     def test_several_phases_of_one_kind_are_under_way(self) -> None:
         """A client that is ahead in one counts for the next, and not for this one again."""
-        first = self.chain.begin(Phase.ANNOUNCE, 1)
-        second = self.chain.begin(Phase.ANNOUNCE, 2)
+        first = self.chain.begin(Phase.ANNOUNCE, _buffer(1))
+        second = self.chain.begin(Phase.ANNOUNCE, _buffer(2))
         for client in self.clients[1:]:
             client.answer(Phase.ANNOUNCE)
             client.answer(Phase.ANNOUNCE)
@@ -98,8 +101,8 @@ class Groups(unittest.SynchronousTestCase):
         self.assertIsNone(self.successResultOf(second))
 
     def test_kinds_of_phases_do_not_wait_for_each_other(self) -> None:
-        sent = self.chain.begin(Phase.SENT, 1)
-        announced = self.chain.begin(Phase.ANNOUNCE, 2)
+        sent = self.chain.begin(Phase.SENT, _buffer(1))
+        announced = self.chain.begin(Phase.ANNOUNCE, _buffer(2))
         for client in self.clients:
             client.answer(Phase.ANNOUNCE)
         self.assertIsNone(self.successResultOf(announced))
@@ -115,7 +118,7 @@ class Groups(unittest.SynchronousTestCase):
         for client in self.clients:
             client.prompt = True
         for value in range(3):
-            self.assertIsNone(self.successResultOf(self.chain.begin(Phase.SENT, value)))
+            self.assertIsNone(self.successResultOf(self.chain.begin(Phase.SENT, _buffer(value))))
 
 
 class Leaving(unittest.SynchronousTestCase):
@@ -141,7 +144,7 @@ class Leaving(unittest.SynchronousTestCase):
                 self.assertIsNone(self.successResultOf(barrier))
 
     def test_with_several_phases_under_way(self) -> None:
-        barriers = [self.chain.begin(Phase.ANNOUNCE, value) for value in range(3)]
+        barriers = [self.chain.begin(Phase.ANNOUNCE, _buffer(value)) for value in range(3)]
         for _ in range(3):
             self.answer(self.clients[1:], Phase.ANNOUNCE)
         self.clients[0].leave()
@@ -158,35 +161,35 @@ class Leaving(unittest.SynchronousTestCase):
 
     def test_a_whole_group(self) -> None:
         """The chain still hangs together where a group in its midst is empty."""
-        barrier = self.chain.begin(Phase.ANNOUNCE, 1)
+        barrier = self.chain.begin(Phase.ANNOUNCE, _buffer(1))
         self.clients[2].leave()
         self.clients[3].leave()
         rest = self.clients[:2] + self.clients[4:]
         self.answer(rest, Phase.ANNOUNCE)
         self.assertIsNone(self.successResultOf(barrier))
-        barrier = self.chain.begin(Phase.SENT, 2)
-        self.assertEqual(self.clients[4].told[-1], (Phase.SENT, 2))
+        barrier = self.chain.begin(Phase.SENT, _buffer(2))
+        self.assertEqual(self.clients[4].told[-1], (Phase.SENT, _buffer(2)))
         self.assertEqual(len(self.clients[2].told), 1)
         self.answer(rest, Phase.SENT)
         self.assertIsNone(self.successResultOf(barrier))
 
     def test_everybody(self) -> None:
-        barrier = self.chain.begin(Phase.ANNOUNCE, 1)
+        barrier = self.chain.begin(Phase.ANNOUNCE, _buffer(1))
         for client in self.clients:
             client.leave()
         self.assertIsNone(self.successResultOf(barrier))
-        self.assertIsNone(self.successResultOf(self.chain.begin(Phase.SENT, 1)))
+        self.assertIsNone(self.successResultOf(self.chain.begin(Phase.SENT, _buffer(1))))
 
     def test_while_it_is_told(self) -> None:
         """A connection may prove lost at the very moment at which it is written to."""
 
         class Breaking(_Client):
-            def begin(self, phase: Phase, value: Any) -> None:
+            def begin(self, phase: Phase, value: BufferCtl | None) -> None:
                 self.leave()
 
         chain = _chain(3)
         clients = [_Client(chain), Breaking(chain), _Client(chain)]
-        barrier = chain.begin(Phase.ANNOUNCE, 1)
+        barrier = chain.begin(Phase.ANNOUNCE, _buffer(1))
         self.assertNoResult(barrier)
         clients[0].answer(Phase.ANNOUNCE)
         clients[2].answer(Phase.ANNOUNCE)
@@ -195,17 +198,17 @@ class Leaving(unittest.SynchronousTestCase):
 
 class Joining(unittest.SynchronousTestCase):
     def test_nobody_is_there(self) -> None:
-        self.assertIsNone(self.successResultOf(_chain(2).begin(Phase.ANNOUNCE, 1)))
+        self.assertIsNone(self.successResultOf(_chain(2).begin(Phase.ANNOUNCE, _buffer(1))))
 
     def test_in_mid_phase_into_a_group_with_room(self) -> None:
         chain = _chain(2)
         early = _Client(chain)
-        first = chain.begin(Phase.ANNOUNCE, 1)
+        first = chain.begin(Phase.ANNOUNCE, _buffer(1))
         late = _Client(chain)
         self.assertEqual(late.told, [])
         early.answer(Phase.ANNOUNCE)
         self.assertIsNone(self.successResultOf(first))
-        second = chain.begin(Phase.ANNOUNCE, 2)
+        second = chain.begin(Phase.ANNOUNCE, _buffer(2))
         early.answer(Phase.ANNOUNCE)
         self.assertNoResult(second)
         late.answer(Phase.ANNOUNCE)
@@ -215,12 +218,12 @@ class Joining(unittest.SynchronousTestCase):
         """What is under way does not wait for a group that was never told of it."""
         chain = _chain(1)
         early = _Client(chain)
-        first = chain.begin(Phase.ANNOUNCE, 1)
+        first = chain.begin(Phase.ANNOUNCE, _buffer(1))
         late = _Client(chain)
         early.answer(Phase.ANNOUNCE)
         self.assertIsNone(self.successResultOf(first))
-        second = chain.begin(Phase.ANNOUNCE, 2)
-        self.assertEqual(late.told, [(Phase.ANNOUNCE, 2)])
+        second = chain.begin(Phase.ANNOUNCE, _buffer(2))
+        self.assertEqual(late.told, [(Phase.ANNOUNCE, _buffer(2))])
         early.answer(Phase.ANNOUNCE)
         self.assertNoResult(second)
         late.answer(Phase.ANNOUNCE)

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredQueue
 
 from kollacast.events.guard import Guard
 from kollacast.sending.zipper import Zipper
+from kollacast.wire.messages import BufferCtl
 
 
 class Phase(enum.Enum):
@@ -35,8 +36,11 @@ class Phase(enum.Enum):
 class Member(Protocol):
     """A client as its group sees it."""
 
-    def begin(self, phase: Phase, value: Any) -> None:
-        """Tell the client; it answers through :meth:`ClientGroup.answered`."""
+    def begin(self, phase: Phase, value: BufferCtl | None) -> None:
+        """Tell the client, of a buffer but for the proof.
+
+        It answers through :meth:`ClientGroup.answered`.
+        """
 
 
 _M = TypeVar("_M", bound=Member)
@@ -47,7 +51,7 @@ class ClientGroup(Generic[_M]):
 
     def __init__(self, size: int, guard: Guard) -> None:
         self.members: list[_M] = []
-        self.zippers: dict[Phase, Zipper[Any]] = {phase: Zipper() for phase in Phase}
+        self.zippers: dict[Phase, Zipper[BufferCtl | None]] = {phase: Zipper() for phase in Phase}
         self._size = size
         # Who has not answered yet, for each phase under way, oldest first.
         self._open: dict[Phase, deque[set[_M]]] = {phase: deque() for phase in Phase}
@@ -112,7 +116,7 @@ class GroupChain(Generic[_M]):
         self.groups: list[ClientGroup[_M]] = []
         self._group_size = group_size
         self._guard = guard
-        self._root: dict[Phase, Zipper[Any]] = {phase: Zipper() for phase in Phase}
+        self._root: dict[Phase, Zipper[BufferCtl | None]] = {phase: Zipper() for phase in Phase}
 
     @property
     def members(self) -> list[_M]:
@@ -133,7 +137,7 @@ class GroupChain(Generic[_M]):
         group.join(member)
         return group
 
-    def begin(self, phase: Phase, value: Any) -> Deferred[None]:
+    def begin(self, phase: Phase, value: BufferCtl | None) -> Deferred[None]:
         """Tell every client; fires once each has answered or left.
 
         Phases of one kind end in the order in which they began.

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -125,24 +125,25 @@ class Member:
 
     # From the group.
 
-    def begin(self, phase: Phase, value: Any) -> None:
+    def begin(self, phase: Phase, ctl: BufferCtl | None) -> None:
         """Tell the client of a phase; what it owes from now on is checked."""
-        now = self._clock.seconds()
+        if ctl is None:
+            if self._has_reported:
+                self._answered(phase)
+            return
+        due = _Due(ctl, self._clock.seconds())
         if phase is Phase.ANNOUNCE:
             if self._first is None:
-                self._first = value
-            self._announced.append(_Due(value, now))
-            self._outgoing.send(value.encode(self._dialect))
-        elif phase is Phase.SENT:
-            if not self.takes(value):
-                self._answered(phase)
-                return
-            self._sent.append(_Due(value, now))
-            self._outgoing.send(Sent().encode(self._dialect))
-            if value.is_end:
-                self._client.sent_all()
-        elif self._has_reported:
+                self._first = ctl
+            self._announced.append(due)
+            self._outgoing.send(ctl.encode(self._dialect))
+        elif not self.takes(ctl):
             self._answered(phase)
+        else:
+            self._sent.append(due)
+            self._outgoing.send(Sent().encode(self._dialect))
+            if ctl.is_end:
+                self._client.sent_all()
 
     def takes(self, ctl: BufferCtl) -> bool:
         """Whether the client was told of this buffer: who came late was not told of the first."""

@@ -62,7 +62,7 @@ class Host(Protocol):
         """What is sent, as far as it is agreed on."""
 
     def situation(self, client: Client | None = None) -> Situation:
-        """What admission goes by, for this client once it has said who it is."""
+        """What admission goes by, for this client where it is known who that is."""
 
     def greeting(self, nonce: str) -> bytes:
         """What a connection is told first."""
@@ -123,7 +123,7 @@ class Client:
     def connected(self) -> None:
         """It can be talked to."""
         if not self._dialect.introduces:
-            self._let_in(admit(None, self.record.address, self._host.situation()))
+            self._let_in(admit(None, self.record.address, self._host.situation(self)))
             return
         refused = may_speak(self.record.address, self._host.situation())
         if refused is not None:

@@ -126,7 +126,7 @@ class Session:
             allowed=self._config.allowed,
             unicast=self._config.unicast,
             lack=self.lack,
-            has_room=self.roster.has_room(None if client is None else client.hello),
+            has_room=client is None or self.roster.has_room(client.hello),
             may_be_back=client is not None and self.roster.may_be_back(client),
         )
 
