@@ -89,8 +89,6 @@ class ConversationTests(SynchronousTestCase):
         machine.agreed(_TERMS, 0)
         machine.challenged(_TERMS, 0)
         machine.fail(Failed("late"))
-        machine.connected()
-        self.assertEqual(work.done[-1], ("hang_up",))
 
     def test_the_way_of_an_image(self) -> None:
         work = _Work(False)

@@ -21,7 +21,7 @@ from twisted.logger import capturedLogs, formatEvent
 from kollacast.client.attempt import GREETING_TIMEOUT_S
 from kollacast.operator.outcome import Outcome, Status
 from kollacast.packets.buffer import PacketBuffer
-from kollacast.receiving import reception
+from kollacast.receiving import output, reception
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.greeting import MAGIC, Hello, Refusal, encode_json
 from kollacast.wire.messages import Detach, Done, Ready, Report, Request
@@ -995,6 +995,22 @@ class EndTests(_ClientTestCase):
             self.network.settle()
             client.threads[thread].release()
             self.assert_failed(client, "interrupted")
+
+    def test_an_interrupt_while_what_is_here_is_read_back(self) -> None:
+        """A digest that will not be known any more is not waited for."""
+        self.patch(output, "_PIECE", 8)
+        sink = MemorySink()
+        sink.data, sink.identity = _IMAGE[: 5 * CAPACITY], "ab"
+        server, client = self.meet(sink=sink, threads=True)
+        client.threads["digest"].held = True
+        server.greet(fetch=True, image="ab")
+        server.announce(1, 0, 5, 0)
+        server.digest(hashlib.sha256(sink.data).digest())
+        self.assertEqual(client.phase, "verifying")
+        client.client.interrupt("interrupted")
+        self.network.settle()
+        client.threads["digest"].release()
+        self.assert_failed(client, "interrupted")
 
     def test_an_interrupt_that_comes_after_the_commit_is_too_late(self) -> None:
         """The file has its name: the run has not failed, whatever the operator wanted."""

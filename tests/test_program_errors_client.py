@@ -85,7 +85,6 @@ _ELSEWHERE = {
     "MulticastReceiver._read_segments",
     "Intake.is_expected",
     "Intake.landed",
-    "Attempt.hang_up",
     "ServerConnection.abort",
 }
 _EXEMPT = {*_HEARD, *_HANDLERS, *_ELSEWHERE, "LocalCopy.__init__", "Account.progress"}

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from kollacast.client.connecting import NotConnected, connect
 from kollacast.client.connection import ServerConnection
 from kollacast.client.conversation import EARLY_DIGEST, Conversation, conversation, hear
-from kollacast.client.endings import Ending, Failed, Got, NoCopy
+from kollacast.client.endings import Ending, Failed, Got, Lost, NoCopy
 from kollacast.client.local_copy import LocalCopy
 from kollacast.client.terms import Terms
 from kollacast.events.guard import Guard
@@ -121,8 +121,14 @@ class Attempt:
         except (CancelledError, ConnectingCancelledError):
             pass  # the attempt is over
 
-    def _new_connection(self) -> ServerConnection:
-        """One that is about to open: from here on there is nothing else to call off."""
+    def _new_connection(self) -> ServerConnection | None:
+        """The one that is about to open; None where it is not needed.
+
+        A host with several addresses may answer at more than one.
+        """
+        if self._is_over or self._connection is not None:
+            return None
+        # From here on there is nothing else to call off.
         self._connecting = None
         self._connection = ServerConnection(self, self._guard)
         self._closing.append(self._connection.closed)
@@ -337,20 +343,16 @@ class Attempt:
         timer = self._guard.call_later(self._reactor, _LINGER_S, connection.abort)
         connection.closed.addCallback(lambda _: timer.cancel() if timer.active() else None)
         dialect = self._terms.shape.dialect if self._terms is not None else None
-        is_got = isinstance(ending, Got)
-        if isinstance(ending, Failed) and dialect is not None and dialect.proves:
-            connection.send(Report(self._report(ending.reason)).encode(dialect))
-        elif is_got and dialect is not None:
-            last = Report(self._report(None)) if dialect.proves else Done()
-            connection.send(last.encode(dialect))
-            if dialect.proves:
-                connection.await_close()
-                return
-        connection.close()
-
-    def hang_up(self) -> None:
-        assert self._connection is not None
-        self._connection.close()
+        proves = dialect is not None and dialect.proves
+        if dialect is not None and proves and not isinstance(ending, Lost):
+            reason = ending.reason if isinstance(ending, Failed) else None
+            connection.send(Report(self._report(reason)).encode(dialect))
+        elif dialect is not None and isinstance(ending, Got):
+            connection.send(Done().encode(dialect))
+        if proves and isinstance(ending, Got):
+            connection.await_close()
+        else:
+            connection.close()
 
     def _cancel_timer(self) -> None:
         if self._timer is not None and self._timer.active():

@@ -24,7 +24,11 @@ class NotConnected(Exception):
 
 
 async def connect(
-    reactor: IReactor, host: str, port: int, deadline: float, make: Callable[[], ServerConnection]
+    reactor: IReactor,
+    host: str,
+    port: int,
+    deadline: float,
+    make: Callable[[], ServerConnection | None],
 ) -> None:
     """Return once a connection of ``make()`` is open.
 

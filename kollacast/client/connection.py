@@ -132,12 +132,12 @@ class ServerConnection(Protocol):
 
 
 class ServerConnectionFactory(ClientFactory):
-    """Makes a :class:`ServerConnection` for each attempt."""
+    """Makes a :class:`ServerConnection` where one is needed."""
 
     noisy = False
 
-    def __init__(self, make: Callable[[], ServerConnection]) -> None:
+    def __init__(self, make: Callable[[], ServerConnection | None]) -> None:
         self._make = make
 
-    def buildProtocol(self, addr: IAddress | None) -> ServerConnection:
+    def buildProtocol(self, addr: IAddress | None) -> ServerConnection | None:
         return self._make()

@@ -63,9 +63,6 @@ class Work(Protocol):
     def end(self, ending: Ending) -> None:
         """Close all that is open."""
 
-    def hang_up(self) -> None:
-        """A connection is open that nobody needs any more."""
-
 
 class Conversation(Protocol):
     """The machine's inputs, in the order of their first use."""
@@ -291,10 +288,6 @@ def _build() -> TypeMachineBuilder[Conversation, Work]:
 
     for state in (connecting, greeting, agreeing, *before_stream, *stream, proving):
         state.upon(inputs.fail).to(over)(fail)
-
-    @over.upon(inputs.connected).loop()
-    def hang_up(_: Conversation, work: Work) -> None:
-        work.hang_up()
 
     # Whatever still comes has nothing to change.
     for agreement in (inputs.agreed, inputs.challenged):
