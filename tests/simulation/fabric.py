@@ -246,7 +246,11 @@ class MemoryConnector:
         here.peer, other.peer = other, here
         network.transports += here, other
         listener.knock(other)
-        here.begin(self._factory.buildProtocol(self._address))
+        protocol = self._factory.buildProtocol(self._address)
+        if protocol is None:
+            here.reset()
+        else:
+            here.begin(protocol)
 
 
 class Fabric(Links):
