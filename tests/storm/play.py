@@ -43,8 +43,13 @@ def fingerprint(seed: int) -> str:
 
 def play_many(seeds: Iterable[int], processes: int) -> Iterator[tuple[int, list[str]]]:
     """Each seed and what is wrong with it, in any order."""
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes, _settle) as pool:
         yield from pool.imap_unordered(_play_one, seeds, _CHUNK)
+
+
+def _settle() -> None:
+    """Have the collector look at what sessions make, and not at all the modules after each."""
+    gc.freeze()
 
 
 def _play_one(seed: int) -> tuple[int, list[str]]:
