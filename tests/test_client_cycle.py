@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 from weakref import WeakSet
 
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import CannotListenError
 from twisted.logger import capturedLogs, formatEvent
 
@@ -152,6 +153,13 @@ class ConnectTests(_ClientTestCase):
         self.assert_failed(
             client,
             f"no server at installer port {PORT} within 3 s: no host has this name",
+        )
+
+    def test_the_name_is_no_name(self) -> None:
+        """It looks like one; there is no use in trying again."""
+        client = self.network.join(server_ip="xn--.lan", connect_timeout_s=3.0)
+        self.assert_failed(
+            client, f"no server at xn--.lan port {PORT} within 3 s: invalid hostname: xn--.lan", 0.5
         )
 
     def test_what_answers_says_nothing(self) -> None:
@@ -410,7 +418,7 @@ class ReceiveTests(_ClientTestCase):
         self.assertEqual(heard[4:], [Request((5,))])
         server.repair(5, _payload(5))
         self.assertEqual(heard[5:], [Done()])
-        self.assertEqual(client.account.packets_repaired, 1)
+        self.assertEqual(client.account.packets.repaired, 1)
         server.announce(3, 0, 6, 0)
         self.assertEqual(heard[6:], [Ready()])
         server.sent()
@@ -506,7 +514,7 @@ class ReceiveTests(_ClientTestCase):
         for seq in range(BUFFER_PACKETS):
             server.repair(seq, _payload(seq))
         self.assertIsNone(client.outcome)
-        self.assertEqual(client.account.packets_repaired, 0)
+        self.assertEqual(client.account.packets.repaired, 0)
 
     def test_done_waits_for_the_disk(self) -> None:
         server, client = self.greeted(threads=True)
@@ -545,6 +553,32 @@ class ReceiveTests(_ClientTestCase):
         server.sent()
         self.assertEqual(server.client.heard[-1], Done())
         self.assertEqual(len(alive), 0)
+        server.sent()
+        server.digest(_DIGEST)
+        self.assert_whole(client)
+
+    def test_no_memory_for_a_whole_window(self) -> None:
+        """The buffers that there are go round, and the server waits for READY."""
+        made = 0
+
+        def make(capacity: int, packets: int) -> PacketBuffer:
+            nonlocal made
+            made += 1
+            if made > 1:
+                raise OSError(errno.ENOMEM, "Cannot allocate memory")
+            return PacketBuffer(capacity, packets)
+
+        self.patch(reception, "PacketBuffer", make)
+        server, client = self.greeted()
+        server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
+        server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
+        self.assertEqual(server.client.heard[1:], [Ready()])
+        self.multicast(server, 0, 1, 2, 3)
+        server.sent()
+        self.assertEqual(server.client.heard[2:], [Done(), Ready()])
+        self.multicast(server, 4, 5)
+        server.sent()
+        server.announce(3, 0, 6, 0)
         server.sent()
         server.digest(_DIGEST)
         self.assert_whole(client)
@@ -772,6 +806,17 @@ class SinkTests(_ClientTestCase):
         self._fails(
             MemorySink(commit_error=error), f"cannot write the image: {os.strerror(errno.EDQUOT)}"
         )
+
+    def test_no_thread_for_the_digest(self) -> None:
+        """The kernel has one for the disk, and no other."""
+        server, client = self.greeted(threads=True)
+
+        def refuse(function: object, *words: object) -> Deferred[None]:
+            return fail(OSError(errno.EAGAIN, "can't start new thread"))
+
+        client.threads["digest"].run = refuse  # type: ignore[assignment]
+        self.bring(server, until=1)
+        self.assert_failed(client, "cannot write the image: can't start new thread")
 
     def test_nobody_reads_the_pipe(self) -> None:
         self._fails(

@@ -131,7 +131,7 @@ async def test_saved_into_a_pipe(crew: Crew, saved: Path) -> None:
     [
         (lambda data: bz2.compress(data), "it is compressed by bzip2, and only gzip and zstd are"),
         (lambda data: gzip.compress(data)[:-2000], "it is damaged or cut short: "),
-        (lambda data: zstandard.compress(data)[:-2000], "is nothing that `docker save` wrote"),
+        (lambda data: zstandard.compress(data)[:-2000], "it is damaged or cut short: "),
         (lambda data: data[: len(data) // 2], "is nothing that `docker save` wrote"),
         (lambda data: b"", "is nothing that `docker save` wrote"),
     ],

@@ -7,11 +7,14 @@ import os
 from ipaddress import IPv4Network
 from random import Random
 from typing import Any
+from weakref import WeakSet
 
 from twisted.logger import capturedLogs, formatEvent
 
 from kollacast.files.spool import Spool
 from kollacast.operator.outcome import Status
+from kollacast.packets.buffer import PacketBuffer
+from kollacast.receiving import reception
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Hello, encode_json
 from kollacast.wire.messages import BufferCtl, Detach, Digest, Fetch, Report, Sent
@@ -26,6 +29,7 @@ from tests.simulation.testcase import MemoryTestCase
 
 _IMAGE = Random(1).randbytes(40 * CAPACITY + 5)
 _DIGEST = hashlib.sha256(_IMAGE).hexdigest()
+_OTHER = Random(5).randbytes(len(_IMAGE))
 
 
 class _LadderTestCase(MemoryTestCase):
@@ -647,6 +651,56 @@ class ReturningTests(_LadderTestCase):
         again = self.serve(other, "other file", clients=2)
         self.assert_whole(slow, quick, image=other)
         self.assertEqual(again.finish().status, Status.OK)
+
+    def test_what_is_kept_of_another_image_is_never_taken_for_the_first(self) -> None:
+        again = self.kept_of_another_image()
+        self.serve(clients=1)
+        self.assert_whole(self.network.join(sink=again))
+
+    def test_what_is_kept_of_another_image_is_gone_on_from(self) -> None:
+        again = self.kept_of_another_image()
+        self.serve(_OTHER, "other file", clients=1)
+        client = self.network.join(sink=again)
+        self.assert_whole(client, image=_OTHER)
+        assert client.outcome is not None
+        self.assertEqual(client.outcome.report["bytes_resumed"], 4 * BUFFER_PACKETS * CAPACITY)
+
+    def kept_of_another_image(self) -> MemorySink:
+        """What a client has that began with one image and was interrupted at another one."""
+        server, slow, quick = self.begin()
+        self.network.run_for(0.5)
+        slow.host.vanish()
+        server.host.kill()
+        other = self.serve(_OTHER, "other file", clients=3)
+        slow = self.network.join(threads=True)
+        self.network.settle()
+        slow.threads["disk"].held = True
+        self.network.join()
+        self.network.run_until(lambda: quick.sink.data == _OTHER[: 4 * BUFFER_PACKETS * CAPACITY])
+        quick.client.interrupt("interrupted")
+        quick.finish()
+        other.host.kill()
+        slow.host.vanish()
+        return quick.sink.reopen()
+
+    def test_a_connection_that_is_over_costs_no_memory(self) -> None:
+        """A client on a bad network comes back many times."""
+        alive: WeakSet[PacketBuffer] = WeakSet()
+
+        class Counted(PacketBuffer):
+            def __init__(self, capacity: int, max_packets: int) -> None:
+                super().__init__(capacity, max_packets)
+                alive.add(self)
+
+        self.patch(reception, "PacketBuffer", Counted)
+        _, slow, quick = self.begin()
+        self.network.run_for(0.5)
+        both = len(alive)
+        quick.transport.reset()
+        self.network.run_for(0.5)
+        self.assertEqual(len(alive), both // 2)
+        slow.threads["disk"].release()
+        self.assert_whole(slow, quick)
 
     def test_another_image_where_the_first_is_written_already(self) -> None:
         server, _, quick = self.begin()

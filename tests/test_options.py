@@ -6,6 +6,8 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
@@ -29,6 +31,20 @@ class _Twistd(Options):
         ("logfile", "l", None, ""),
         ("pidfile", None, "twistd.pid", ""),
     )
+
+
+@contextmanager
+def _redirected(fd: int, path: Path, flags: int) -> Iterator[None]:
+    """A standard stream is open on a file, as a shell leaves it."""
+    before = os.dup(fd)
+    file = os.open(path, flags)
+    os.dup2(file, fd)
+    os.close(file)
+    try:
+        yield
+    finally:
+        os.dup2(before, fd)
+        os.close(before)
 
 
 class _OptionsTestCase(SynchronousTestCase):
@@ -275,6 +291,36 @@ class ServerTests(_OptionsTestCase):
         self.assertIn("is the file of --input", line)
         self.assertEqual(self.image.read_bytes(), b"image")
 
+    def test_report_over_what_is_redirected(self) -> None:
+        with _redirected(0, self.image, os.O_RDONLY):
+            line = self.refused_server("127.0.0.1", "3", "--report", str(self.image))
+            self.assertIn("is the file of standard input", line)
+            other = str(self.folder / "report")
+            self.server("127.0.0.1", "3", "--report", other)
+            # It is not what is sent.
+            words = ("--input", other, "--report", str(self.image))
+            self.server("127.0.0.1", "3", *words)
+
+    def test_report_over_the_secret(self) -> None:
+        self.image.write_bytes(b"0123456789abcdef")
+        self.image.chmod(0o600)
+        words = ("--token-file", str(self.image), "--report", str(self.image))
+        line = self.refused_server("127.0.0.1", "3", *words)
+        self.assertIn("is the file of --token-file", line)
+
+    def test_a_spool_without_a_name(self) -> None:
+        line = self.refused_server("127.0.0.1", "3", "--spool=")
+        self.assertIn("--spool : No such file or directory", line)
+
+    def test_numbers_that_are_too_large(self) -> None:
+        digits = "9" * 400
+        for option in ("--rate", "--expect-size", "--spool-size", "--accept-timeout"):
+            for value in (digits, f"{digits}G", f"0.{digits}", "9" * 5000):
+                line = self.refused_server("127.0.0.1", "3", option, value)
+                self.assertIn(f"{option} '", line)
+        exact = self.server("127.0.0.1", "3", "--expect-size", str(2**60 + 1))
+        self.assertEqual(exact.config.expectation.size, 2**60 + 1)
+
 
 class InputTests(_OptionsTestCase):
     """What is checked about the input, for real."""
@@ -343,6 +389,8 @@ class ClientTests(_OptionsTestCase):
         for path in (self.image, self.image / "root"):
             line = self.refused_client("127.0.0.1", "h", "--registry-root", str(path))
             self.assertIn(f"--registry-root {path}: cannot be written: Not a directory", line)
+        line = self.refused_client("127.0.0.1", "h", "--registry-root=")
+        self.assertIn("cannot be written: No such file or directory", line)
         both = ("--registry-root", str(self.folder), "--output", str(self.image))
         self.assertIn("not to both", self.refused_client("127.0.0.1", "h", *both))
 
@@ -358,6 +406,18 @@ class ClientTests(_OptionsTestCase):
     def test_report_over_the_image(self) -> None:
         words = ("--output", str(self.image), "--report", str(self.image))
         self.assertIn("is the file of --output", self.refused_client("127.0.0.1", "h", *words))
+
+    def test_report_over_what_is_redirected(self) -> None:
+        with _redirected(1, self.image, os.O_WRONLY):
+            line = self.refused_client("127.0.0.1", "h", "--report", str(self.image))
+        self.assertIn("is the file of standard output", line)
+
+    def test_an_image_over_the_secret(self) -> None:
+        self.image.write_bytes(b"0123456789abcdef")
+        self.image.chmod(0o600)
+        words = ("--token-file", str(self.image), "--output", str(self.image))
+        line = self.refused_client("127.0.0.1", "h", *words)
+        self.assertIn("is the file of --token-file", line)
 
     def test_standard_output_closed(self) -> None:
         self.patch(streams, "fill_closed_streams", lambda: frozenset([1]))

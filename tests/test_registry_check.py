@@ -34,6 +34,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(b"{}")
         elif self.server.is_dead:
             self.close_connection = True
+        elif self.server.redirect is not None:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirect)
+            self.end_headers()
+        elif self.server.has_no_end:
+            self.send_response(200)
+            self.end_headers()
+            while not self.server.is_over.wait(0.01):
+                try:
+                    self.wfile.write(b" ")
+                except OSError:
+                    return
         elif kind == "/v2/kolla/one/manifests":
             self._answer(self.server.manifest, {"Docker-Content-Digest": _DIGEST})
         else:
@@ -60,6 +72,9 @@ class _Server(ThreadingHTTPServer):
         super().__init__((LOOPBACK, 0), _Handler)
         self.manifest = _FILES[blob_path(_DIGEST)]
         self.is_dead = False
+        self.redirect: str | None = None
+        self.has_no_end = False
+        self.is_over = threading.Event()
         self.barrier = threading.Barrier(3)
         self.asked: list[str] = []
 
@@ -72,6 +87,7 @@ def _serving() -> Iterator[_Server]:
         try:
             yield server
         finally:
+            server.is_over.set()
             server.shutdown()
             thread.join()
 
@@ -103,6 +119,21 @@ class CheckTests(SynchronousTestCase):
             server.is_dead = True
             error = self.assertRaises(OSError, _check, server)
         self.assertRegex(error.strerror, "^the registry at .* answers no more: ")
+
+    def test_one_that_leads_to_what_is_no_address(self) -> None:
+        for redirect in ("http://[bad", "http://a b/", "http://127.0.0.1:999999/"):
+            with self.subTest(redirect), _serving() as server:
+                server.redirect = redirect
+                error = self.assertRaises(OSError, _check, server)
+                self.assertRegex(error.strerror, "is no registry$|answers no more: ")
+
+    def test_an_answer_without_an_end(self) -> None:
+        """A byte now and then is no reason to wait for ever."""
+        with _serving() as server:
+            server.has_no_end = True
+            address = f"{LOOPBACK}:{server.server_port}"
+            error = self.assertRaises(OSError, check_registry, address, [_IMAGE], 0.1)
+        self.assertRegex(error.strerror, "answers no more: it does not come to the end")
 
     def test_another_manifest_by_the_name_of_this_one(self) -> None:
         """What a registry says of its answer is not what counts."""
@@ -138,3 +169,7 @@ class RecordTests(SynchronousTestCase):
             with self.subTest(changes):
                 error = self.assertRaises(OSError, self._parse, **changes)
                 self.assertEqual(error.filename, "record")
+
+    def test_brackets_without_end(self) -> None:
+        error = self.assertRaises(OSError, parse_record, "[" * 200_000, "record")
+        self.assertEqual(error.filename, "record")

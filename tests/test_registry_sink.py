@@ -216,6 +216,22 @@ class VersionTests(_TestCase):
         self.assertEqual(os.readlink(self.root / "current"), "versions/4")
         self.assertEqual(os.readlink(self.root / "previous"), "versions/3")
 
+    def test_an_operator_has_gone_back_by_hand(self) -> None:
+        """However the link is written, the version that it leads to is the one before."""
+        for target in ("versions/1", "versions/1/", "previous", "./versions/../versions/1", ""):
+            with self.subTest(target):
+                self.root = Path(self.mktemp())
+                for tag in range(2):
+                    files = storage_of({f"kolla/one:{tag}": [b"layer"]})
+                    self.feed(archive_of(members_of(files)))
+                (self.root / "current").unlink()
+                absolute = os.path.abspath(self.root / "versions" / "1")
+                os.symlink(target or absolute, self.root / "current")
+                self.feed(archive_of(members_of(_FILES)))
+                self.assertEqual(sorted(os.listdir(self.root / "versions")), ["1", "3"])
+                self.assertEqual(os.readlink(self.root / "current"), "versions/3")
+                self.assertEqual(os.readlink(self.root / "previous"), "versions/1")
+
     def test_hidden_until_commit(self) -> None:
         self.feed(archive_of(members_of(_OTHER)))
         sink = RegistrySink(str(self.root))
@@ -262,10 +278,11 @@ class VersionTests(_TestCase):
         for before in (0, 1, 2):
             for call in ("symlink", "fsync", "rename", "_sync_folder"):
                 for number in range(4):
-                    with self.subTest(f"{call} {number}, behind {before}"):
-                        self._fail_at(before, call, number)
+                    for error in (OSError(errno.EIO, os.strerror(errno.EIO)), KeyboardInterrupt()):
+                        with self.subTest(f"{call} {number}, behind {before}, {error}"):
+                            self._fail_at(before, call, number, error)
 
-    def _fail_at(self, before: int, call: str, number: int) -> None:
+    def _fail_at(self, before: int, call: str, number: int, error: BaseException) -> None:
         self.root = Path(self.mktemp())
         for tag in range(before):
             self.feed(archive_of(members_of(storage_of({f"kolla/one:{tag}": [b"layer"]}))))
@@ -276,7 +293,7 @@ class VersionTests(_TestCase):
             nonlocal calls
             calls += 1
             if calls == number + 1:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
+                raise error
             return original(*words)
 
         def state() -> object:
@@ -290,7 +307,7 @@ class VersionTests(_TestCase):
         with mock.patch.object(module, call, fail):
             try:
                 sink.commit(_DIGEST)
-            except OSError:
+            except (OSError, KeyboardInterrupt):
                 pass
             else:
                 self.assertLessEqual(calls, number)
@@ -403,6 +420,15 @@ class BadArchiveTests(_TestCase):
         data = registry_storage.compressed(_padless(archive_of(members_of(_FILES))), method)
         reason = self.refused(data[: int(len(data) * share)])
         self.assertRegex(reason, "cut short|no tar archive|unexpected end")
+
+    def test_cut_short_in_its_last_bytes(self) -> None:
+        """All files are whole then, and the checksum of the compression is not there."""
+        plain = archive_of(members_of(_FILES))
+        with_sum = zstandard.ZstdCompressor(write_checksum=True).compress(plain)
+        without = zstandard.ZstdCompressor(write_checksum=False).compress(plain)
+        for data in (with_sum, without, registry_storage.compressed(plain, "gzip")):
+            for missing in (1, 3, 4, 7):
+                self.assertIn("cut short", self.refused(data[:-missing]))
 
     def test_a_window_that_takes_too_much_memory(self) -> None:
         """As of `zstd --long=31`; at 128 MiB, as of `zstd --ultra -22`, it is still taken."""

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 from unittest import SkipTest, mock
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone
 from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
@@ -24,6 +25,8 @@ from kollacast.files.digest import ExpectedDigest, available_digests
 from kollacast.files.source import ChangedImage
 from kollacast.operator.expectation import Expectation
 from kollacast.operator.outcome import Outcome, Status
+from kollacast.packets.buffer import PacketBuffer
+from kollacast.sending import read_ahead
 from kollacast.server.client_protocol import HELLO_TIMEOUT_S
 from kollacast.server.cycle import cycle
 from kollacast.wire.dialect import JASMINE
@@ -940,6 +943,72 @@ class WindowTests(_ServerTestCase):
                 BufferCtl(5, 0, 14, 0),
             ],
         )
+
+    def test_no_memory_for_a_whole_window(self) -> None:
+        """What there is goes round."""
+        for buffers in (1, 2, 3):
+            self.network = Network()
+            self._allow(buffers)
+            with capturedLogs() as events:
+                server = self.network.serve(_IMAGE, clients=2)
+                self.assert_have_it(self.others(2))
+                self.assertEqual(server.finish().status, Status.OK)
+            said = [formatEvent(event) for event in events]
+            why = "no memory for a buffer of 112 bytes: Cannot allocate memory. --buffer-packets"
+            self.assertTrue(any(line.startswith(why) for line in said), said)
+
+    def test_what_cannot_be_digested(self) -> None:
+        """At the first buffer, or at the last one when all is read: it ends, with that reason."""
+        for failing in (1, 4):
+            self.network = Network()
+            with self.subTest(failing):
+                server = self.network.serve(_IMAGE, clients=1, threads=True)
+                worker = server.threads["digest"]
+                run, calls = worker.run, itertools.count(1)
+
+                def refuse(
+                    function: Callable[..., Any],
+                    *words: Any,
+                    run: Callable[..., Any] = run,
+                    calls: Iterator[int] = calls,
+                    failing: int = failing,
+                ) -> Deferred[Any]:
+                    if next(calls) == failing:
+                        return fail(OSError(errno.EAGAIN, "can't start new thread"))
+                    result: Deferred[Any] = run(function, *words)
+                    return result
+
+                worker.run = refuse  # type: ignore[method-assign]
+                client = self.network.join()
+                outcome = server.finish()
+                line = "cannot read the image: can't start new thread"
+                self.assertEqual((outcome.status, outcome.line), (Status.FAILED, line))
+                self.assertEqual(client.finish().line, f"the server gave up: {line}")
+
+    def test_no_memory_for_a_single_buffer(self) -> None:
+        self._allow(0)
+        server = self.network.serve(_IMAGE, clients=1)
+        client = self.network.join()
+        why = (
+            "no memory for a buffer of 112 bytes: Cannot allocate memory. --buffer-packets and"
+            " --window take less of it"
+        )
+        outcome = server.finish()
+        self.assertEqual((outcome.status, outcome.line), (Status.FAILED, why))
+        self.assertEqual(client.finish().line, f"the server gave up: {why}")
+
+    def _allow(self, buffers: int) -> None:
+        """Of the server's buffers there is memory for so many."""
+        left = buffers
+
+        def make(capacity: int, packets: int) -> PacketBuffer:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise OSError(errno.ENOMEM, "Cannot allocate memory")
+            return PacketBuffer(capacity, packets)
+
+        self.patch(read_ahead, "PacketBuffer", make)
 
     def test_a_pipe_that_reads_short_makes_no_short_packets(self) -> None:
         server = self.network.serve(MemorySource(_IMAGE, read_bytes=5), clients=1)

@@ -283,6 +283,19 @@ class KeptTests(SynchronousTestCase):
         self.assertEqual(self.path.read_bytes(), b"abcdefgh")
         self.assertEqual(os.listdir(self.folder), ["image.tgz"])
 
+    def test_a_run_that_starts_over(self) -> None:
+        """What it writes then is of no image that has a name here."""
+        first, _ = self.run_on(self._ONE, b"01234567")
+        first.restart()
+        first.write(_views(b"abcd"), 0)
+        # As when it is killed: nothing is tidied up.
+        second, kept = self.run_on(self._ONE, b"0123")
+        self.assertEqual(kept, 0)
+        second.commit()
+        self.assertEqual(self.path.read_bytes(), b"0123")
+        first.abandon(keep=True)
+        self.assertEqual(os.listdir(self.folder), ["image.tgz"])
+
     def test_two_runs_at_once_do_not_share_it(self) -> None:
         first, _ = self.run_on(self._ONE, b"0123")
         second, kept = self.run_on(self._ONE, b"abcd")

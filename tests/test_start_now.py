@@ -53,6 +53,18 @@ async def test_after_the_start_it_ends_nothing(crew: Crew) -> None:
 
 
 @on_the_reactor
+async def test_fewer_descriptors_than_clients(crew: Crew) -> None:
+    """They would never all get in: said before anybody waits, and not found out by waiting."""
+    image = crew.file("image", image_of(1000))
+    server = crew.server(clients=200, stdin=image, prefix=("prlimit", "--nofile=256"))
+    assert await server.end() == Status.FAILED
+    assert server.lines == [
+        "kollacast-server: 200 clients take 264 descriptors, and this process may have 256:"
+        " raise the limit (ulimit -Hn, LimitNOFILE=, --ulimit nofile)"
+    ]
+
+
+@on_the_reactor
 async def test_a_daemon(crew: Crew) -> None:
     """Its log has the line that names the signal, with the daemon's own process."""
     image = crew.file("image", image_of(1_000_000))

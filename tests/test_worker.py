@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import threading
 import weakref
 from typing import Any
+from unittest import mock
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
@@ -40,6 +42,21 @@ class Threads(unittest.TestCase):
         result = self.worker.run(call, 3, 4).addCallback(came)
         self.assertEqual(await result, (7, "test worker"))
         self.assertEqual(came_in, [threading.current_thread().name])
+
+    async def test_a_thread_that_the_kernel_refuses_is_a_call_that_fails(self) -> None:
+        """And once there is one, calls are made."""
+
+        def refuse(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with mock.patch.object(threading.Thread, "start", refuse):
+            results = [self.worker.run(int), self.worker.run(int)]
+        for result in results:
+            error = self.failureResultOf(result).value
+            assert isinstance(error, OSError)
+            self.assertEqual(error.errno, errno.EAGAIN)
+            self.assertIn("can't start new thread: raise the limit of", error.strerror)
+        self.assertEqual(await self.worker.run(int), 0)
 
     async def test_calls_are_made_one_at_a_time_and_in_order(self) -> None:
         made: list[int] = []

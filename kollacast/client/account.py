@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from kollacast.client.arrivals import Tally
 from kollacast.client.endings import Failed
 from kollacast.client.local_copy import LocalCopy
 from kollacast.operator.config import ClientConfig
@@ -26,14 +27,9 @@ class Account:
     digest_name: str
     digest: str | None  #: of the image, in hexadecimal digits
     failsafe: str | None  #: registry that has the image when all else fails, host:port
+    packets: Tally
     bytes_kept: int = 0
     bytes_resumed: int = 0  #: of them, those of an earlier run
-    packets_multicast: int = 0
-    packets_repaired: int = 0
-    packets_fetched: int = 0
-    packets_decoded: int = 0
-    packets_repeated: int = 0
-    packets_damaged: int = 0
 
     def progress(self) -> Progress:
         """How far the run is."""
@@ -43,7 +39,7 @@ class Account:
             bytes_total=self.size,
             clients=0,
             clients_expected=0,
-            packets_repaired=self.packets_repaired,
+            packets_repaired=self.packets.repaired,
         )
 
     def report(self, reason: str | None) -> dict[str, Any]:
@@ -58,12 +54,7 @@ class Account:
             "bytes": self.bytes_kept,
             "bytes_resumed": self.bytes_resumed,
             self.digest_name: self.digest,
-            "packets_multicast": self.packets_multicast,
-            "packets_repaired": self.packets_repaired,
-            "packets_fetched": self.packets_fetched,
-            "packets_decoded": self.packets_decoded,
-            "packets_repeated": self.packets_repeated,
-            "packets_damaged": self.packets_damaged,
+            **{f"packets_{how}": count for how, count in asdict(self.packets).items()},
             "failsafe": self.failsafe,
             "seconds": round(self.seconds, 3),
         }
@@ -80,19 +71,16 @@ class Account:
         return Outcome(Status.FAILSAFE, line, report)
 
     def _line(self) -> str:
-        fetched = f" {self.packets_fetched} fetched," if self.packets_fetched else ""
+        fetched = f" {self.packets.fetched} fetched," if self.packets.fetched else ""
         return (
             f"the image is here: {self.bytes_kept} bytes in {self.seconds:.1f} s,"
-            f" {self.packets_repaired} packets repaired,{fetched} {self.digest_name} {self.digest}"
+            f" {self.packets.repaired} packets repaired,{fetched} {self.digest_name} {self.digest}"
         )
 
 
 def account_of(copy: LocalCopy, config: ClientConfig, phase: str, seconds: float) -> Account:
     """The account of a run whose image comes to ``copy``."""
     terms, output = copy.terms, copy.output
-    receptions = [reception for route in copy.routes for reception in route.receptions]
-    fetchings = [fetching for route in copy.routes for fetching in route.fetchings]
-    counts = [reception.intake.counts for reception in receptions]
     return Account(
         phase=phase,
         name=config.name,
@@ -107,10 +95,5 @@ def account_of(copy: LocalCopy, config: ClientConfig, phase: str, seconds: float
         failsafe=config.failsafe or (terms.failsafe if terms else None),
         bytes_kept=output.bytes_kept if output else 0,
         bytes_resumed=output.bytes_resumed if output else 0,
-        packets_multicast=sum(count.placed for count in counts),
-        packets_repaired=sum(reception.packets_repaired for reception in receptions),
-        packets_fetched=sum(fetching.packets for fetching in fetchings),
-        packets_decoded=sum(count.decoded for count in counts),
-        packets_repeated=sum(count.repeated for count in counts),
-        packets_damaged=sum(count.damaged for count in counts),
+        packets=copy.arrivals.tally,
     )

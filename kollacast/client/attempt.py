@@ -270,14 +270,14 @@ class Attempt:
             self._guard,
         )
         route.ended.addCallback(lambda _: self._machine.kept()).addErrback(self._guard.failed)
-        copy.routes.append(route)
+        copy.arrivals.begin(route)
         self.route = route
         route.begin(way)
 
     def _codec(self, terms: Terms) -> PacketCodec:
         engine, warning = best_crc32c()
         dialect = terms.shape.dialect
-        if warning and dialect.seeds_crc and not self._copy.routes:
+        if warning and dialect.seeds_crc and not self._copy.arrivals.have_begun:
             _log.warn("{warning}", warning=warning)
         return dialect.codec(terms.shape.salt, engine)
 
@@ -331,6 +331,7 @@ class Attempt:
             self._connecting.cancel()
         if self.route is not None:
             self._closing.append(self.route.stop())
+            self._copy.arrivals.end()
             self.route = self._packets_go_to = None
         if self._connection is not None:
             self._say_last(self._connection, ending)

@@ -32,7 +32,8 @@ async def connect(
 ) -> None:
     """Return once a connection of ``make()`` is open.
 
-    Raises :class:`NotConnected` at ``deadline``, in the reactor's seconds.
+    Raises :class:`NotConnected` at ``deadline``, in the reactor's seconds; at once for a name that
+    no host can have.
     """
     tries = 0
     while True:
@@ -45,6 +46,8 @@ async def connect(
             return
         except (ConnectError, DNSLookupError, OSError) as error:
             reason = _why_not(error)
+        except ValueError as error:
+            raise NotConnected(str(error)) from None
         delay = _RETRY_S[min(tries, len(_RETRY_S) - 1)]
         tries += 1
         if reactor.seconds() + delay > deadline:

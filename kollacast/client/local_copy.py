@@ -8,12 +8,12 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from kollacast.client.arrivals import Arrivals
 from kollacast.client.endings import NoCopy
 from kollacast.client.terms import Terms
 from kollacast.files.digest import Digester, available_digests
 from kollacast.files.sink import Sink
 from kollacast.receiving.output import Output
-from kollacast.receiving.route import Route
 from kollacast.transport.worker import Worker
 
 _log = Logger()
@@ -29,8 +29,8 @@ class LocalCopy:
         self.terms: Terms | None = None
         #: None as long as nothing is agreed on.
         self.output: Output | None = None
-        #: The ways by which it has come.
-        self.routes: list[Route] = []
+        #: What its connections have brought.
+        self.arrivals = Arrivals()
         self.digest: bytes | None = None
         #: Whether it is whole, verified, and under its name.
         self.is_whole = False
@@ -49,26 +49,26 @@ class LocalCopy:
     @property
     def can_receive_late(self) -> bool:
         """Whether the image may come from two sides; asked after :meth:`look`."""
-        return self._sink.can_skip and not any(route.is_unreached for route in self.routes)
+        return self._sink.can_skip and not self.arrivals.is_unreached
 
     async def look(self, terms: Terms) -> int:
         """How many bytes are here of the image that a server offers.
 
         What is here of another image goes away.  Raises NoCopy where it cannot, and OSError.
         """
-        if self.output is None:
-            if not terms.shape.can_fetch or terms.digest not in available_digests():
-                return 0
-            return await self._disk.run(self._sink.resume, terms.image, terms.shape.capacity)
-        if self.terms is not None and self.terms.is_same_image(terms):
-            return self.output.bytes_kept
-        self.output = None
-        _log.warn("the server has another image now: starting over")
-        try:
-            await self._disk.run(self._sink.restart)
-        except OSError:
-            raise _other_image() from None
-        return 0
+        if self.output is not None:
+            if self.terms is not None and self.terms.is_same_image(terms):
+                return self.output.bytes_kept
+            self.output = None
+            _log.warn("the server has another image now: starting over")
+            try:
+                await self._disk.run(self._sink.restart)
+            except OSError:
+                raise _other_image() from None
+        is_resumable = terms.shape.can_fetch and terms.digest in available_digests()
+        if self._is_given_up or not is_resumable:
+            return 0
+        return await self._disk.run(self._sink.resume, terms.image, terms.shape.capacity)
 
     def look_at_once(self) -> None:
         """A server has come that does not say which image it has.  Raises NoCopy."""

@@ -81,7 +81,7 @@ class ClientOptions(CommandOptions):
         local_host.prove_local(self["local_ip"])
         self._check_output()
         self._check_file_to_write("report")
-        self._check_not_the_report("output")
+        self._check_apart("output", 1)
         self.config = ClientConfig(
             local_ip=self["local_ip"],
             server_ip=self["server_ip"],

@@ -163,9 +163,26 @@ class CommandOptions(usage.Options):
             streams.console.write_line(f"--token-file {path}: others can read it: chmod 600 {path}")
         return secret
 
-    def _check_not_the_report(self, option: str) -> None:
-        """Raise `UsageError` when the report would take the place of the image."""
-        image, report = self[option], self["report"]
-        if image is not None and report is not None:
-            if os.path.realpath(image) == os.path.realpath(report):
-                raise UsageError(f"--report {report}: is the file of --{option}")
+    def _check_apart(self, image: str, stream: int) -> None:
+        """Raise `UsageError` when a file that is written would take the place of another one.
+
+        The image is the file of the option `image`, or else behind the descriptor `stream`.
+        """
+        for written in ("report", "output"):
+            for other in (image, "token-file"):
+                if written == other or None in (self.get(written), self.get(other)):
+                    continue
+                if os.path.realpath(self[written]) == os.path.realpath(self[other]):
+                    raise UsageError(f"--{written} {self[written]}: is the file of --{other}")
+        report = self["report"]
+        if report is not None and self[image] is None and _is_behind(stream, report):
+            name = "standard output" if stream else "standard input"
+            raise UsageError(f"--report {report}: is the file of {name}")
+
+
+def _is_behind(fd: int, path: str) -> bool:
+    """Whether a descriptor is open on the file at `path`."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except OSError:
+        return False

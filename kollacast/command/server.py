@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from typing import Any
 
@@ -36,12 +37,12 @@ def makeService(options: ServerOptions) -> KollacastService:
         streams.close_standard_output()
 
     def prepare() -> Running:
+        max_connections = _max_connections(config.clients)
         source = open_source(config.input_path)
         spool = None
         if config.spool_path is not None and source.identity is None:
             spool = Spool(config.spool_path, config.spool_bytes)
-        connections = raise_descriptor_limit() - _OTHER_DESCRIPTORS
-        server = Server(reactor, config, source, spool=spool, max_connections=max(connections, 1))
+        server = Server(reactor, config, source, spool=spool, max_connections=max_connections)
         return Running(server, source.close, server.start_now)
 
     service = KollacastService(
@@ -54,6 +55,18 @@ def makeService(options: ServerOptions) -> KollacastService:
     )
     _start_on_signal(reactor, service)
     return service
+
+
+def _max_connections(clients: int) -> int:
+    """How many connections may be open. Raises OSError where that is not one for each client."""
+    limit = raise_descriptor_limit()
+    if limit < clients + _OTHER_DESCRIPTORS:
+        raise OSError(
+            errno.EMFILE,
+            f"{clients} clients take {clients + _OTHER_DESCRIPTORS} descriptors, and this process"
+            f" may have {limit}: raise the limit (ulimit -Hn, LimitNOFILE=, --ulimit nofile)",
+        )
+    return limit - _OTHER_DESCRIPTORS
 
 
 def _start_on_signal(reactor: Any, service: KollacastService) -> None:

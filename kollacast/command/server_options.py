@@ -233,7 +233,7 @@ class ServerOptions(CommandOptions):
         self._check_spool()
         self._check_clients()
         self._check_file_to_write("report")
-        self._check_not_the_report("input")
+        self._check_apart("input", 0)
         self.config = ServerConfig(
             local_ip=self["local_ip"],
             clients=self["clients"],

@@ -9,16 +9,19 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 from twisted.python.usage import UsageError
 
 from kollacast.files.digest import DIGEST_SIZE, KNOWN_DIGESTS, ExpectedDigest
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(s|m|h)?", re.ASCII)
+#: No more digits than make sense, and than Python takes.
+_NUMBER = r"\d{1,30}(?:\.\d{1,30})?"
+_DURATION = re.compile(rf"({_NUMBER}|\.\d{{1,30}})\s*(s|m|h)?", re.ASCII)
 _DURATION_UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600}
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:bit(?:s|/s)?|bps)?", re.ASCII | re.IGNORECASE)
+_RATE = re.compile(rf"({_NUMBER})\s*([kmg]?)(?:bit(?:s|/s)?|bps)?", re.ASCII | re.IGNORECASE)
 _RATE_UNITS_BPS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", re.ASCII | re.IGNORECASE)
+_SIZE = re.compile(rf"({_NUMBER})\s*([kmgt]?)b?", re.ASCII | re.IGNORECASE)
 _SIZE_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _HEX = re.compile(rf"[0-9a-fA-F]{{{2 * DIGEST_SIZE}}}", re.ASCII)
 _HOST_NAME = re.compile(
@@ -61,7 +64,7 @@ def rate_bps(what: str, least_bps: int, most_bps: int) -> Callable[[str], int | 
         if text.strip().lower() == "auto":
             return None
         match = _RATE.fullmatch(text.strip())
-        rate = round(float(match[1]) * _RATE_UNITS_BPS[match[2].lower()]) if match else -1
+        rate = round(Fraction(match[1]) * _RATE_UNITS_BPS[match[2].lower()]) if match else -1
         if not least_bps <= rate <= most_bps:
             raise UsageError(
                 f"{what} {text!r}: must be bits a second, as in 500M or 1.5G,"
@@ -77,7 +80,7 @@ def size_bytes(what: str, least_bytes: int, most_bytes: int) -> Callable[[str], 
 
     def parse(text: str) -> int:
         match = _SIZE.fullmatch(text.strip())
-        size = round(float(match[1]) * _SIZE_UNITS[match[2].lower()]) if match else -1
+        size = round(Fraction(match[1]) * _SIZE_UNITS[match[2].lower()]) if match else -1
         if not least_bytes <= size <= most_bytes:
             raise UsageError(f"{what} {text!r}: must be bytes, as in 500M or 20G")
         return size

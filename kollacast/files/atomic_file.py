@@ -143,8 +143,12 @@ class AtomicFile:
                 raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
     def restart(self) -> None:
-        """Begin again with nothing in the file, whatever it is called. Raises OSError."""
+        """Begin again with nothing in the file, of a content that nobody has named yet.
+
+        No later run goes on from it before :meth:`resume` has been called again. Raises OSError.
+        """
         with self.descriptor() as fd:
+            self._disown()
             os.ftruncate(fd, 0)
             os.lseek(fd, 0, os.SEEK_SET)
             self._set_mark(None)
@@ -192,6 +196,18 @@ class AtomicFile:
                 _link(self._fd, temporary)
                 self._temporary_path = temporary
         os.rename(self._temporary_path, self._path)
+
+    def _disown(self) -> None:
+        """A name that is kept is that of another content: have one that no run goes on from.
+
+        The next run removes it. Raises OSError.
+        """
+        with self._lock:
+            if self._is_kept and self._temporary_path is not None:
+                path = f"{self._stem}.{secrets.token_hex(8)}-kept.part"
+                os.rename(self._temporary_path, path)
+                self._temporary_path = path
+            self._is_kept = self.can_mark = False
 
     def _new_path(self) -> str:
         """A hidden name that nobody has: in a container every run may have the same process id."""

@@ -6,6 +6,7 @@ import errno
 import os
 import tempfile
 import threading
+from contextlib import suppress
 
 
 class Spool:
@@ -55,9 +56,14 @@ class Spool:
 
     def _break(self, reason: str) -> None:
         self.broken = reason
-        self._file.close()
+        # A network file system may say only now that something is not there: nobody reads it.
+        with suppress(OSError):
+            self._file.close()
 
 
 def prove_spool(folder: str) -> None:
     """Raise the OSError that a later `Spool(folder, ...)` would raise; leave nothing behind."""
+    if not folder:
+        # It would be the folder that this process happens to be in.
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
     tempfile.TemporaryFile(prefix=".kollacast.", dir=folder).close()

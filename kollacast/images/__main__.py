@@ -20,7 +20,7 @@ from twisted.python.usage import UsageError
 from kollacast.command import values
 from kollacast.command.logs import shorten_crashes
 from kollacast.command.service import describe
-from kollacast.command.streams import console
+from kollacast.command.streams import console, fill_closed_streams
 from kollacast.files.atomic_file import prove_writable
 from kollacast.images.archive import read_storage
 from kollacast.images.catalog import Catalog, Image
@@ -63,8 +63,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Do what the command line says; return the exit status."""
     console.program = _PROGRAM
     shorten_crashes()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    _open_closed_streams()
+    _take_signals()
     try:
         options = _parser().parse_args(words)
         run: Callable[[argparse.Namespace], None] = options.run
@@ -87,8 +87,26 @@ def main(words: Sequence[str] | None = None) -> int:
     return int(Status.OK)
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise _Interrupted(number, frame)
+def _take_signals() -> None:
+    """Have the first SIGINT or SIGTERM end the work, and no other one what removes its remains."""
+    is_ending = False
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal is_ending
+        if not is_ending:
+            is_ending = True
+            raise _Interrupted(number, frame)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+
+
+def _open_closed_streams() -> None:
+    """Let no file that is opened take the place of a standard stream, and what is printed there."""
+    if fill_closed_streams():
+        # Python has none for those that were closed when it began.
+        sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115
+        sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from urllib.error import HTTPError, URLError
 from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 
@@ -82,7 +82,8 @@ class _Check:
         except _NoAnswerError as error:
             raise _wrong(f"the registry at {self._address} answers no more: {error}") from None
         finally:
-            pool.shutdown(cancel_futures=True)
+            # Not waited for: who interrupts this need not wait for a registry that does not answer.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _ask_for_all(self, images: Sequence[Image], pool: ThreadPoolExecutor) -> Served:
         """Ask for manifests, those that they name, and all blobs, several at once."""
@@ -173,7 +174,7 @@ class _Check:
         )
         try:
             with self._opener.open(request, timeout=patience_s) as answer:
-                body = answer.read(MAX_MANIFEST + 1) if method == "GET" else b""
+                body = _body(answer, patience_s) if method == "GET" else b""
                 return answer.status, _by_name(answer.getheaders()), body
         except HTTPError as error:
             with error:
@@ -181,8 +182,19 @@ class _Check:
         except OSError as error:
             reason = error.reason if isinstance(error, URLError) else error
             raise _NoAnswerError(getattr(reason, "strerror", None) or str(reason)) from None
-        except HTTPException:
+        except (HTTPException, ValueError):  # which is what an address that is none leads to
             raise _wrong(f"what answers at {self._address} is no registry") from None
+
+
+def _body(answer: HTTPResponse, patience_s: float) -> bytes:
+    """As much of the body as a manifest may have. Raises _NoAnswerError where it takes too long."""
+    deadline = time.monotonic() + patience_s
+    body = bytearray()
+    while len(body) <= MAX_MANIFEST and (piece := answer.read1(MAX_MANIFEST + 1 - len(body))):
+        body += piece
+        if time.monotonic() > deadline:
+            raise _NoAnswerError("it does not come to the end of an answer")
+    return bytes(body)
 
 
 def _by_name(headers: Iterable[tuple[str, str]]) -> dict[str, str]:

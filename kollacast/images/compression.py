@@ -89,18 +89,53 @@ class _WithStart(io.RawIOBase):
         return self._rest.read(size)
 
 
-class _Zstd(io.RawIOBase):
-    """What zstd frames hold; skippable ones hold nothing."""
+class _WithEnd(io.RawIOBase):
+    """A stream with some bytes more behind its end."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(
-            stream, read_across_frames=True
-        )
+    def __init__(self, stream: BinaryIO, end: bytes) -> None:
+        self._stream = stream
+        self._end = end
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
+        if data := self._stream.read(size):
+            return data
+        end = len(self._end) if size < 0 else size
+        data, self._end = self._end[:end], self._end[end:]
+        return data
+
+
+class _Zstd(io.RawIOBase):
+    """What zstd frames hold; skippable ones hold nothing.
+
+    The library does not say when the last frame is cut short. So one more frame is put behind the
+    end, and what is in it has to come out last.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._last = os.urandom(16)
+        whole = _WithEnd(stream, zstandard.ZstdCompressor().compress(self._last))
+        self._reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(
+            cast(BinaryIO, whole), read_across_frames=True
+        )
+        self._held = b""  # the last bytes that have come
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while size and (data := self._decompressed(size)):
+            data = self._held + data
+            self._held = data[-len(self._last) :]
+            if len(data) > len(self._last):
+                return data[: -len(self._last)]
+        if size and self._held != self._last:
+            raise EOFError("the end of the last frame is missing")
+        return b""
+
+    def _decompressed(self, size: int) -> bytes:
         try:
             return self._reader.read(size)
         except zstandard.ZstdError as error:

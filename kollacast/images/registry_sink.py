@@ -20,6 +20,7 @@ from kollacast.files.sink import OneWay
 from kollacast.images.archive import PIECE, read_storage
 from kollacast.images.catalog import Catalog
 from kollacast.images.versions import Record, Versions
+from kollacast.transport.threads import start_thread
 
 #: Seconds between two looks whether a wait for the unpacking is called off.
 _LOOK_S = 0.1
@@ -122,8 +123,12 @@ class _Unpacking:
         fdio.enlarge_pipe(self._in)
         self._in_is_open = True
         self._closing = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="unpack", daemon=True)
-        self._thread.start()
+        try:
+            self._thread = start_thread(self._run, "unpack")
+        except OSError:
+            os.close(self._out)
+            os.close(self._in)
+            raise
 
     def write(self, views: Sequence[memoryview], is_off: Callable[[], bool]) -> None:
         """Go on with the bytes of `views`. Raises OSError, also of what came before them."""

@@ -115,7 +115,8 @@ class Versions:
     def switch(self) -> None:
         """Make what was begun and finished the current version; keep the one before only.
 
-        Raises OSError; then both links are what they were, and what was begun is gone.
+        Raises OSError; then both links lead where they did, and what was begun is gone. So they
+        do when it is interrupted.
         """
         numbers = [int(name) for name in os.listdir(self._folder) if name.isdecimal()]
         number = str(max(numbers, default=0) + 1)
@@ -127,7 +128,7 @@ class Versions:
                 self._link("previous", links["current"])
             self._link("current", f"versions/{number}")
             _sync_folder(self._root)
-        except OSError:
+        except BaseException:  # an interrupt is one
             self._take_back(number, links)
             raise
         keep = {number, os.path.basename(self._target("previous") or "")}
@@ -150,10 +151,17 @@ class Versions:
         shutil.rmtree(os.path.join(self._folder, number), ignore_errors=True)
 
     def _target(self, name: str) -> str | None:
+        """Where a link leads: to a version as this program writes it, however it was written.
+
+        An operator who goes back by hand may have linked to ``previous``, or to ``versions/6/``.
+        """
+        path = os.path.join(self._root, name)
         try:
-            return os.readlink(os.path.join(self._root, name))
+            target = os.readlink(path)
         except FileNotFoundError:
             return None
+        folder, version = os.path.split(os.path.realpath(path))
+        return f"versions/{version}" if folder == os.path.realpath(self._folder) else target
 
     def _link(self, name: str, target: str) -> None:
         """Have the symbolic link `name` point to `target`, from one moment to the next."""
@@ -184,7 +192,7 @@ def parse_record(text: str, name: str) -> Record:
         fields = json.loads(text)
         images = [_image(**image) for image in fields["images"]]
         return Record(fields["digest"], fields["bytes"], fields["received_at"], images)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise OSError(errno.EBADMSG, _NO_RECORD, name) from None
 
 
@@ -201,6 +209,9 @@ def _image(repository: str, tag: str, digest: str, bytes: int, absent: Sequence[
 
 def prove_root(root: str) -> None:
     """Raise the OSError that making `Versions(root)` would raise for what is there, or rights."""
+    if not root:
+        # It would be the folder that this process happens to be in.
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), root)
     _prove_links(root)
     existing = os.path.abspath(root)
     while not os.path.lexists(existing):

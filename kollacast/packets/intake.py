@@ -80,6 +80,10 @@ class Intake:
             first = buffer.ctl.packet_id_base
             self._decoder.forget(range(first, first + buffer.ctl.pkt_count))
 
+    def close(self) -> None:
+        """Let nothing more land in any buffer."""
+        self._buffers.clear()
+
     def landing(self, most: int = BATCH) -> Landing:
         """The slots where the next batch most likely belongs, ``most`` of them up to `RUN`."""
         buffer = self._buffer_of(self._expected)

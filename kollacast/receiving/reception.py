@@ -118,8 +118,14 @@ class Reception:
         return self._end_announced and all(flight.sent for flight in self._flights)
 
     def stop(self) -> None:
-        """The session is over: nothing more is sent, whatever still ends."""
+        """The session is over: nothing more is sent, whatever still ends.
+
+        The counts stay, and the memory goes back: a client may come back many times.
+        """
         self._stopped = True
+        self._flights.clear()
+        self._free.clear()
+        self.intake.close()
 
     # What the server says.
 
@@ -190,6 +196,8 @@ class Reception:
         """Packets have come: flush what is complete, in order."""
         # A flush that ends at once takes its flight out of the deque.
         for flight in tuple(self._flights):
+            if self._stopped:
+                return  # by what the flush before has met
             if flight.flushing:
                 continue
             if not flight.ready or (flight.buffer is not None and not flight.buffer.complete):
@@ -240,6 +248,10 @@ class Reception:
                 try:
                     buffer = self._take_buffer(flight.ctl.pkt_count)
                 except OSError as error:
+                    if any(other.buffer is not None for other in self._flights):
+                        # Those that go round have to do: the server waits for READY.
+                        self._unallocated = 0
+                        return
                     packets = flight.ctl.pkt_count
                     text = f"no memory for a buffer of {packets} packets: {error.strerror}"
                     self._failed(Failure(MemoryError(text)))

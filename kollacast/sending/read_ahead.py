@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred, DeferredQueue
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from kollacast.files.digest import Digester
 from kollacast.files.source import Source
@@ -16,6 +18,8 @@ from kollacast.operator.expectation import Expectation
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.sending.history import History
 from kollacast.transport.worker import Worker
+
+_log = Logger()
 
 
 class ReadAhead:
@@ -56,6 +60,9 @@ class ReadAhead:
         self._packets_next = packets_next
         self._history = history
         self._unallocated = buffers
+        self._allocated = 0
+        self._over: Deferred[None] = Deferred()
+        self._failure: Failure | None = None
         self._free: DeferredQueue[PacketBuffer] = DeferredQueue()
         self._filled: DeferredQueue[tuple[PacketBuffer, int]] = DeferredQueue()
         self._digested: dict[PacketBuffer, Deferred[None]] = {}
@@ -63,10 +70,11 @@ class ReadAhead:
     def start(self) -> Deferred[None]:
         """Begin to read; fires when all is read.
 
-        Fails with OSError, or with UnexpectedImage, and then the empty buffer has not come out:
-        nobody has been told of an end.
+        Fails with OSError, with UnexpectedImage, or with MemoryError where there is not even one
+        buffer, and then the empty buffer has not come out: nobody has been told of an end.
         """
-        return Deferred.fromCoroutine(self._read())
+        Deferred.fromCoroutine(self._read()).addCallbacks(self._end, self._fail)
+        return self._over
 
     def next(self) -> Deferred[tuple[PacketBuffer, int]]:
         """The next filled buffer and its payload size; 0 after the last one."""
@@ -81,22 +89,39 @@ class ReadAhead:
             digested.addCallback(lambda _: self._free.put(buffer))
 
     def digest(self) -> Deferred[bytes]:
-        """The digest of all that was read; ask once all is read."""
-        return self._digest_worker.run(self._digester.value)
+        """The digest of all that was read; ask once all is read.
+
+        Fails where a part of it could not be digested.
+        """
+        return self._digest_worker.run(self._digester.value).addCallback(self._of_all)
 
     async def _read(self) -> None:
         while True:
             buffer = await self._next_free()
             size = await self._reader.run(self._fill, buffer, self._packets_next())
             if size:
-                self._digested[buffer] = self._digest_worker.run(
-                    self._update, [buffer.payload[:size]]
-                )
+                digested = self._digest_worker.run(self._update, [buffer.payload[:size]])
+                self._digested[buffer] = digested.addErrback(self._fail)
             await self._check(size)
             self._history.passed(size)
             self._filled.put((buffer, size))
             if size == 0:
                 return
+
+    def _end(self, _: None) -> None:
+        if not self._over.called:
+            self._over.callback(None)
+
+    def _fail(self, failure: Failure) -> None:
+        """Nothing comes of it any more: who waits for buffers would wait for ever."""
+        self._failure = self._failure or failure
+        if not self._over.called:
+            self._over.errback(failure)
+
+    def _of_all(self, value: bytes) -> bytes:
+        if self._failure is not None:
+            self._failure.raiseException()
+        return value
 
     def _update(self, views: Sequence[memoryview]) -> None:
         for digester in self._digesters:
@@ -120,6 +145,27 @@ class ReadAhead:
 
     def _next_free(self) -> Deferred[PacketBuffer]:
         if self._unallocated and not self._free.pending:
-            self._unallocated -= 1
-            self._free.put(PacketBuffer(self._capacity, self._buffer_packets))
+            self._allocate()
         return self._free.get()
+
+    def _allocate(self) -> None:
+        """Have one buffer more. Where there is no memory for it, those that go round have to do.
+
+        Raises MemoryError where there are none.
+        """
+        try:
+            buffer = PacketBuffer(self._capacity, self._buffer_packets)
+        except OSError as error:
+            size = self._capacity * self._buffer_packets
+            why = (
+                f"no memory for a buffer of {size} bytes: {error.strerror}. --buffer-packets and"
+                " --window take less of it"
+            )
+            if not self._allocated:
+                raise MemoryError(why) from None
+            _log.warn("{why}. Going on with {count}", why=why, count=self._allocated)
+            self._unallocated = 0
+        else:
+            self._unallocated -= 1
+            self._allocated += 1
+            self._free.put(buffer)

@@ -516,7 +516,7 @@ class Server:
         error = failure.value
         if isinstance(error, OSError):
             self._end(f"cannot read the image: {error.strerror or error}")
-        elif isinstance(error, UnexpectedImage):
+        elif isinstance(error, (UnexpectedImage, MemoryError)):
             self._end(str(error))
         else:
             self.fail(failure)

@@ -6,7 +6,6 @@ one that nobody reads, does not keep the process from ending.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
@@ -14,6 +13,8 @@ from typing import Any, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
+
+from kollacast.transport.threads import start_thread
 
 _T = TypeVar("_T")
 _Job = tuple[Deferred[Any], Callable[..., Any], tuple[Any, ...]]
@@ -23,7 +24,10 @@ class Worker(Protocol):
     """Calls functions elsewhere, one at a time and in order."""
 
     def run(self, function: Callable[..., _T], *args: Any) -> Deferred[_T]:
-        """Fires with the result of ``function(*args)``, or with its exception."""
+        """Fires with the result of ``function(*args)``, or with its exception; never raises.
+
+        With OSError, too, where the call cannot be made.
+        """
 
     def stop(self) -> None:
         """Take no more calls; the one under way may still end."""
@@ -39,10 +43,15 @@ class ThreadWorker:
         self._started = False
 
     def run(self, function: Callable[..., _T], *args: Any) -> Deferred[_T]:
-        if not self._started:
-            self._started = True
-            threading.Thread(target=self._loop, name=self._name, daemon=True).start()
         done: Deferred[_T] = Deferred()
+        if not self._started:
+            try:
+                start_thread(self._loop, self._name)
+            except OSError:
+                # As a call that fails: who counts on an answer would wait for ever.
+                done.errback(Failure())
+                return done
+            self._started = True
         self._jobs.put((done, function, args))
         return done
 

@@ -126,7 +126,7 @@ class MemorySink:
         if self.is_stream and self.data:
             raise system_error(errno.ESPIPE)
         self.data = b""
-        self.marked = None
+        self.marked = self.identity = None
 
     def abandon(self, keep: bool = False) -> None:
         if not self.is_committed:
