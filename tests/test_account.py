@@ -7,6 +7,7 @@ from dataclasses import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast.client.account import Account
+from kollacast.client.arrivals import Tally
 from kollacast.client.endings import Failed, NoCopy, failed_by
 from kollacast.operator.outcome import Outcome, Progress, Status
 from kollacast.packets.buffer import InconsistentBuffer
@@ -25,9 +26,7 @@ _ACCOUNT = Account(
     failsafe=None,
     bytes_kept=4000,
     bytes_resumed=1000,
-    packets_multicast=3,
-    packets_repaired=2,
-    packets_fetched=0,
+    packets=Tally(multicast=3, repaired=2),
 )
 
 
@@ -45,7 +44,7 @@ class AccountTests(SynchronousTestCase):
         return replace(_ACCOUNT, **changes).outcome(failed)  # type: ignore[arg-type]
 
     def test_a_copy(self) -> None:
-        outcome = self.outcome(is_whole=True, digest="abcd", packets_fetched=7)
+        outcome = self.outcome(is_whole=True, digest="abcd", packets=Tally(repaired=2, fetched=7))
         self.assertEqual(outcome.status, Status.OK)
         self.assertEqual(
             outcome.line,

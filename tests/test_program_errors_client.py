@@ -18,6 +18,7 @@ from typing import Any
 from unittest import mock
 
 from kollacast.client.account import Account
+from kollacast.client.arrivals import Arrivals
 from kollacast.client.attempt import Attempt
 from kollacast.client.client import Client
 from kollacast.client.connection import ServerConnection
@@ -46,6 +47,7 @@ _IMAGE = Random(3).randbytes(30 * BUFFER_PACKETS * CAPACITY + 7)
 #: What takes part in a client's run, and in no server's.
 _OWNERS: tuple[type, ...] = (
     Account,
+    Arrivals,
     Attempt,
     Client,
     Fetching,
@@ -62,8 +64,13 @@ _OWNERS: tuple[type, ...] = (
     Terms,
 )
 #: What the service calls, which hears itself of what that raises.
-_HEARD = {f"Client.{name}" for name in ("__init__", "_end", "interrupt", "progress", "run")}
-#: What the reactor calls, and what else has no more to do than to handle what is raised in it.
+_HEARD = {
+    *(f"Client.{name}" for name in ("__init__", "_end", "interrupt", "progress", "run")),
+    "Account.progress",
+    "Arrivals.__init__",
+    "LocalCopy.__init__",
+}
+#: What has no more to do than to handle what is raised in it, or begins with that.
 _HANDLERS = {
     "MulticastReceiver.readable",
     "MulticastReceiver.stopProtocol",
@@ -87,7 +94,14 @@ _ELSEWHERE = {
     "Intake.landed",
     "ServerConnection.abort",
 }
-_EXEMPT = {*_HEARD, *_HANDLERS, *_ELSEWHERE, "LocalCopy.__init__", "Account.progress"}
+_EXEMPT = {
+    *_HEARD,
+    *_HANDLERS,
+    *_ELSEWHERE,
+    "LocalCopy.__init__",
+    "Arrivals.__init__",
+    "Account.progress",
+}
 
 
 class _Bug(Exception):

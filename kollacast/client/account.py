@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from kollacast.client.arrivals import Tally
 from kollacast.client.endings import Failed
 from kollacast.client.local_copy import LocalCopy
 from kollacast.operator.config import ClientConfig
@@ -26,14 +27,9 @@ class Account:
     digest_name: str
     digest: str | None  #: of the image, in hexadecimal digits
     failsafe: str | None  #: registry that has the image when all else fails, host:port
+    packets: Tally
     bytes_kept: int = 0
     bytes_resumed: int = 0  #: of them, those of an earlier run
-    packets_multicast: int = 0
-    packets_repaired: int = 0
-    packets_fetched: int = 0
-    packets_decoded: int = 0
-    packets_repeated: int = 0
-    packets_damaged: int = 0
 
     def progress(self) -> Progress:
         """How far the run is."""
@@ -43,7 +39,7 @@ class Account:
             bytes_total=self.size,
             clients=0,
             clients_expected=0,
-            packets_repaired=self.packets_repaired,
+            packets_repaired=self.packets.repaired,
         )
 
     def report(self, reason: str | None) -> dict[str, Any]:
@@ -58,12 +54,7 @@ class Account:
             "bytes": self.bytes_kept,
             "bytes_resumed": self.bytes_resumed,
             self.digest_name: self.digest,
-            "packets_multicast": self.packets_multicast,
-            "packets_repaired": self.packets_repaired,
-            "packets_fetched": self.packets_fetched,
-            "packets_decoded": self.packets_decoded,
-            "packets_repeated": self.packets_repeated,
-            "packets_damaged": self.packets_damaged,
+            **{f"packets_{how}": count for how, count in asdict(self.packets).items()},
             "failsafe": self.failsafe,
             "seconds": round(self.seconds, 3),
         }
@@ -80,17 +71,16 @@ class Account:
         return Outcome(Status.FAILSAFE, line, report)
 
     def _line(self) -> str:
-        fetched = f" {self.packets_fetched} fetched," if self.packets_fetched else ""
+        fetched = f" {self.packets.fetched} fetched," if self.packets.fetched else ""
         return (
             f"the image is here: {self.bytes_kept} bytes in {self.seconds:.1f} s,"
-            f" {self.packets_repaired} packets repaired,{fetched} {self.digest_name} {self.digest}"
+            f" {self.packets.repaired} packets repaired,{fetched} {self.digest_name} {self.digest}"
         )
 
 
 def account_of(copy: LocalCopy, config: ClientConfig, phase: str, seconds: float) -> Account:
     """The account of a run whose image comes to ``copy``."""
     terms, output = copy.terms, copy.output
-    arrived = copy.arrivals.total
     return Account(
         phase=phase,
         name=config.name,
@@ -105,10 +95,5 @@ def account_of(copy: LocalCopy, config: ClientConfig, phase: str, seconds: float
         failsafe=config.failsafe or (terms.failsafe if terms else None),
         bytes_kept=output.bytes_kept if output else 0,
         bytes_resumed=output.bytes_resumed if output else 0,
-        packets_multicast=arrived.multicast,
-        packets_repaired=arrived.repaired,
-        packets_fetched=arrived.fetched,
-        packets_decoded=arrived.decoded,
-        packets_repeated=arrived.repeated,
-        packets_damaged=arrived.damaged,
+        packets=copy.arrivals.tally,
     )

@@ -8,7 +8,7 @@ from kollacast.receiving.route import Route
 
 
 @dataclass(frozen=True)
-class Arrived:
+class Tally:
     """Packets, by how they came or what became of them."""
 
     multicast: int = 0
@@ -18,8 +18,8 @@ class Arrived:
     repeated: int = 0
     damaged: int = 0
 
-    def __add__(self, other: Arrived) -> Arrived:
-        return Arrived(*map(sum, zip(astuple(self), astuple(other), strict=True)))
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
 
 class Arrivals:
@@ -30,22 +30,22 @@ class Arrivals:
     """
 
     def __init__(self) -> None:
-        self._before = Arrived()
+        #: Whether there has been a route.
+        self.have_begun = False
+        self._before = Tally()
         self._route: Route | None = None
         self._was_unreached = False
-        #: Whether the image has not begun to come on any route.
-        self.is_first = True
 
     def begin(self, route: Route) -> None:
         """``route`` is the one on which the image comes from now on."""
         self.end()
-        self.is_first = False
+        self.have_begun = True
         self._route = route
 
     def end(self) -> None:
         """Nothing more comes on the route that has begun; no-op without one."""
         self._was_unreached = self.is_unreached
-        self._before = self.total
+        self._before = self.tally
         self._route = None
 
     @property
@@ -54,15 +54,15 @@ class Arrivals:
         return self._was_unreached or (self._route is not None and self._route.is_unreached)
 
     @property
-    def total(self) -> Arrived:
+    def tally(self) -> Tally:
         """What has come so far."""
-        return self._before if self._route is None else self._before + _of(self._route)
+        return self._before if self._route is None else self._before + _tally(self._route)
 
 
-def _of(route: Route) -> Arrived:
+def _tally(route: Route) -> Tally:
     receptions = route.receptions
     counts = [reception.intake.counts for reception in receptions]
-    return Arrived(
+    return Tally(
         multicast=sum(count.placed for count in counts),
         repaired=sum(reception.packets_repaired for reception in receptions),
         fetched=sum(fetching.packets for fetching in route.fetchings),

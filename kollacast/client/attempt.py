@@ -277,7 +277,7 @@ class Attempt:
     def _codec(self, terms: Terms) -> PacketCodec:
         engine, warning = best_crc32c()
         dialect = terms.shape.dialect
-        if warning and dialect.seeds_crc and self._copy.arrivals.is_first:
+        if warning and dialect.seeds_crc and not self._copy.arrivals.have_begun:
             _log.warn("{warning}", warning=warning)
         return dialect.codec(terms.shape.salt, engine)
 

@@ -29,7 +29,7 @@ class LocalCopy:
         self.terms: Terms | None = None
         #: None as long as nothing is agreed on.
         self.output: Output | None = None
-        #: What has come, by which ways.
+        #: What its connections have brought.
         self.arrivals = Arrivals()
         self.digest: bytes | None = None
         #: Whether it is whole, verified, and under its name.
@@ -65,7 +65,8 @@ class LocalCopy:
                 await self._disk.run(self._sink.restart)
             except OSError:
                 raise _other_image() from None
-        if not terms.shape.can_fetch or terms.digest not in available_digests():
+        is_resumable = terms.shape.can_fetch and terms.digest in available_digests()
+        if self._is_given_up or not is_resumable:
             return 0
         return await self._disk.run(self._sink.resume, terms.image, terms.shape.capacity)
 
