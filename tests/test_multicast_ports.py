@@ -407,7 +407,7 @@ class Refusals(unittest.SynchronousTestCase):
             self.clock, KOLLACAST.codec(1, _ENGINE), self.pacer, (_GROUP, 9), descending=False
         )
         self.transport = _Transport(self.kernel)
-        self.sender.transport = self.transport
+        self.sender.transport = self.transport  # type: ignore[assignment]
         self.sender.startProtocol()
         self.buffer = self.filled(0)
 
@@ -591,7 +591,7 @@ class Refusals(unittest.SynchronousTestCase):
             if self.transport.writing:
                 self.sender.writable()
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
-        self.sender.transport = None
+        self.sender.transport = None  # type: ignore[assignment]
         self.sender.stopProtocol()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -638,7 +638,7 @@ class Interrupted(unittest.SynchronousTestCase):
 
         intake = Intake(KOLLACAST.codec(0, _ENGINE), 16)
         protocol = MulticastReceiver(Clock(), intake, arrived, _GUARD)
-        protocol.transport = _Port()
+        protocol.transport = _Port()  # type: ignore[assignment]
         protocol.startProtocol()
         return protocol
 
@@ -686,7 +686,7 @@ class Looks(unittest.SynchronousTestCase):
         self.port = _Port()
         intake = Intake(KOLLACAST.codec(0, _ENGINE), 16)
         self.receiver = MulticastReceiver(self.clock, intake, lambda: None, _GUARD)
-        self.receiver.transport = self.port
+        self.receiver.transport = self.port  # type: ignore[assignment]
         self.receiver.startProtocol()
 
     def look(self, datagrams: int) -> None:

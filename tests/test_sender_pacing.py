@@ -71,7 +71,7 @@ class _SenderTest(unittest.SynchronousTestCase):
             self.clock, codec, self.pacer, ("239.0.0.1", 9), descending=False
         )
         self.link = _Link(self.clock, segments)
-        self.sender.transport = self.link
+        self.sender.transport = self.link  # type: ignore[assignment]
         self.sender.startProtocol()
         self.rates: list[float] = []
         self.normal = self.filled(_PACKETS, 1)

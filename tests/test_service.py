@@ -66,6 +66,7 @@ class _RunCase(SynchronousTestCase):
     def make_service(self, with_report: bool = True) -> KollacastService:
         return KollacastService(
             self.reactor,
+            self.reactor,
             self.prepare,
             Nothing(),
             self.announced.append,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
@@ -14,7 +12,7 @@ from kollacast.command.logs import announce
 from kollacast.command.monotonic import run_on_monotonic_clock
 from kollacast.command.progress import choose_display
 from kollacast.command.service import KollacastService, Running
-from kollacast.events.reactor import IReactor
+from kollacast.events.reactor import IMainReactor
 from kollacast.files.sink import FileSink, Sink, StreamSink
 from kollacast.transport.worker import ThreadWorker
 
@@ -29,9 +27,9 @@ _log = Logger()
 def makeService(options: ClientOptions) -> KollacastService:
     """Make the service of ``kollacast-client``; nothing is written before it starts."""
     # By now twistd has installed the reactor that its command line asks for.
-    from twisted.internet import reactor
+    from twisted.internet import reactor as installed
 
-    run_on_monotonic_clock(reactor)
+    reactor = run_on_monotonic_clock(installed)
     # The engine is loaded here, so that --help and a wrong command line answer at once.
     from kollacast.client import Client
 
@@ -50,9 +48,10 @@ def makeService(options: ClientOptions) -> KollacastService:
 
     def prepare() -> Running:
         sink = make_sink()
-        return Running(Client(cast(IReactor, reactor), config, sink), sink.abandon)
+        return Running(Client(reactor, config, sink), sink.abandon)
 
     return KollacastService(
+        reactor,
         reactor,
         prepare,
         choose_display(config.progress_mode, streams.console, reactor, announce),
@@ -62,7 +61,7 @@ def makeService(options: ClientOptions) -> KollacastService:
     )
 
 
-def _registry_sink(reactor: Any, root: str) -> Sink:
+def _registry_sink(reactor: IMainReactor, root: str) -> Sink:
     """A sink that unpacks; what it leaves of an image that is not whole goes before the process."""
     from kollacast.images.registry_sink import RegistrySink
 

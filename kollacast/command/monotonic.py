@@ -8,17 +8,24 @@ hold every timer for as long.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import cast
+
+from twisted.internet.base import DelayedCall, ReactorBase
+
+from kollacast.events.reactor import IMainReactor
 
 
-def run_on_monotonic_clock(reactor: Any) -> None:
-    """Let `reactor` take its seconds from the monotonic clock; timers that are set keep their wait.
+def run_on_monotonic_clock(reactor: object) -> IMainReactor:
+    """Let Twisted's `reactor` take its seconds from the monotonic clock; waits stay as long.
 
     Its `seconds` are no time of day any more. They stand still while the host is suspended.
     """
-    before = reactor.seconds
-    waits = [(call, call.getTime() - before()) for call in reactor.getDelayedCalls()]
-    reactor.seconds = time.monotonic
+    changed = cast(ReactorBase, reactor)
+    before = changed.seconds
+    calls = [cast(DelayedCall, call) for call in changed.getDelayedCalls()]
+    waits = [(call, call.getTime() - before()) for call in calls]
+    changed.seconds = time.monotonic
     for call, left_s in waits:
         call.seconds = time.monotonic
         call.reset(max(left_s, 0.0))
+    return cast(IMainReactor, reactor)

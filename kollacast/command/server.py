@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import signal
-from typing import Any, cast
 
 from kollacast.command import streams
 from kollacast.command.exit_status import end_process_with
@@ -14,7 +13,7 @@ from kollacast.command.monotonic import run_on_monotonic_clock
 from kollacast.command.progress import choose_display
 from kollacast.command.server_options import ServerOptions
 from kollacast.command.service import KollacastService, Running
-from kollacast.events.reactor import IReactor
+from kollacast.events.reactor import IMainReactor
 from kollacast.files.source import open_source
 from kollacast.files.spool import Spool
 
@@ -27,9 +26,9 @@ _OTHER_DESCRIPTORS = 64
 def makeService(options: ServerOptions) -> KollacastService:
     """Make the service of ``kollacast-server``; nothing is opened before it starts."""
     # By now twistd has installed the reactor that its command line asks for.
-    from twisted.internet import reactor
+    from twisted.internet import reactor as installed
 
-    run_on_monotonic_clock(reactor)
+    reactor = run_on_monotonic_clock(installed)
     # The engine is loaded here, so that --help and a wrong command line answer at once.
     from kollacast.server import Server
 
@@ -43,12 +42,11 @@ def makeService(options: ServerOptions) -> KollacastService:
         spool = None
         if config.spool_path is not None and source.identity is None:
             spool = Spool(config.spool_path, config.spool_bytes)
-        server = Server(
-            cast(IReactor, reactor), config, source, spool=spool, max_connections=max_connections
-        )
+        server = Server(reactor, config, source, spool=spool, max_connections=max_connections)
         return Running(server, source.close, server.start_now)
 
     service = KollacastService(
+        reactor,
         reactor,
         prepare,
         choose_display(config.progress_mode, streams.console, reactor, announce),
@@ -72,6 +70,6 @@ def _max_connections(clients: int) -> int:
     return limit - _OTHER_DESCRIPTORS
 
 
-def _start_on_signal(reactor: Any, service: KollacastService) -> None:
+def _start_on_signal(reactor: IMainReactor, service: KollacastService) -> None:
     """SIGUSR2 starts the session; SIGUSR1 is twistd's. A daemon inherits this."""
     signal.signal(signal.SIGUSR2, lambda *_: reactor.callFromThread(service.start_now))

@@ -7,11 +7,12 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ReactorNotRunning
+from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -53,7 +54,8 @@ class KollacastService(Service):
 
     def __init__(
         self,
-        reactor: Any,
+        reactor: IReactorCore,
+        clock: IReactorTime,
         prepare: Callable[[], Running],
         display: Display,
         announce: Callable[[str], None],
@@ -62,6 +64,7 @@ class KollacastService(Service):
     ) -> None:
         """`prepare` is called once the reactor runs; what it raises ends the run, in one line."""
         self._reactor = reactor
+        self._clock = clock
         self._prepare = prepare
         self._display = display
         self._announce = announce
@@ -87,7 +90,7 @@ class KollacastService(Service):
         if self._is_over or self._running is None:
             return None
         self._over = Deferred()
-        patience = self._reactor.callLater(
+        patience = self._clock.callLater(
             INTERRUPT_S,
             self._end,
             Outcome(Status.FAILED, f"interrupted, and not ended within {INTERRUPT_S:g} s"),
@@ -111,7 +114,7 @@ class KollacastService(Service):
         try:
             self._running = self._prepare()
             ending = maybeDeferred(self._running.program.run)
-            self._watch = Watch(self._reactor, self._running.program.progress, self._display)
+            self._watch = Watch(self._clock, self._running.program.progress, self._display)
             if not ending.called:
                 self._watch.start()
         except OSError as error:

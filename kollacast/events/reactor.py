@@ -1,8 +1,9 @@
-"""What the program asks of a reactor, as one interface."""
+"""What the program asks of a reactor, as interfaces."""
 
 from __future__ import annotations
 
 from twisted.internet.interfaces import (
+    IReactorCore,
     IReactorFromThreads,
     IReactorPluggableNameResolver,
     IReactorTCP,
@@ -12,3 +13,7 @@ from twisted.internet.interfaces import (
 
 class IReactor(IReactorTime, IReactorTCP, IReactorPluggableNameResolver, IReactorFromThreads):
     """A clock, TCP in both directions, names of hosts, and a way back from threads."""
+
+
+class IMainReactor(IReactor, IReactorCore):
+    """The same of the one that runs, which begins and ends as well."""

@@ -8,7 +8,8 @@ kernel's probes do; its own defaults would take two hours.
 from __future__ import annotations
 
 import socket
-from typing import Any
+
+from twisted.internet.interfaces import ITCPTransport
 
 #: Option of TCP and its value: probe after 10 s of silence, every 5 s, and
 #: give up after 4 that went unanswered.  See tcp(7).
@@ -17,7 +18,7 @@ _OPTIONS = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
 _UNACKNOWLEDGED_MS = 30_000
 
 
-def watch_peer(transport: Any, *, always_reads: bool) -> None:
+def watch_peer(transport: ITCPTransport, *, always_reads: bool) -> None:
     """Send small messages at once, and lose the connection when its peer's host is gone.
 
     ``always_reads`` says that the peer never leaves what it is sent in its
@@ -30,4 +31,5 @@ def watch_peer(transport: Any, *, always_reads: bool) -> None:
         # Where a system lacks one, its default stands.
         option = getattr(socket, name, None)
         if option is not None:
-            transport.getHandle().setsockopt(socket.IPPROTO_TCP, option, value)
+            handle: socket.socket = transport.getHandle()  # type: ignore[attr-defined]
+            handle.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import DatagramProtocol
@@ -49,7 +48,7 @@ class MulticastReceiver(DatagramProtocol):
     wrong is told to ``guard``.
     """
 
-    transport: Any
+    transport: _ReceivePort
 
     def __init__(
         self, clock: IReactorTime, intake: Intake, arrived: Callable[[], None], guard: Guard

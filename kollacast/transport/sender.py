@@ -17,7 +17,6 @@ import socket
 import struct
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -83,7 +82,7 @@ class _Job:
 class MulticastProtocol(DatagramProtocol):
     """Multicasts buffers to one group, one after another."""
 
-    transport: Any
+    transport: _SendPort
 
     def __init__(
         self,
@@ -285,7 +284,7 @@ class MulticastProtocol(DatagramProtocol):
         if self._descending:
             vector = [view for slot in range(count - 1, -1, -1) for view in vector[2 * slot :][:2]]
         stride = buffer.layout.stride
-        ancillary: list[Any] = (
+        ancillary: list[tuple[int, int, bytes]] = (
             [(SOL_UDP, UDP_SEGMENT, struct.pack("=H", stride))] if count > 1 else []
         )
         self.transport.socket.sendmsg(vector, ancillary, 0, self._group)
@@ -302,9 +301,12 @@ class MulticastProtocol(DatagramProtocol):
         job.finished.callback((self._bits - job.began_bits) / elapsed if is_known else 0.0)
 
 
-def open_sender(reactor: Any, protocol: MulticastProtocol, local_ip: str, ttl: int) -> _SendPort:
+def open_sender(
+    reactor: IReactorTime, protocol: MulticastProtocol, local_ip: str, ttl: int
+) -> _SendPort:
     """Open the port that ``protocol`` sends from.  Raises CannotListenError."""
-    port = _SendPort(0, protocol, local_ip, reactor=reactor)
+    # Twisted's port names a reactor for a way to join that is not used here.
+    port = _SendPort(0, protocol, local_ip, reactor=reactor)  # type: ignore[arg-type]
     port.startListening()
     # It only sends: what arrives at an ephemeral port is not for it.
     port.stopReading()
