@@ -32,7 +32,7 @@ _TIMES_OF_DAY = {
     "datetime.datetime.now",
 }
 #: Streams of bytes, and who takes part in them.
-_STREAMS = ("kollacast.sending",)
+_STREAMS = ("kollacast.sending", "kollacast.receiving")
 _PEOPLE = ("kollacast.server", "kollacast.client")
 #: What a floor without I/O may have of Twisted and of the system.
 _PURE = {"twisted.internet.defer", "twisted.internet.interfaces", "twisted.python.failure"}

@@ -1,4 +1,4 @@
-"""Serves one client outside the barrier: the packets it fetches, in order, at its own pace.
+"""Serves one client that fetches: packets in order, at its own pace.
 
 A piece is read when the connection takes more, and the next one after that:
 however slow the client is, one piece is all that waits for it here.

@@ -34,7 +34,7 @@ class Client(Protocol):
 
     @property
     def can_leave(self) -> bool:
-        """Whether it can go on outside the barrier."""
+        """Whether it can leave the barrier and fetch."""
 
     def sent_all(self) -> None:
         """It has been told that the empty buffer is sent."""
@@ -115,7 +115,7 @@ class Member:
 
     @property
     def can_leave(self) -> bool:
-        """Whether the client can go on outside the barrier."""
+        """Whether the client can leave the barrier and fetch."""
         return self._client.can_leave
 
     def enter(self, stream: Stream, group: ClientGroup[Member]) -> None:

@@ -74,7 +74,7 @@ class Host(Protocol):
         """Fires with the image's digest once all of it is read."""
 
     def unreached(self, client: Client) -> str | None:
-        """A client hears nothing: why it goes on by itself, or None where it cannot."""
+        """A client hears nothing: why it leaves the barrier, or None where it cannot."""
 
     def verified(self) -> None:
         """A client has the whole image."""
@@ -231,7 +231,7 @@ class Client:
         return min(self.member.owed_s(), silent_s)
 
     def take_out(self, reason: str) -> None:
-        """Take the client out of the barrier: it fetches the rest by itself."""
+        """Take the client out of step: it fetches the rest."""
         self._talk.take_out(reason)
 
     def drop(self, reason: str) -> None:
@@ -255,7 +255,7 @@ class Client:
 
     @property
     def can_leave(self) -> bool:
-        """Whether it can go on outside the barrier."""
+        """Whether it can leave the barrier and fetch."""
         return self.can_fetch and self._host.lack is None
 
     @property

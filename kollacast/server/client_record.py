@@ -9,8 +9,7 @@ from dataclasses import dataclass
 class ClientRecord:
     """One client, over all of its connections.
 
-    ``fetching`` says why the client is out of the barrier and fetches the image
-    by itself; None for one that is in step with the others.
+    ``fetching`` says why it is that, and not in step with the others; None where it is in step.
     """
 
     name: str
