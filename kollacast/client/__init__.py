@@ -1,4 +1,4 @@
-"""Floor 3: the receiver's side of a session."""
+"""Floor 4: the receiver's side of a session."""
 
 from kollacast.client.client import Client
 

@@ -1,1 +1,1 @@
-"""Floor 4: from a command line to a run, and from its outcome to an exit status."""
+"""Floor 5: from a command line to a run, and from its outcome to an exit status."""

@@ -1,4 +1,4 @@
-"""Floor 3: the sender's side of a session."""
+"""Floor 4: the sender's side of a session."""
 
 from kollacast.server.server import Server
 
