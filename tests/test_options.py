@@ -327,7 +327,7 @@ class InputTests(_OptionsTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        from kollacast.files.source import prove_readable
+        from kollacast.files.file_source import prove_readable
 
         self.patch(server_options, "prove_readable", prove_readable)
 

@@ -14,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast.files import atomic_file, fdio
 from kollacast.files.atomic_file import prove_writable
-from kollacast.files.sink import FileSink, StreamSink
+from kollacast.files.file_sink import FileSink
+from kollacast.files.stream_sink import StreamSink
 
 _PATIENCE_S = 60.0
 
@@ -393,7 +394,7 @@ class StreamSinkTests(SynchronousTestCase):
         sink.abandon()
 
     def test_descriptor_without_a_mode_of_its_own(self) -> None:
-        from kollacast.files import sink as module
+        from kollacast.files import stream_sink as module
 
         self.patch(module, "_with_a_mode_of_its_own", lambda fd: fd)
         self.test_pipe()
@@ -421,7 +422,7 @@ class StreamSinkTests(SynchronousTestCase):
         self.assertEqual(getattr(error, "errno", None), errno.ECANCELED)
 
     def test_abandon_while_a_write_waits_on_a_blocking_pipe(self) -> None:
-        from kollacast.files import sink as module
+        from kollacast.files import stream_sink as module
 
         self.patch(module, "_with_a_mode_of_its_own", lambda fd: fd)
         self.test_abandon_while_a_write_waits()

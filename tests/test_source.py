@@ -9,7 +9,8 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast.files.source import ChangedImage, FileSource, open_source, prove_readable
+from kollacast.files.file_source import FileSource, open_source, prove_readable
+from kollacast.files.source import ChangedImage
 
 _PATIENCE_S = 60.0
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast.files import sparse
-from kollacast.files.sink import FileSink
+from kollacast.files.file_sink import FileSink
 from kollacast.files.sparse import BLOCK, write_sparse
 
 _DATA = random.Random(1).randbytes(BLOCK)

@@ -13,7 +13,9 @@ from kollacast.command.monotonic import run_on_monotonic_clock
 from kollacast.command.progress import choose_display
 from kollacast.command.service import KollacastService, Running
 from kollacast.events.reactor import IMainReactor
-from kollacast.files.sink import FileSink, Sink, StreamSink
+from kollacast.files.file_sink import FileSink
+from kollacast.files.sink import Sink
+from kollacast.files.stream_sink import StreamSink
 from kollacast.transport.worker import ThreadWorker
 
 Options = ClientOptions

@@ -14,7 +14,7 @@ from kollacast.command.progress import choose_display
 from kollacast.command.server_options import ServerOptions
 from kollacast.command.service import KollacastService, Running
 from kollacast.events.reactor import IMainReactor
-from kollacast.files.source import open_source
+from kollacast.files.file_source import open_source
 from kollacast.files.spool import Spool
 
 Options = ServerOptions

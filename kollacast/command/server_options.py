@@ -10,7 +10,7 @@ from twisted.python.usage import UsageError
 from kollacast.command import local_host, values
 from kollacast.command.options import DEFAULT_PORT, SHARED_PARAMETERS, CommandOptions
 from kollacast.files.digest import KNOWN_DIGESTS, available_digests
-from kollacast.files.source import is_read_twice, prove_readable
+from kollacast.files.file_source import is_read_twice, prove_readable
 from kollacast.files.spool import prove_spool
 from kollacast.operator.config import ServerConfig
 from kollacast.operator.expectation import Expectation

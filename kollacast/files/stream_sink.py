@@ -1,0 +1,94 @@
+"""A sink that is a stream, such as a pipe: what is written stays written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Sequence
+
+from twisted.logger import Logger
+
+from kollacast.files import fdio
+from kollacast.files.sink import OneWay
+
+_log = Logger()
+
+#: What a pipe, a socket or a terminal answers to fsync(2).
+_NOTHING_TO_SYNC = (errno.EINVAL, errno.EROFS, errno.ENOTSUP)
+
+
+class StreamSink(OneWay):
+    """A `Sink` on a descriptor, which it owns from here on; what is written stays written."""
+
+    def __init__(self, fd: int) -> None:
+        """Raises OSError when `fd` is not open."""
+        self._is_lasting = fdio.never_blocks_for_long(fd)
+        self._polled = not self._is_lasting
+        fdio.enlarge_pipe(fd)
+        self._fd = _with_a_mode_of_its_own(fd)
+        self._lock = threading.Lock()
+        self._in_use = False
+        self._closed = False
+        self._is_empty = True
+
+    def write(self, views: Sequence[memoryview], offset: int) -> None:
+        with self._lock:
+            if self._closed:
+                raise fdio.called_off()
+            self._in_use = True
+            self._is_empty = False
+        try:
+            fdio.write_all(self._fd, views, self._polled, lambda: self._closed)
+        finally:
+            with self._lock:
+                self._in_use = False
+                if self._closed:
+                    os.close(self._fd)
+
+    def commit(self, digest: str = "") -> None:
+        with self._lock:
+            if self._closed:
+                raise fdio.called_off()
+            self._closed = True
+        try:
+            # `> image` is a file too, and `> /dev/vdb` a disk: "whole" then means that it is there.
+            os.fsync(self._fd)
+        except OSError as error:
+            if self._is_lasting or error.errno not in _NOTHING_TO_SYNC:
+                raise
+            _log.info(
+                "standard output is no file and no disk: whether the image is on a disk, only who"
+                " reads it can tell"
+            )
+        finally:
+            # A network file system may say only now that something is not there.
+            os.close(self._fd)
+
+    def restart(self) -> None:
+        if not self._is_empty:
+            raise OSError(errno.ESPIPE, "what is written to a stream stays written")
+
+    def abandon(self, keep: bool = False) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            if not self._in_use:
+                os.close(self._fd)
+
+
+def _with_a_mode_of_its_own(fd: int) -> int:
+    """Swap a pipe's descriptor for a non-blocking one that shares that mode with nobody.
+
+    Setting the mode on the inherited one would set it for the parent process as well.
+    """
+    if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+        return fd
+    try:
+        own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return fd  # no /proc, another user's pipe, or a reader already gone: writing will tell
+    os.close(fd)
+    return own
