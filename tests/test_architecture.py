@@ -129,7 +129,8 @@ class MapTests(SynchronousTestCase):
         graphlib.TopologicalSorter(graph).prepare()
 
     def test_the_ends_do_not_know_each_other(self) -> None:
-        for one, other in (("server", "client"), ("client", "server")):
+        pairs = (("server", "client"), ("sending", "receiving"))
+        for one, other in (*pairs, *(pair[::-1] for pair in pairs)):
             for module in self.files:
                 if module.startswith(f"kollacast.{one}."):
                     strangers = {
