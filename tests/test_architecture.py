@@ -205,6 +205,15 @@ class PageTests(SynchronousTestCase):
         shown = re.findall(marked, _PAGE.read_text("utf-8"), re.DOTALL)
         self.assertEqual("".join(shown), made.stdout)
 
+    def test_where_changes_begin(self) -> None:
+        page = _PAGE.read_text("utf-8")
+        [table] = re.findall(r"^## Where would you change …\n(.*?)^## ", page, re.DOTALL | re.M)
+        named = re.findall(r"`((?:kollacast/)?\w+/\w+\.py)`", table)
+        self.assertGreaterEqual(len(named), 10)
+        for path in named:
+            whole = _CHECKOUT / "kollacast" / path.removeprefix("kollacast/")
+            self.assertTrue(whole.is_file(), path)
+
     def test_constants(self) -> None:
         """The table has every number of the modules that it names, and each is right."""
         rows = re.findall(
