@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from twisted.python.usage import UsageError
 
 from kollacast.command import local_host, streams, values
-from kollacast.command.options import DEFAULT_PORT, SHARED_PARAMETERS, CommandOptions
+from kollacast.command.options import DEFAULT_PORT, SHARED_PARAMETERS, CommandOptions, option
 from kollacast.images.versions import prove_root
 from kollacast.operator.config import ClientConfig
 
@@ -27,47 +27,36 @@ class ClientOptions(CommandOptions):
     )
 
     optParameters: ClassVar[list[list[Any]]] = [
-        [
+        option(
             "output",
-            None,
-            None,
             "Write the image to this file, which appears only when whole and verified, not to"
             " standard output.",
-        ],
-        [
+        ),
+        option(
             "registry-root",
-            None,
-            None,
             "Unpack the image, an archive of a registry's storage, into a new version in this"
             " folder; <folder>/current is that version once it is whole and verified.",
-        ],
-        [
+        ),
+        option(
             "connect-timeout",
-            None,
-            60.0,
             "Seconds to keep trying until the server is up.",
             values.duration_s("--connect-timeout", 0.1),
-        ],
-        [
+            default=60.0,
+        ),
+        option(
             "token-file",
-            None,
-            None,
             "Secret shared with the server, in this file: both prove it, and neither sends it.",
-        ],
-        [
+        ),
+        option(
             "failsafe",
-            None,
-            None,
             "The registry (host:port) to name when the image cannot be had here; status 75 then.",
             values.host_and_port("--failsafe"),
-        ],
-        [
+        ),
+        option(
             "name",
-            None,
-            None,
             "What to be called in the server's report, default the host name.",
             values.label("--name", 255),
-        ],
+        ),
         *SHARED_PARAMETERS,
     ]
 

@@ -10,7 +10,7 @@ import getopt
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from twisted.python import usage
@@ -29,16 +29,23 @@ DEFAULT_PORT = 18383
 _LEAST_SECRET = 16
 _MOST_SECRET = 4096
 
+
+def option(
+    name: str, text: str, parse: Callable[[str], object] | None = None, default: object = None
+) -> list[Any]:
+    """One entry of ``optParameters``, and what makes a value of the word behind it."""
+    return [name, None, default, text, parse]
+
+
 SHARED_PARAMETERS: list[list[Any]] = [
-    ["report", None, None, "Write a report in JSON to this file."],
-    [
+    option("report", "Write a report in JSON to this file."),
+    option(
         "progress",
-        None,
-        "auto",
         "How to show progress on standard error: bar, plain (a line every few seconds), none, or"
         " auto (a bar on a terminal, else plain).",
         values.one_of("--progress", PROGRESS_MODES),
-    ],
+        default="auto",
+    ),
 ]
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from twisted.python.usage import UsageError
 
 from kollacast.command import local_host, values
-from kollacast.command.options import DEFAULT_PORT, SHARED_PARAMETERS, CommandOptions
+from kollacast.command.options import DEFAULT_PORT, SHARED_PARAMETERS, CommandOptions, option
 from kollacast.files.digest import KNOWN_DIGESTS, available_digests
 from kollacast.files.file_source import is_read_twice, prove_readable
 from kollacast.files.spool import prove_spool
@@ -53,144 +53,111 @@ class ServerOptions(CommandOptions):
     )
 
     optParameters: ClassVar[list[list[Any]]] = [
-        [
+        option(
             "group",
-            None,
-            None,
             f"Multicast group, default {KOLLACAST.default_group}"
             f" (jasmine: {JASMINE.default_group}).",
             values.multicast_group("--group"),
-        ],
-        [
+        ),
+        option(
             "ttl",
-            None,
-            8,
             "Routers that the multicast may pass, plus one.",
             values.integer("--ttl", 0, 255),
-        ],
-        [
+            default=8,
+        ),
+        option(
             "mtu",
-            None,
-            None,
             f"Bytes of one datagram with its IP and UDP headers, default {_DEFAULT_MTU}, or what"
             " the interface takes where that is less.",
             values.integer("--mtu", MIN_MTU, MAX_MTU),
-        ],
-        [
+        ),
+        option(
             "buffer-packets",
-            None,
-            None,
             "Packets in one buffer; unless given, the server chooses.",
             values.integer("--buffer-packets", 1, KOLLACAST.max_buffer_packets),
-        ],
-        [
+        ),
+        option(
             "window",
-            None,
-            None,
             "Buffers in flight at a time; unless given, the server chooses.",
             values.integer("--window", 1, KOLLACAST.max_window),
-        ],
-        ["input", None, None, "Read the image from this file, not from standard input."],
-        [
+        ),
+        option("input", "Read the image from this file, not from standard input."),
+        option(
             "dialect",
-            None,
-            "kollacast",
             "What to speak: kollacast, or jasmine with the C programs.",
             values.one_of("--dialect", tuple(DIALECTS)),
-        ],
-        [
+            default="kollacast",
+        ),
+        option(
             "group-size",
-            None,
-            64,
             "Clients in one group of the barrier.",
             values.integer("--group-size", 1, _MOST_CLIENTS),
-        ],
-        [
+            default=64,
+        ),
+        option(
             "accept-timeout",
-            None,
-            0.0,
             "Seconds to wait for all clients; 0 waits for ever.",
             values.duration_s("--accept-timeout", 0),
-        ],
-        [
+            default=0.0,
+        ),
+        option(
             "client-timeout",
-            None,
-            60.0,
             "Seconds of silence after which a client is given up; in the jasmine dialect 4 for"
             " an answer to an announcement.",
             values.duration_s("--client-timeout", 0.1),
-        ],
-        [
+            default=60.0,
+        ),
+        option(
             "token-file",
-            None,
-            None,
             "Secret shared with the clients, in this file: who cannot prove it is refused.",
-        ],
-        [
+        ),
+        option(
             "failsafe",
-            None,
-            None,
             "Registry (host:port) that has the image, too: clients name it when all else fails.",
             values.host_and_port("--failsafe"),
-        ],
-        [
+        ),
+        option(
             "min-clients",
-            None,
-            None,
             "Start with so many clients when --accept-timeout is over, not with all of them only.",
             values.integer("--min-clients", 1, _MOST_CLIENTS),
-        ],
-        [
+        ),
+        option(
             "patience",
-            None,
-            None,
             "Seconds for which one client may hold up the others, before they go on without it"
             f" and it fetches the rest by TCP at its own pace, default {_PATIENCE_S:g}.",
             values.duration_s("--patience", 0.1),
-        ],
-        [
+        ),
+        option(
             "spool",
-            None,
-            None,
             "Keep a copy of an image that comes by a pipe in this folder while the server runs,"
             " for clients that are late or slow.",
-        ],
-        [
+        ),
+        option(
             "spool-size",
-            None,
-            None,
             "The most bytes of that copy, as in 500M or 20G; default 32G.",
             values.size_bytes("--spool-size", 1, 1 << 62),
-        ],
-        [
+        ),
+        option(
             "rate",
-            None,
-            None,
             "Bits a second to multicast at most, as in 500M or 1G; auto (the default) finds it.",
             values.rate_bps("--rate", 10_000, 10**12),
-        ],
-        [
+        ),
+        option(
             "digest",
-            None,
-            None,
             f"What proves the image: {_DIGEST} (the default), which sha256sum shows too, or blake3,"
             " several times as fast, which every client must have installed.",
             values.one_of("--digest", KNOWN_DIGESTS),
-        ],
-        [
+        ),
+        option(
             "expect-size",
-            None,
-            None,
             "Bytes of the image, as in 3000000000 or 20G: nobody keeps one of another size.",
             values.size_bytes("--expect-size", 1, 1 << 62),
-        ],
-        [
+        ),
+        option(
             "expect",
-            None,
-            None,
             "Digest of the image, as in sha256:9f86d0...: nobody keeps one with another.",
             values.expected_digest("--expect"),
-        ],
+        ),
         *SHARED_PARAMETERS,
     ]
 
@@ -292,9 +259,9 @@ class ServerOptions(CommandOptions):
 
     def _check_jasmine(self) -> None:
         """The limits of the C client, which has no way to say what it can take."""
-        for option, why in _NOT_JASMINE.items():
-            if self[option]:
-                raise UsageError(f"--{option}: {why}")
+        for name, why in _NOT_JASMINE.items():
+            if self[name]:
+                raise UsageError(f"--{name}: {why}")
         if (self["buffer-packets"] or 0) > JASMINE.max_announced:
             raise UsageError(
                 f"--buffer-packets {self['buffer-packets']}: a jasmine client may hold no more than"
