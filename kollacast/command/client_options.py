@@ -109,7 +109,10 @@ class ClientOptions(CommandOptions):
         try:
             streams.prove_standard_output_takes_an_image()
         except OSError as error:
-            raise UsageError(f"standard output: cannot take the image: {error.strerror}") from None
+            raise UsageError(
+                f"standard output: cannot take the image: {error.strerror}: redirect it, or give"
+                " --output"
+            ) from None
 
     def _check_registry_root(self) -> None:
         root = self["registry-root"]

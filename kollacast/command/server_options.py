@@ -287,7 +287,9 @@ class ServerOptions(CommandOptions):
         try:
             prove_spool(self["spool"])
         except OSError as error:
-            raise UsageError(f"--spool {self['spool']}: {error.strerror}") from None
+            raise UsageError(
+                f"--spool {self['spool']}: cannot hold the copy: {error.strerror}"
+            ) from None
         self["spool"] = os.path.abspath(self["spool"])
 
     def _check_jasmine(self) -> None:
@@ -330,7 +332,11 @@ class ServerOptions(CommandOptions):
         try:
             prove_readable(path)
         except OSError as error:
-            what = "standard input" if path is None else f"--input {path}"
-            raise UsageError(f"{what}: cannot be read: {error.strerror}") from None
+            if path is None:
+                raise UsageError(
+                    f"standard input: cannot be read: {error.strerror}: redirect the image to it,"
+                    " or give --input"
+                ) from None
+            raise UsageError(f"--input {path}: cannot be read: {error.strerror}") from None
         if path is not None:
             self["input"] = os.path.abspath(path)
