@@ -45,14 +45,15 @@ class ClientOptions(CommandOptions):
             "connect-timeout",
             None,
             60.0,
-            "Seconds to keep trying until the server is up.",
+            "Time to keep trying until the server is up, as in 90, 30s or 5m; so long, too, to look"
+            " for one that is lost.",
             values.duration_s("--connect-timeout", 0.1),
         ],
         [
             "token-file",
             None,
             None,
-            "Secret shared with the server, in this file: both prove it, and neither sends it.",
+            "File with the secret that the server has, too: both prove it, and neither sends it.",
         ],
         [
             "failsafe",

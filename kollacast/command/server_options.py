@@ -80,14 +80,15 @@ class ServerOptions(CommandOptions):
             "buffer-packets",
             None,
             None,
-            "Packets in one buffer; unless given, the server chooses.",
+            "Packets in one buffer at the most; fewer take less memory. By default the server"
+            " chooses.",
             values.integer("--buffer-packets", 1, KOLLACAST.max_buffer_packets),
         ],
         [
             "window",
             None,
             None,
-            "Buffers in flight at a time; unless given, the server chooses.",
+            "Buffers in flight at a time, default 4 (jasmine: 1); fewer take less memory.",
             values.integer("--window", 1, KOLLACAST.max_window),
         ],
         ["input", None, None, "Read the image from this file, not from standard input."],
@@ -109,22 +110,23 @@ class ServerOptions(CommandOptions):
             "accept-timeout",
             None,
             0.0,
-            "Seconds to wait for all clients; 0 waits for ever.",
+            "Time to wait for all clients, as in 90, 30s or 5m; 0 waits for ever.",
             values.duration_s("--accept-timeout", 0),
         ],
         [
             "client-timeout",
             None,
             60.0,
-            "Seconds of silence after which a client is given up; in the jasmine dialect 4 for"
-            " an answer to an announcement.",
+            "Time of silence after which a client is given up, as in 90, 30s or 5m; in the jasmine"
+            " dialect it is 4 s for an answer to an announcement.",
             values.duration_s("--client-timeout", 0.1),
         ],
         [
             "token-file",
             None,
             None,
-            "Secret shared with the clients, in this file: who cannot prove it is refused.",
+            "File with the secret that the clients have, too, 16 bytes or more: who cannot prove to"
+            " know it is refused.",
         ],
         [
             "failsafe",
@@ -137,15 +139,16 @@ class ServerOptions(CommandOptions):
             "min-clients",
             None,
             None,
-            "Start with so many clients when --accept-timeout is over, not with all of them only.",
+            "When --accept-timeout is over, start if so many clients or more are in; by default all"
+            " must be.",
             values.integer("--min-clients", 1, _MOST_CLIENTS),
         ],
         [
             "patience",
             None,
             None,
-            "Seconds for which one client may hold up the others, before they go on without it"
-            f" and it fetches the rest by TCP at its own pace, default {_PATIENCE_S:g}.",
+            "Time for which one client may hold up the others, before they go on without it and it"
+            f" fetches the rest by TCP at its own pace; default {_PATIENCE_S:g}.",
             values.duration_s("--patience", 0.1),
         ],
         [
@@ -159,7 +162,7 @@ class ServerOptions(CommandOptions):
             "spool-size",
             None,
             None,
-            "The most bytes of that copy, as in 500M or 20G; default 32G.",
+            "The most bytes of the copy in --spool, as in 500M or 20G; default 32G.",
             values.size_bytes("--spool-size", 1, 1 << 62),
         ],
         [
@@ -181,14 +184,14 @@ class ServerOptions(CommandOptions):
             "expect-size",
             None,
             None,
-            "Bytes of the image, as in 3000000000 or 20G: nobody keeps one of another size.",
+            "Bytes of the image, as in 3000000000 or 20G: nobody keeps an image of another size.",
             values.size_bytes("--expect-size", 1, 1 << 62),
         ],
         [
             "expect",
             None,
             None,
-            "Digest of the image, as in sha256:9f86d0...: nobody keeps one with another.",
+            "Digest of the image, as in sha256:9f86d0...: nobody keeps an image with another one.",
             values.expected_digest("--expect"),
         ],
         *SHARED_PARAMETERS,
@@ -200,18 +203,18 @@ class ServerOptions(CommandOptions):
         [
             "unicast",
             None,
-            "Send to each client by TCP alone, with no multicast: for a few.",
+            "Send to each client by TCP alone, without multicast: for a few clients.",
         ],
         [
             "allow-empty",
             None,
-            "An image of 0 bytes is meant, and no mistake: by default nobody gets one.",
+            "Send an image of 0 bytes, too; by default it counts as a mistake, and nobody gets it.",
         ],
     ]
 
     def opt_allow(self, text: str) -> None:
         """
-        Let this address or network join, or several with commas; may be given again. Default all.
+        Let only this address or network join, or several with commas; more by another --allow.
         """
         self["allow"] = (*self.get("allow", ()), *values.networks("--allow")(text))
 
