@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from fuzz import recorded
 from kollacast.client.terms import of_greeting, of_group_info
 from kollacast.command.client_options import ClientOptions
 from kollacast.command.server_options import ServerOptions
+from kollacast.command.service import write_report
 from kollacast.operator.config import ServerConfig
 from kollacast.operator.outcome import Status
 from kollacast.packets.buffer import PacketBuffer
@@ -27,6 +29,8 @@ from kollacast.wire.greeting import Greeting, GroupInfo, Hello, encode_json
 from kollacast.wire.messages import BufferCtl, Repaired, Request, encode_sealed
 from kollacast.wire.structures import Tag
 from tests import vectors
+from tests.simulation.network import Network
+from tests.simulation.testcase import MemoryTestCase
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _PAGES = (
@@ -172,7 +176,7 @@ class ProtocolTests(SynchronousTestCase):
             self.assertEqual(keys, ["version", *kind.__dataclass_fields__])
 
 
-class ReadmeTests(SynchronousTestCase):
+class ReadmeTests(MemoryTestCase):
     """What the README says of the two command lines."""
 
     def _check_options(self, heading: str, options: Any) -> None:
@@ -208,6 +212,22 @@ class ReadmeTests(SynchronousTestCase):
         section = _section(_page("README.md"), "## Exit statuses")
         statuses = {int(row[0]) for row in _rows(section) if row[0].isdecimal()}
         self.assertEqual(statuses, set(Status))
+
+    def test_report(self) -> None:
+        """The example has what a server's report has, in that order, and of each client."""
+        [example] = re.findall(r"```json\n(.*?)```", _page("README.md"), re.DOTALL)
+        shown = json.loads(example)
+        network = Network()
+        server = network.serve(b"image", clients=1)
+        network.join()
+        network.settle()
+        path = self.mktemp()
+        write_report(path, server.finish())
+        report = json.loads(Path(path).read_text("utf-8"))
+        self.assertEqual(list(shown), list(report))
+        [client] = report["clients"]
+        for entry in shown["clients"]:
+            self.assertEqual(list(entry), list(client))
 
     def test_make_targets(self) -> None:
         makefile = _page("Makefile")

@@ -151,6 +151,7 @@ async def test_hosts_without_the_secret(crew: Crew) -> None:
     visitor = crew.client("--output", "stolen")
     assert await visitor.end() == Status.FAILED
     assert "give --token-file" in visitor.lines[-1]
+    await server.said("a kollacast client that lacks --token-file")
     client = crew.client("--token-file", "token", "--output", "copy")
     assert await ends(server, client) == [Status.OK] * 2
     assert (crew.folder / "copy").read_bytes() == image.read_bytes()

@@ -215,7 +215,7 @@ class ServerTests(_OptionsTestCase):
     def test_local_ip_of_no_interface(self) -> None:
         # of the block for documentation, RFC 5737
         line = self.refused_server("192.0.2.77", "3")
-        self.assertIn("no network interface of this host has this address", line)
+        self.assertIn("no network interface of this host has this address; `ip -br -4 addr", line)
 
     def test_local_ip_that_is_a_broadcast_address(self) -> None:
         self.assertIn("no network interface", self.refused_server("127.255.255.255", "3"))
@@ -301,6 +301,12 @@ class ServerTests(_OptionsTestCase):
             words = ("--input", other, "--report", str(self.image))
             self.server("127.0.0.1", "3", *words)
 
+    def test_standard_input_unfit(self) -> None:
+        terminal = mock.Mock(side_effect=OSError(22, "is a terminal"))
+        self.patch(server_options, "prove_readable", terminal)
+        line = self.refused_server("127.0.0.1", "3")
+        self.assertIn("is a terminal: redirect the image to it, or give --input", line)
+
     def test_report_over_the_secret(self) -> None:
         self.image.write_bytes(b"0123456789abcdef")
         self.image.chmod(0o600)
@@ -310,7 +316,7 @@ class ServerTests(_OptionsTestCase):
 
     def test_a_spool_without_a_name(self) -> None:
         line = self.refused_server("127.0.0.1", "3", "--spool=")
-        self.assertIn("--spool : No such file or directory", line)
+        self.assertIn("--spool : cannot hold the copy: No such file or directory", line)
 
     def test_numbers_that_are_too_large(self) -> None:
         digits = "9" * 400
@@ -430,7 +436,7 @@ class ClientTests(_OptionsTestCase):
             "prove_standard_output_takes_an_image",
             mock.Mock(side_effect=OSError(22, "is a terminal")),
         )
-        self.assertIn("is a terminal", self.refused_client("127.0.0.1", "h"))
+        self.assertIn("is a terminal: redirect it, or", self.refused_client("127.0.0.1", "h"))
 
 
 class UnderTwistdTests(_OptionsTestCase):
@@ -488,8 +494,10 @@ class ValuesTests(SynchronousTestCase):
         parse = values.duration_s("--accept-timeout", 0)
         for text, seconds in (("0", 0), ("90", 90), ("1.5", 1.5), ("30s", 30), ("5m", 300)):
             self.assertEqual(parse(text), seconds, text)
-        for text in ("", "s", "-1", "1d", "1e9", "٣"):
-            self.assertRaises(UsageError, parse, text)
+        for text in ("", "s", "-1", "1d", "1e9", "٣", "721h"):
+            error = self.assertRaises(UsageError, parse, text)
+            self.assertIn("from 0s to 720h", str(error))
+        self.assertEqual(parse("720h"), 720 * 3600)
 
 
 class LocalHostTests(SynchronousTestCase):
@@ -580,10 +588,12 @@ class LadderTests(_OptionsTestCase):
             [str(network) for network in self.server(*words).config.allowed or ()],
             ["10.0.0.7/32", "10.0.1.0/24", "10.0.2.1/32"],
         )
-        self.assertIn("'10.0.0.1/24'", self.refused_server(*words, "--allow", "10.0.0.1/24"))
+        line = self.refused_server(*words, "--allow", "10.0.0.1/24")
+        self.assertIn("'10.0.0.1/24'", line)
+        self.assertIn("10.0.0.1 for the host, 10.0.0.0/24 for the network", line)
 
     def test_who_may_join_has_to_be_addresses(self) -> None:
-        for wrong in ("", "host", "10.0.0.7,", "10.0.0.1/24", "10.0.0.0/33"):
+        for wrong in ("", "host", "10.0.0.7,", "10.0.0.0/33"):
             self.assertIn(
                 "addresses or networks", self.refused_server("127.0.0.1", "3", "--allow", wrong)
             )

@@ -249,6 +249,7 @@ async def test_check_of_a_port_that_something_else_has(crew: Crew, source: _Sour
         ("pack --output out.tgz --compression xz storage .", 2, "invalid choice: 'xz'"),
         ("pack --output out.tgz storage .", 1, ".: is no registry's root directory"),
         ("pack --output out.tgz oci nowhere", 1, "nowhere/index.json: No such file"),
+        ("pack --output out.tgz oci .", 1, ".: is no OCI layout: it has no index.json"),
         ("pack --output out.tgz docker-archive nowhere", 1, "nowhere: No such file"),
         ("pack --output out.tgz images host:1/a/b@sha256:00", 1, "an image needs a tag"),
         ("pack --output out.tgz images a:1 localhost/a:1", 1, "two images would be called a:1"),

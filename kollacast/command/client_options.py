@@ -39,13 +39,14 @@ class ClientOptions(CommandOptions):
         ),
         option(
             "connect-timeout",
-            "Seconds to keep trying until the server is up.",
+            "Time to keep trying until the server is up, as in 90, 30s or 5m; so long, too, to look"
+            " for one that is lost.",
             values.duration_s("--connect-timeout", 0.1),
             default=60.0,
         ),
         option(
             "token-file",
-            "Secret shared with the server, in this file: both prove it, and neither sends it.",
+            "File with the secret that the server has, too: both prove it, and neither sends it.",
         ),
         option(
             "failsafe",
@@ -98,7 +99,10 @@ class ClientOptions(CommandOptions):
         try:
             streams.prove_standard_output_takes_an_image()
         except OSError as error:
-            raise UsageError(f"standard output: cannot take the image: {error.strerror}") from None
+            raise UsageError(
+                f"standard output: cannot take the image: {error.strerror}: redirect it, or give"
+                " --output"
+            ) from None
 
     def _check_registry_root(self) -> None:
         root = self["registry-root"]

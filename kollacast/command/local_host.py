@@ -26,7 +26,8 @@ def prove_local(local_ip: str) -> None:
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
                 raise UsageError(
-                    f"local_ip {local_ip}: no network interface of this host has this address"
+                    f"local_ip {local_ip}: no network interface of this host has this address;"
+                    " `ip -br -4 address` lists those that have one"
                 ) from None
             raise UsageError(f"local_ip {local_ip}: {error.strerror}") from None
 

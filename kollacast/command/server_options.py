@@ -73,12 +73,13 @@ class ServerOptions(CommandOptions):
         ),
         option(
             "buffer-packets",
-            "Packets in one buffer; unless given, the server chooses.",
+            "Packets in one buffer at the most; fewer take less memory. By default the server"
+            " chooses.",
             values.integer("--buffer-packets", 1, KOLLACAST.max_buffer_packets),
         ),
         option(
             "window",
-            "Buffers in flight at a time; unless given, the server chooses.",
+            "Buffers in flight at a time, default 4 (jasmine: 1); fewer take less memory.",
             values.integer("--window", 1, KOLLACAST.max_window),
         ),
         option("input", "Read the image from this file, not from standard input."),
@@ -96,20 +97,21 @@ class ServerOptions(CommandOptions):
         ),
         option(
             "accept-timeout",
-            "Seconds to wait for all clients; 0 waits for ever.",
+            "Time to wait for all clients, as in 90, 30s or 5m; 0 waits for ever.",
             values.duration_s("--accept-timeout", 0),
             default=0.0,
         ),
         option(
             "client-timeout",
-            "Seconds of silence after which a client is given up; in the jasmine dialect 4 for"
-            " an answer to an announcement.",
+            "Time of silence after which a client is given up, as in 90, 30s or 5m; in the jasmine"
+            " dialect it is 4 s for an answer to an announcement.",
             values.duration_s("--client-timeout", 0.1),
             default=60.0,
         ),
         option(
             "token-file",
-            "Secret shared with the clients, in this file: who cannot prove it is refused.",
+            "File with the secret that the clients have, too, 16 bytes or more: who cannot prove to"
+            " know it is refused.",
         ),
         option(
             "failsafe",
@@ -118,13 +120,14 @@ class ServerOptions(CommandOptions):
         ),
         option(
             "min-clients",
-            "Start with so many clients when --accept-timeout is over, not with all of them only.",
+            "When --accept-timeout is over, start if so many clients or more are in; by default all"
+            " must be.",
             values.integer("--min-clients", 1, _MOST_CLIENTS),
         ),
         option(
             "patience",
-            "Seconds for which one client may hold up the others, before they go on without it"
-            f" and it fetches the rest by TCP at its own pace, default {_PATIENCE_S:g}.",
+            "Time for which one client may hold up the others, before they go on without it and it"
+            f" fetches the rest by TCP at its own pace; default {_PATIENCE_S:g}.",
             values.duration_s("--patience", 0.1),
         ),
         option(
@@ -134,7 +137,7 @@ class ServerOptions(CommandOptions):
         ),
         option(
             "spool-size",
-            "The most bytes of that copy, as in 500M or 20G; default 32G.",
+            "The most bytes of the copy in --spool, as in 500M or 20G; default 32G.",
             values.size_bytes("--spool-size", 1, 1 << 62),
         ),
         option(
@@ -150,12 +153,12 @@ class ServerOptions(CommandOptions):
         ),
         option(
             "expect-size",
-            "Bytes of the image, as in 3000000000 or 20G: nobody keeps one of another size.",
+            "Bytes of the image, as in 3000000000 or 20G: nobody keeps an image of another size.",
             values.size_bytes("--expect-size", 1, 1 << 62),
         ),
         option(
             "expect",
-            "Digest of the image, as in sha256:9f86d0...: nobody keeps one with another.",
+            "Digest of the image, as in sha256:9f86d0...: nobody keeps an image with another one.",
             values.expected_digest("--expect"),
         ),
         *SHARED_PARAMETERS,
@@ -167,18 +170,18 @@ class ServerOptions(CommandOptions):
         [
             "unicast",
             None,
-            "Send to each client by TCP alone, with no multicast: for a few.",
+            "Send to each client by TCP alone, without multicast: for a few clients.",
         ],
         [
             "allow-empty",
             None,
-            "An image of 0 bytes is meant, and no mistake: by default nobody gets one.",
+            "Send an image of 0 bytes, too; by default it counts as a mistake, and nobody gets it.",
         ],
     ]
 
     def opt_allow(self, text: str) -> None:
         """
-        Let this address or network join, or several with commas; may be given again. Default all.
+        Let only this address or network join, or several with commas; more by another --allow.
         """
         self["allow"] = (*self.get("allow", ()), *values.networks("--allow")(text))
 
@@ -254,7 +257,9 @@ class ServerOptions(CommandOptions):
         try:
             prove_spool(self["spool"])
         except OSError as error:
-            raise UsageError(f"--spool {self['spool']}: {error.strerror}") from None
+            raise UsageError(
+                f"--spool {self['spool']}: cannot hold the copy: {error.strerror}"
+            ) from None
         self["spool"] = os.path.abspath(self["spool"])
 
     def _check_jasmine(self) -> None:
@@ -297,7 +302,11 @@ class ServerOptions(CommandOptions):
         try:
             prove_readable(path)
         except OSError as error:
-            what = "standard input" if path is None else f"--input {path}"
-            raise UsageError(f"{what}: cannot be read: {error.strerror}") from None
+            if path is None:
+                raise UsageError(
+                    f"standard input: cannot be read: {error.strerror}: redirect the image to it,"
+                    " or give --input"
+                ) from None
+            raise UsageError(f"--input {path}: cannot be read: {error.strerror}") from None
         if path is not None:
             self["input"] = os.path.abspath(path)

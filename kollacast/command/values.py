@@ -50,7 +50,7 @@ def duration_s(what: str, least_s: float, most_s: float = 30 * 86400) -> Callabl
         if not least_s <= seconds <= most_s:
             raise UsageError(
                 f"{what} {text!r}: must be seconds, as in 90, 30s or 5m,"
-                f" from {least_s:g} to {most_s:g}"
+                f" from {least_s:g}s to {most_s / 3600:g}h"
             )
         return seconds
 
@@ -168,12 +168,21 @@ def networks(what: str) -> Callable[[str], tuple[ipaddress.IPv4Network, ...]]:
     """Addresses and networks, with commas between them."""
 
     def parse(text: str) -> tuple[ipaddress.IPv4Network, ...]:
+        parts = [part.strip() for part in text.split(",")]
         try:
-            return tuple(ipaddress.IPv4Network(part.strip()) for part in text.split(","))
+            around = [ipaddress.IPv4Network(part, strict=False) for part in parts]
         except ValueError:
             raise UsageError(
                 f"{what} {text!r}: must be addresses or networks, as in 10.0.0.7,10.0.1.0/24"
             ) from None
+        for part, network in zip(parts, around, strict=True):
+            address, slash, _ = part.partition("/")
+            if slash and address != str(network.network_address):
+                raise UsageError(
+                    f"{what} {text!r}: {part} is one host in a network; say {address} for the"
+                    f" host, {network} for the network"
+                )
+        return tuple(around)
 
     return parse
 

@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         help="the storage of a registry, which may run",
         allow_abbrev=False,
     )
-    storage.add_argument("root", metavar="DIR", help="the one with docker/registry/v2 in it")
+    storage.add_argument("root", metavar="DIR", help="the folder with docker/registry/v2 in it")
     storage.set_defaults(run=_pack_storage)
     references = sources.add_parser(
         "images", help="images out of registries, by skopeo", allow_abbrev=False
@@ -149,9 +149,11 @@ def _parser() -> argparse.ArgumentParser:
         run=_pack_copies, copies=lambda o, _: from_registries(o.references, o.tls_verify)
     )
     archives = sources.add_parser(
-        "docker-archive", help="what `docker save` has written, also by gzip", allow_abbrev=False
+        "docker-archive", help="what `docker save` has written, also compressed", allow_abbrev=False
     )
-    archives.add_argument("files", metavar="FILE", nargs="+")
+    archives.add_argument(
+        "files", metavar="FILE", nargs="+", help="compressed by gzip, zstd or not"
+    )
     archives.set_defaults(
         run=_pack_copies,
         copies=lambda o, folder: from_docker_archives(o.files, folder, console.write_line),
@@ -159,7 +161,12 @@ def _parser() -> argparse.ArgumentParser:
     layouts = sources.add_parser(
         "oci", help="OCI layouts, as folders or archives", allow_abbrev=False
     )
-    layouts.add_argument("layouts", metavar="PATH[:TAG]", nargs="+")
+    layouts.add_argument(
+        "layouts",
+        metavar="PATH[:TAG]",
+        nargs="+",
+        help="a layout, or one image of it: PATH:TAG, PATH:NAME:TAG",
+    )
     layouts.set_defaults(
         run=_pack_copies,
         copies=lambda o, folder: from_layouts(o.layouts, folder, console.write_line),
@@ -175,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", help="say what an image file holds", allow_abbrev=False)
     listing.add_argument("file", metavar="FILE", help="- for standard input")
-    listing.add_argument("--json", action="store_true")
+    listing.add_argument("--json", action="store_true", help="in JSON, for programs")
     listing.set_defaults(run=_list)
 
     unpack = commands.add_parser(
@@ -184,14 +191,16 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     unpack.add_argument("file", metavar="FILE", help="- for standard input")
-    unpack.add_argument("--root", metavar="DIR", required=True)
+    unpack.add_argument(
+        "--root", metavar="DIR", required=True, help="the registry root; DIR/current is the image"
+    )
     unpack.set_defaults(run=_unpack)
 
     status = commands.add_parser(
         "status", help="say which image a registry root has", allow_abbrev=False
     )
-    status.add_argument("--root", metavar="DIR", required=True)
-    status.add_argument("--json", action="store_true")
+    status.add_argument("--root", metavar="DIR", required=True, help="the registry root")
+    status.add_argument("--json", action="store_true", help="in JSON, for programs and `check`")
     status.set_defaults(run=_status)
 
     check = commands.add_parser(
@@ -214,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TIME",
         type=values.duration_s("--timeout", 0),
         default=30.0,
-        help="for the registry to answer, default 30",
+        help="how long the registry may take to answer, as in 90, 30s or 5m; default 30",
     )
     check.set_defaults(run=_check)
     return parser

@@ -56,6 +56,10 @@ def images_of(folder: str, path: str) -> list[LayoutImage]:
     try:
         with open(index, encoding="utf-8") as file:
             return [_image(descriptor) for descriptor in json.load(file)["manifests"]]
+    except FileNotFoundError:
+        if not os.path.isdir(folder):
+            raise
+        raise BadImage(f"{path}: is no OCI layout: it has no index.json") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BadImage(
             f"{os.path.join(path, 'index.json')}: is no index of an OCI layout"

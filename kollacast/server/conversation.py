@@ -164,10 +164,12 @@ class Conversation(Protocol):
         """The connection has ended."""
 
 
-#: What a C client makes of a greeting, of which it reads the first 16 bytes.
+#: What a C client makes of a greeting, of which it reads the first 16 bytes; ours does so with one
+#: that asks for what it has not.
 _LIKE_JASMINE = (
     "it closed the connection at the greeting, without a word, as the C client jasminec does,"
-    " which needs a server with --dialect jasmine"
+    " which needs a server with --dialect jasmine, or as a kollacast client that lacks"
+    " --token-file or the digest of this run: it says so itself"
 )
 #: What is said of a connection that has ended by itself.
 LOST = "the connection was lost"
