@@ -87,7 +87,8 @@ class _Destination:
         ("::1 1", "local_ip '::1': must be an IPv4 address, as in 10.0.0.1"),
         (
             f"{_ABSENT_IP} 1",
-            f"local_ip {_ABSENT_IP}: no network interface of this host has this address",
+            f"local_ip {_ABSENT_IP}: no network interface of this host has this address;"
+            " `ip -br -4 address` lists those that have one",
         ),
         (
             f"{LOOPBACK} 1 --group 10.1.1.1",
@@ -133,7 +134,8 @@ async def test_command_line_of_the_server(crew: Crew, words: str, line: str) -> 
         (f"300.1.1.1 {LOOPBACK}", "local_ip '300.1.1.1': must be an IPv4 address, as in 10.0.0.1"),
         (
             f"{_ABSENT_IP} {LOOPBACK}",
-            f"local_ip {_ABSENT_IP}: no network interface of this host has this address",
+            f"local_ip {_ABSENT_IP}: no network interface of this host has this address;"
+            " `ip -br -4 address` lists those that have one",
         ),
         (
             f"{LOOPBACK} 239.1.1.1",

@@ -145,7 +145,8 @@ class ConnectTests(_ClientTestCase):
     def test_the_host_does_not_answer(self) -> None:
         self.network.host(SERVER_IP).vanish()
         client = self.network.join(connect_timeout_s=25.0)
-        self.assert_failed(client, f"no server at {_SERVER} within 25 s: it does not answer", 25.5)
+        line = "it does not answer; check its address, and that its firewall lets in TCP"
+        self.assert_failed(client, f"no server at {_SERVER} within 25 s: {line}", 25.5)
 
     def test_the_name_is_of_no_host(self) -> None:
         self.network.host("10.0.1.1").unknown_names.add("installer")

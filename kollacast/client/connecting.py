@@ -63,5 +63,5 @@ def _why_not(error: BaseException | None) -> str:
     if isinstance(error, DNSLookupError):
         return "no host has this name"
     if isinstance(error, TimeoutError):
-        return "it does not answer"
+        return "it does not answer; check its address, and that its firewall lets in TCP"
     return str(error)
