@@ -253,6 +253,8 @@ class ServerOptions(CommandOptions):
         if self["unicast"] and self["spool"] is None and not is_read_twice(self["input"]):
             raise UsageError("--unicast: the image comes by a pipe, so this needs --spool")
         if self["spool"] is None:
+            if self["spool-size"] is not None:
+                raise UsageError("--spool-size: is of the copy in --spool, and that is not given")
             return
         try:
             prove_spool(self["spool"])
