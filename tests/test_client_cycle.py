@@ -418,7 +418,7 @@ class ReceiveTests(_ClientTestCase):
         self.assertEqual(heard[4:], [Request((5,))])
         server.repair(5, _payload(5))
         self.assertEqual(heard[5:], [Done()])
-        self.assertEqual(client.account.packets.repaired, 1)
+        self.assertEqual(client.account.copy.tally.repaired, 1)
         server.announce(3, 0, 6, 0)
         self.assertEqual(heard[6:], [Ready()])
         server.sent()
@@ -514,7 +514,7 @@ class ReceiveTests(_ClientTestCase):
         for seq in range(BUFFER_PACKETS):
             server.repair(seq, _payload(seq))
         self.assertIsNone(client.outcome)
-        self.assertEqual(client.account.packets.repaired, 0)
+        self.assertEqual(client.account.copy.tally.repaired, 0)
 
     def test_done_waits_for_the_disk(self) -> None:
         server, client = self.greeted(threads=True)

@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kollacast.client.account import Account, account_of
+from kollacast.client.account import Account
 from kollacast.client.attempt import Attempt, not_found
 from kollacast.client.endings import Ending, Failed, Lost, failed_by
 from kollacast.client.local_copy import LocalCopy
@@ -76,7 +76,7 @@ class Client:
     def account(self) -> Account:
         """The run as it stands."""
         seconds = self._reactor.seconds() - self._began_at
-        return account_of(self._copy, self._config, self._phase, seconds)
+        return Account(self._copy, self._config, self._phase, seconds)
 
     def progress(self) -> Progress:
         """How far the run is."""

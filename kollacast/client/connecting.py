@@ -10,8 +10,8 @@ from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
 from twisted.internet.error import ConnectError, DNSLookupError, TimeoutError
 from twisted.internet.task import deferLater
 
-from kollacast.client.connection import ServerConnection, ServerConnectionFactory
 from kollacast.events.reactor import IReactor
+from kollacast.receiving.connection import ServerConnection, ServerConnectionFactory
 
 #: Seconds between two tries: fewer at first, because both ends start at once.
 _RETRY_S = (0.05, 0.1)
