@@ -137,13 +137,12 @@ class Attempt:
         else:
             self._stream_hears(message)
 
-    def broken(self, error: WireError) -> None:
-        """The server has broken the protocol."""
-        self.fail(Failed(f"{self._server}: {error}"))
-
-    def lost(self) -> None:
-        """The connection is closed."""
-        self._machine.lost(Lost())
+    def lost(self, error: WireError | None) -> None:
+        """The connection is closed, or the server has broken the protocol."""
+        if error is None:
+            self._machine.lost(Lost())
+        else:
+            self.fail(Failed(f"{self._server}: {error}"))
 
     def _not_greeted(self) -> None:
         assert self._connection is not None
@@ -157,11 +156,11 @@ class Attempt:
             " the middle of another session, or hangs, or is no kollacast server"
         )
         left = self._deadline - self._reactor.seconds()
-        if left <= 0:
+        if left > 0:
+            _log.warn("{line}; waiting for {left:.0f} s more", line=line, left=left)
+            self._timer = self._guard.call_later(self._reactor, left, self._not_greeted)
+        else:
             self.fail(Failed(line, keep=True))
-            return
-        _log.warn("{line}; waiting for {left:.0f} s more", line=line, left=left)
-        self._timer = self._guard.call_later(self._reactor, left, self._not_greeted)
 
     # What the machine asks for.
 
@@ -182,9 +181,8 @@ class Attempt:
         if objection is not None:
             self.fail(Failed(objection))
             return
-        packets = terms.packets
-        if packets < terms.greeting.buffer_packets:
-            _log.info("buffers of {packets} packets are the most for here", packets=packets)
+        if terms.packets < terms.greeting.buffer_packets:
+            _log.info("buffers of {packets} packets are the most for here", packets=terms.packets)
         kept = await self._copy.look(terms)
         if not terms.shape.dialect.introduces:
             self._machine.joined(terms, kept)
@@ -195,7 +193,9 @@ class Attempt:
 
     def begin(self, terms: Terms, kept: int) -> None:
         way = terms.way(kept, self._copy.can_receive_late)
-        is_first = self._copy.terms is None
+        engine, warning = best_crc32c()
+        if warning and terms.shape.dialect.seeds_crc and self._copy.terms is None:
+            _log.warn("{warning}", warning=warning)
         self._terms = self._copy.terms = terms
         if terms.shape.dialect.introduces:
             # First of all, so that the server hears by name of what goes wrong from here on.
@@ -204,7 +204,22 @@ class Attempt:
             text = f"the image is proved by {terms.greeting.digest}, which is not installed here"
             self.fail(Failed(text))
             return
-        self._begin_route(terms, way, kept, is_first)
+        connection, shape = self._connection, terms.shape
+        assert connection is not None
+        connection.stream.capacity = shape.capacity
+        self.route = Route(
+            self._reactor,
+            connection,
+            shape,
+            shape.dialect.codec(shape.salt, engine),
+            self._copy.take_up(terms, kept),
+            self._copy.tally,
+            self._config.local_ip,
+            self._open_port,
+            self._guard,
+        )
+        self.route.ended.addCallback(self._kept).addErrback(self._guard.failed)
+        self.route.begin(way)
 
     def _say_hello(self, terms: Terms, way: Way, kept: int) -> None:
         assert self._connection is not None
@@ -229,27 +244,6 @@ class Attempt:
             proof=proof,
         )
         self._connection.send(hello.encode())
-
-    def _begin_route(self, terms: Terms, way: Way, kept: int, is_first: bool) -> None:
-        connection, copy, shape = self._connection, self._copy, terms.shape
-        assert connection is not None
-        connection.stream.capacity = shape.capacity
-        engine, warning = best_crc32c()
-        if warning and shape.dialect.seeds_crc and is_first:
-            _log.warn("{warning}", warning=warning)
-        self.route = Route(
-            self._reactor,
-            connection,
-            shape,
-            shape.dialect.codec(shape.salt, engine),
-            copy.take_up(terms, kept),
-            copy.tally,
-            self._config.local_ip,
-            self._open_port,
-            self._guard,
-        )
-        self.route.ended.addCallback(self._kept).addErrback(self._guard.failed)
-        self.route.begin(way)
 
     def check_proof(self, proof: bytes) -> None:
         if not compare_digest(proof, self._proof_due):

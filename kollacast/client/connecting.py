@@ -8,10 +8,12 @@ from collections.abc import Callable
 from twisted.internet.abstract import isIPAddress
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
 from twisted.internet.error import ConnectError, DNSLookupError, TimeoutError
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import ClientFactory
 from twisted.internet.task import deferLater
 
 from kollacast.events.reactor import IReactor
-from kollacast.receiving.connection import ServerConnection, ServerConnectionFactory
+from kollacast.receiving.connection import ServerConnection
 
 #: Seconds between two tries: fewer at first, because both ends start at once.
 _RETRY_S = (0.05, 0.1)
@@ -23,13 +25,20 @@ class NotConnected(Exception):
     """No try has led to a connection; the text says why the last one did not."""
 
 
-async def connect(
-    reactor: IReactor,
-    host: str,
-    port: int,
-    deadline: float,
-    make: Callable[[], ServerConnection | None],
-) -> None:
+_Make = Callable[[], ServerConnection | None]
+
+
+class _Factory(ClientFactory):
+    noisy = False
+
+    def __init__(self, make: _Make) -> None:
+        self._make = make
+
+    def buildProtocol(self, addr: IAddress | None) -> ServerConnection | None:
+        return self._make()
+
+
+async def connect(reactor: IReactor, host: str, port: int, deadline: float, make: _Make) -> None:
     """Return once a connection of ``make()`` is open.
 
     Raises :class:`NotConnected` at ``deadline``, in the reactor's seconds; at once for a name that
@@ -42,7 +51,7 @@ async def connect(
         kind = TCP4ClientEndpoint if isIPAddress(host) else HostnameEndpoint
         endpoint = kind(reactor, host, port, timeout=min(left, _TRY_S))
         try:
-            await endpoint.connect(ServerConnectionFactory(make))
+            await endpoint.connect(_Factory(make))
             return
         except (ConnectError, DNSLookupError, OSError) as error:
             reason = _why_not(error)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, ITCPTransport
-from twisted.internet.protocol import ClientFactory, Protocol
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
 from kollacast.events.guard import Guard
@@ -27,11 +27,8 @@ class Listener(Interface):
     def received(self, message: Message) -> None:
         """The server says something.  May raise WireError."""
 
-    def broken(self, error: WireError) -> None:
-        """The server broke the protocol."""
-
-    def lost(self) -> None:
-        """The connection is closed."""
+    def lost(self, error: WireError | None) -> None:
+        """The connection is closed, or of no more use after this ``error`` of the server."""
 
 
 class ServerConnection(Protocol):
@@ -80,7 +77,7 @@ class ServerConnection(Protocol):
 
     def _lose(self) -> None:
         self._outgoing.stopProducing()
-        self._listener.lost()
+        self._listener.lost(None)
 
     def _read(self, data: bytes) -> None:
         self.has_heard = True
@@ -90,26 +87,12 @@ class ServerConnection(Protocol):
                 if self._is_closed:
                     return
         except WireError as error:
-            self._listener.broken(error)
-
-    @property
-    def local_ip(self) -> str:
-        """This host's address on the way to the server."""
-        return str(self.transport.getHost().host)
-
-    @property
-    def server_ip(self) -> str:
-        """The server's address."""
-        return str(self.transport.getPeer().host)
+            self._listener.lost(error)
 
     def send(self, message: bytes) -> None:
         """Send a message, unless the connection is closed."""
         if not self._is_closed:
             self._outgoing.send(message)
-
-    def expect_packets(self, count: int) -> None:
-        """So many retransmissions have been asked for."""
-        self.stream.expect_packets(count)
 
     def close(self) -> None:
         """Close once all that was sent has left; nothing more is heard."""
@@ -125,15 +108,3 @@ class ServerConnection(Protocol):
         """Close at once."""
         self._is_closed = True
         self.transport.abortConnection()
-
-
-class ServerConnectionFactory(ClientFactory):
-    """Makes a :class:`ServerConnection` where one is needed."""
-
-    noisy = False
-
-    def __init__(self, make: Callable[[], ServerConnection | None]) -> None:
-        self._make = make
-
-    def buildProtocol(self, addr: IAddress | None) -> ServerConnection | None:
-        return self._make()

@@ -234,7 +234,7 @@ class Reception:
             self.silent(silence)
 
     def _ask(self, seqs: list[int]) -> None:
-        self._connection.expect_packets(len(seqs))
+        self._connection.stream.expect_packets(len(seqs))
         self._connection.send(Request(tuple(seqs)).encode(self._shape.dialect))
 
     def _make_ready(self) -> None:

@@ -90,6 +90,7 @@ class Route:
         self._reactor = reactor
         self._connection = connection
         self._shape = shape
+        self._group = "group {} port {}".format(*shape.group)
         self._stream = (connection, shape, codec, output, tally)
         self._output = output
         self._local_ip = local_ip
@@ -177,7 +178,7 @@ class Route:
 
     def _open_at_an_address(self, reception: Reception) -> MulticastPort:
         """Open the port where that was asked for, or at the address that this host has instead."""
-        here = self._connection.local_ip
+        here = str(self._connection.transport.getHost().host)
         try:
             return self._open(reception)
         except OSError as error:
@@ -192,24 +193,18 @@ class Route:
             return self._open(reception)
 
     def _open(self, reception: Reception) -> MulticastPort:
-        receiver = MulticastReceiver(
-            self._reactor, reception.intake, reception.arrived, self._guard
-        )
-        shape = self._shape
-        port = self._open_port(
-            self._reactor, receiver, shape.group, self._local_ip, shape.unread_bytes
-        )
+        reactor, shape = self._reactor, self._shape
+        receiver = MulticastReceiver(reactor, reception.intake, reception.arrived, self._guard)
+        port = self._open_port(reactor, receiver, shape.group, self._local_ip, shape.unread_bytes)
         reception.drain = receiver.drain
         return port
 
     def _cannot_join(self, error: Exception) -> None:
         """This host gets no multicast over this connection: TCP brings all."""
         cause = error.socketError if isinstance(error, CannotListenError) else error
-        group, port = self._shape.group
         _log.warn(
-            "cannot receive group {group} port {port} at {local_ip}: {why}. Going on by TCP",
-            group=group,
-            port=port,
+            "cannot receive {group} at {local_ip}: {why}. Going on by TCP",
+            group=self._group,
             local_ip=self._local_ip,
             why=why_not_joined(cause, self._local_ip) if isinstance(cause, OSError) else str(cause),
         )
@@ -230,18 +225,17 @@ class Route:
 
     def _nothing_heard(self, silence: Silence) -> None:
         """Multicast passes this host by."""
-        group, port = self._shape.group
         assert self._port is not None
-        found = self._port.why_unreached(self._connection.server_ip, self._shape.mtu)
+        server_ip = str(self._connection.transport.getPeer().host)
+        found = self._port.why_unreached(server_ip, self._shape.mtu)
         _log.warn(
-            "{what}: {packets} packets were sent to group {group} port {port} and none came in by"
+            "{what}: {packets} packets were sent to {group} and none came in by"
             " {local_ip}{why}{then}",
             what=f"multicast has stopped reaching this host, since buffer {silence.since}"
             if silence.is_new
             else "no multicast reaches this host",
             packets=silence.packets,
-            group=group,
-            port=port,
+            group=self._group,
             local_ip=self._local_ip,
             why=f". {found}" if found else _STOPPED if silence.is_new else _UNREACHED,
             then=". Going on by TCP" if self._shape.can_fetch else "",
