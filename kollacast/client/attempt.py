@@ -120,25 +120,22 @@ class Attempt:
             return None
         # From here on there is nothing else to call off.
         self._connecting = None
-        self._connection = ServerConnection(self, self._guard)
+        self._connection = ServerConnection(self._opened, self._hear, self._lose, self._guard)
         self._closing.append(self._connection.closed)
         return self._connection
 
-    def connected(self) -> None:
-        """The connection is open."""
+    def _opened(self) -> None:
         self._connected_at = self._reactor.seconds()
         self._timer = self._guard.call_later(self._reactor, GREETING_TIMEOUT_S, self._not_greeted)
         self._machine.connected()
 
-    def received(self, message: Message) -> None:
-        """The server says something.  Raises WireError where that makes no sense."""
+    def _hear(self, message: Message) -> None:
         if self._stream_hears is None or isinstance(message, Digest | Proof | Report):
             hear(self._machine, message)
         else:
             self._stream_hears(message)
 
-    def lost(self, error: WireError | None) -> None:
-        """The connection is closed, or the server has broken the protocol."""
+    def _lose(self, error: WireError | None) -> None:
         if error is None:
             self._machine.lost(Lost())
         else:

@@ -98,18 +98,19 @@ class LocalCopy:
         Raises NoCopy where it is another image, and OSError.
         """
         assert self.output is not None
+        assert self.terms is not None
+        name = self.terms.greeting.digest
         digest = self.digest = await self.output.digest()
         if self._is_given_up:
             return
         if expected is not None and digest != expected:
-            name = self.output.digester.name
             raise NoCopy(
                 f"the image is not the server's: its {name} is {digest.hex()},"
                 f" the server's {expected.hex()}"
             )
         self._committing = Deferred()
         try:
-            await self.output.commit(digest)
+            await self._disk.run(self._sink.commit, f"{name}:{digest.hex()}")
             self.is_whole = True
         finally:
             self._committing.callback(None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import ITCPTransport
@@ -18,31 +17,31 @@ from kollacast.wire.parser import ServerStream
 from kollacast.wire.structures import WireError
 
 
-class Listener(Interface):
-    """Who hears what comes of a connection."""
-
-    def connected(self) -> None:
-        """The connection is open; nothing has been read."""
-
-    def received(self, message: Message) -> None:
-        """The server says something.  May raise WireError."""
-
-    def lost(self, error: WireError | None) -> None:
-        """The connection is closed, or of no more use after this ``error`` of the server."""
-
-
 class ServerConnection(Protocol):
-    """One connection to the server; nothing is raised from it but told to ``guard``."""
+    """One connection to the server; nothing is raised from it but told to ``guard``.
+
+    ``opened`` is called before anything is read, ``received`` with each message, from which it
+    may raise WireError, and ``lost`` when the connection is closed, or with the WireError that
+    makes it of no more use.
+    """
 
     transport: ITCPTransport
 
-    def __init__(self, listener: Listener, guard: Guard) -> None:
+    def __init__(
+        self,
+        opened: Callable[[], None],
+        received: Callable[[Message], None],
+        lost: Callable[[WireError | None], None],
+        guard: Guard,
+    ) -> None:
         self.stream = ServerStream()
         #: Whether anything at all has come.
         self.has_heard = False
         #: Fires once it is closed.
         self.closed: Deferred[None] = Deferred()
-        self._listener = listener
+        self._opened = opened
+        self._received = received
+        self._lost = lost
         self._guard = guard
         self._is_closed = False
 
@@ -69,7 +68,7 @@ class ServerConnection(Protocol):
     def _open(self) -> None:
         # A client's messages are all small: none is made piece by piece.
         self._outgoing = Outgoing(self.transport, lambda _: None)
-        self._listener.connected()
+        self._opened()
         try:
             watch_peer(self.transport, always_reads=True)
         except OSError:
@@ -77,17 +76,17 @@ class ServerConnection(Protocol):
 
     def _lose(self) -> None:
         self._outgoing.stopProducing()
-        self._listener.lost(None)
+        self._lost(None)
 
     def _read(self, data: bytes) -> None:
         self.has_heard = True
         try:
             for message in self.stream.feed(data):
-                self._listener.received(message)
+                self._received(message)
                 if self._is_closed:
                     return
         except WireError as error:
-            self._listener.lost(error)
+            self._lost(error)
 
     def send(self, message: bytes) -> None:
         """Send a message, unless the connection is closed."""

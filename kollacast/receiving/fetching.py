@@ -11,7 +11,7 @@ from kollacast.receiving.shape import Shape
 from kollacast.receiving.tally import Tally
 from kollacast.wire.messages import BufferCtl, Fetch, Packet
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.structures import MAX_FETCH, WireError
+from kollacast.wire.structures import MAX_FETCH, SEQ_LIMIT, WireError
 
 #: Payload bytes asked for at a time, and how many such pieces may be under way: enough for the
 #: delay of a long line, and little beside what receiving by multicast takes.
@@ -20,7 +20,7 @@ _PIECES = 4
 
 
 class Fetching:
-    """Goes on where ``output`` stands, up to the packet ``limit`` or to the image's end.
+    """Goes on where ``output`` stands, up to the packet ``limit``, or to the image's end.
 
     :attr:`ended` fires when all is kept.  It fails with OSError when the sink does.
     :attr:`over` says whether all packets have come.
@@ -33,7 +33,7 @@ class Fetching:
         codec: PacketCodec,
         output: Output,
         tally: Tally,
-        limit: int | None,
+        limit: int,
     ) -> None:
         self.ended: Deferred[None] = Deferred()
         self.over = False
@@ -49,14 +49,13 @@ class Fetching:
         self._kept_up_to = self._asked
         self._limit = limit
         self._payloads: list[bytes] = []
-        self._keeping = 0
         self._stopped = False
 
     def start(self) -> None:
         """Ask for as much as there is room for."""
         piece = self._piece_packets
         while not self.over and not self._stopped:
-            count = piece if self._limit is None else min(piece, self._limit - self._asked)
+            count = min(piece, self._limit - self._asked)
             if count <= 0 or self._asked + count - self._kept_up_to > _PIECES * piece:
                 break
             self._connection.send(Fetch(self._asked, count).encode(self._dialect))
@@ -65,7 +64,7 @@ class Fetching:
 
     def lift_limit(self) -> None:
         """Go on to the end of the image; only before :attr:`ended` fires."""
-        self._limit = None
+        self._limit = SEQ_LIMIT
         self.over = False
         self.start()
 
@@ -105,7 +104,7 @@ class Fetching:
     # How it goes on.
 
     def _consider_limit(self) -> None:
-        if self._limit is not None and self._expected >= self._limit and not self.over:
+        if self._expected >= self._limit and not self.over:
             self._finish()
 
     def _finish(self) -> None:
@@ -119,17 +118,15 @@ class Fetching:
         data = b"".join(self._payloads)
         count = len(self._payloads)
         self._payloads.clear()
-        self._keeping += 1
         self._keep([memoryview(data)]).addCallback(self._kept, count).addErrback(self._failed)
 
     def _kept(self, _: None, count: int) -> None:
-        self._keeping -= 1
         self._kept_up_to += count
         self.start()
         self._consider_end()
 
     def _consider_end(self) -> None:
-        if self.over and not self._keeping and not self._stopped:
+        if self.over and self._kept_up_to == self._expected and not self._stopped:
             self._stopped = True
             self.ended.callback(None)
 

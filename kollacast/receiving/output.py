@@ -44,7 +44,7 @@ class Output:
         failed: Callable[[Failure], None],
     ) -> None:
         self.bytes_resumed = bytes_resumed
-        self.digester = digester
+        self._digester = digester
         self._failed = failed
         self._sink = sink
         self._disk = disk
@@ -88,11 +88,7 @@ class Output:
         """The digest of all that was kept, once nothing is under way."""
         if self._digested < self.bytes_kept:
             await self._catching_up.wait()
-        return await self._digest_worker.run(self.digester.value)
-
-    async def commit(self, digest: bytes) -> None:
-        """Give the image, whose digest this is, its name."""
-        await self._disk.run(self._sink.commit, f"{self.digester.name}:{digest.hex()}")
+        return await self._digest_worker.run(self._digester.value)
 
     # Writing.
 
@@ -104,7 +100,7 @@ class Output:
         work: list[Deferred[None]] = [self._disk.run(self._sink.write, views, start)]
         if start == self._digested:
             self._digested = end
-            work.append(self._digest_worker.run(self.digester.update, views))
+            work.append(self._digest_worker.run(self._digester.update, views))
         kept = gatherResults(work, consumeErrors=True)
         return kept.addCallback(self._is_kept, start, end).addErrback(self._not_kept)
 
@@ -153,4 +149,4 @@ class Output:
         self._catch_up()
 
     def _digest_kept(self, at: int, size: int) -> None:
-        self.digester.update([memoryview(self._sink.read_back(at, size))])
+        self._digester.update([memoryview(self._sink.read_back(at, size))])

@@ -50,16 +50,13 @@ class _Flight:
 
 @dataclass(slots=True)
 class Silence:
-    """Buffers in a row of which nothing came: how many and from which on, and their packets.
+    """Buffers in a row of which nothing came."""
 
-    ``buffers`` counts those that count.  ``is_new`` says that something has come before them.
-    """
-
-    since: int
-    is_new: bool
-    buffers: int = 0
-    packets: int = 0
-    is_told: bool = False
+    since: int  #: the first one's id
+    is_new: bool  #: whether something has come before them
+    in_flight_id: int  #: of the last buffer that was announced when the first one was missed
+    buffers: int = 0  #: how many of them count
+    packets: int = 0  #: of all of them
 
 
 class Reception:
@@ -93,9 +90,6 @@ class Reception:
         self._silence: Silence | None = None
         self._came_before = _came(tally)
         self._damaged_before = tally.damaged
-        # The last buffer that was announced, and the last that was when the silence was noticed.
-        self._last_id = 0
-        self._in_flight_id = 0
         self._connection = connection
         self._shape = shape
         self._codec = codec
@@ -138,7 +132,6 @@ class Reception:
         if self._keep is None:
             self._keep = self._output.writer(ctl.packet_id_base * self._shape.capacity)
         self._next_seq += ctl.pkt_count
-        self._last_id = ctl.buffer_id
         if ctl.is_end:
             # No other buffer follows, so none is kept for it.
             self._end_announced = True
@@ -212,7 +205,7 @@ class Reception:
             return
         packets = flight.ctl.pkt_count
         if buffer.missing_count < packets or damaged < tally.damaged:
-            if self._silence is not None and self._silence.is_told:
+            if self._silence is not None and self._silence.buffers >= _UNHEARD:
                 _log.info("multicast reaches this host again")
             self._silence = None
             return
@@ -221,16 +214,15 @@ class Reception:
         silence = self._silence
         if silence is None:
             is_new = _came(tally) > self._came_before
-            silence = self._silence = Silence(flight.ctl.buffer_id, is_new)
-            self._in_flight_id = self._last_id
+            last_id = self._flights[-1].ctl.buffer_id
+            silence = self._silence = Silence(flight.ctl.buffer_id, is_new, last_id)
             self.renew()
         silence.packets += packets
         # A link that was down for a moment costs as many buffers as were under way, and no more.
-        if silence.is_new and flight.ctl.buffer_id <= self._in_flight_id:
+        if silence.is_new and flight.ctl.buffer_id <= silence.in_flight_id:
             return
         silence.buffers += 1
         if silence.buffers == _UNHEARD:
-            silence.is_told = True
             self.silent(silence)
 
     def _ask(self, seqs: list[int]) -> None:

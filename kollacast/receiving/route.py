@@ -29,7 +29,7 @@ from kollacast.transport.diagnosis import why_not_joined
 from kollacast.transport.receiver import MulticastReceiver
 from kollacast.wire.messages import BufferCtl, Detach, Done, Message, Packet, Repaired, Sent
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.structures import WireError
+from kollacast.wire.structures import SEQ_LIMIT, WireError
 
 _log = Logger()
 
@@ -108,7 +108,7 @@ class Route:
     def begin(self, way: Way) -> None:
         """Bring what the output has not got; to be called once."""
         if way is Way.FETCHING:
-            self._fetch(None)
+            self._fetch(SEQ_LIMIT)
         else:
             self._first = 0 if way is Way.IN_STEP else None
             self._join_group()
@@ -260,9 +260,9 @@ class Route:
 
     def _fetch_rest(self, _: None) -> None:
         if not self._stopped:
-            self._fetch(None)
+            self._fetch(SEQ_LIMIT)
 
-    def _fetch(self, limit: int | None) -> None:
+    def _fetch(self, limit: int) -> None:
         """Fetch from where the output stands to the packet ``limit``."""
         fetching = self._fetching = Fetching(*self._stream, limit)
         self.phase = "fetching"
