@@ -80,10 +80,7 @@ _HANDLERS = {
     "Attempt.end",
     "Client._fail",
     "Client._failed_by",
-    "Fetching._failed",
     "Output._not_kept",
-    "Reception._failed",
-    "Route._failed",
 }
 #: What only the kernel's own calls lead to, and connections that nobody needs any more.
 _ELSEWHERE = {

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
+from kollacast.events.guard import Guard
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.output import Output
 from kollacast.receiving.shape import Shape
@@ -22,7 +22,7 @@ _PIECES = 4
 class Fetching:
     """Goes on where ``output`` stands, up to the packet ``limit``, or to the image's end.
 
-    :attr:`ended` fires when all is kept.  It fails with OSError when the sink does.
+    :attr:`ended` fires when all is kept.  ``guard`` is told of what cannot be.
     :attr:`over` says whether all packets have come.
     """
 
@@ -33,6 +33,7 @@ class Fetching:
         codec: PacketCodec,
         output: Output,
         tally: Tally,
+        guard: Guard,
         limit: int,
     ) -> None:
         self.ended: Deferred[None] = Deferred()
@@ -41,6 +42,7 @@ class Fetching:
         self._dialect = shape.dialect
         self._codec = codec
         self._tally = tally
+        self._guard = guard
         self._capacity = shape.capacity
         self._keep = output.writer(output.bytes_kept)
         self._piece_packets = min(max(_PIECE // shape.capacity, 1), MAX_FETCH)
@@ -118,7 +120,8 @@ class Fetching:
         data = b"".join(self._payloads)
         count = len(self._payloads)
         self._payloads.clear()
-        self._keep([memoryview(data)]).addCallback(self._kept, count).addErrback(self._failed)
+        kept = self._keep([memoryview(data)])
+        kept.addCallback(self._kept, count).addErrback(self._guard.failed)
 
     def _kept(self, _: None, count: int) -> None:
         self._kept_up_to += count
@@ -129,8 +132,3 @@ class Fetching:
         if self.over and self._kept_up_to == self._expected and not self._stopped:
             self._stopped = True
             self.ended.callback(None)
-
-    def _failed(self, failure: Failure) -> None:
-        if not self._stopped:
-            self._stopped = True
-            self.ended.errback(failure)

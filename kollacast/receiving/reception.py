@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from kollacast.packets.buffer import InconsistentBuffer, PacketBuffer
+from kollacast.events.guard import Guard
+from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.output import Output, Writer
@@ -65,9 +65,9 @@ class Reception:
     The first packet is ``first``, or what the first announcement says for None.
     ``drain`` empties the multicast socket.
     :attr:`ended` fires when the empty buffer is sent and all before it is
-    flushed: DONE for it is then due.
-    It fails with OSError when the sink does, with InconsistentBuffer, and with
-    MemoryError where there is not enough for what is announced.
+    flushed: DONE for it is then due.  ``guard`` is told of what goes wrong behind
+    that, and callers of InconsistentBuffer, and of MemoryError where there is not
+    enough for what is announced.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class Reception:
         codec: PacketCodec,
         output: Output,
         tally: Tally,
+        guard: Guard,
         first: int | None,
     ) -> None:
         self.intake = Intake(codec, shape.capacity, coded=shape.dialect.codes, counts=tally)
@@ -94,6 +95,7 @@ class Reception:
         self._shape = shape
         self._codec = codec
         self._output = output
+        self._guard = guard
         self._keep: Writer | None = None
         self._flights: deque[_Flight] = deque()
         self._free: list[PacketBuffer] = []
@@ -241,10 +243,8 @@ class Reception:
                         # Those that go round have to do: the server waits for READY.
                         self._unallocated = 0
                         return
-                    packets = flight.ctl.pkt_count
-                    text = f"no memory for a buffer of {packets} packets: {error.strerror}"
-                    self._failed(Failure(MemoryError(text)))
-                    return
+                    text = f"a buffer of {flight.ctl.pkt_count} packets: {error.strerror}"
+                    raise MemoryError(f"no memory for {text}") from None
                 if buffer is None:
                     return
                 buffer.init(flight.ctl)
@@ -273,13 +273,9 @@ class Reception:
             flight.flushed = True
             return
         self.intake.disarm(buffer)
-        try:
-            views = buffer.views()
-        except InconsistentBuffer:
-            self._failed(Failure())
-            return
         assert self._keep is not None
-        self._keep(views).addCallback(self._flushed, flight).addErrback(self._failed)
+        kept = self._keep(buffer.views())
+        kept.addCallback(self._flushed, flight).addErrback(self._guard.failed)
 
     def _flushed(self, _: None, flight: _Flight) -> None:
         flight.flushed = True
@@ -297,11 +293,6 @@ class Reception:
                 self._make_ready()
             else:
                 self.ended.callback(None)
-
-    def _failed(self, failure: Failure) -> None:
-        if not self._stopped:
-            self._stopped = True
-            self.ended.errback(failure)
 
 
 def _came(tally: Tally) -> int:

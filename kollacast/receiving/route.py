@@ -15,7 +15,6 @@ from typing import Protocol
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from kollacast.events.guard import Guard
 from kollacast.events.reactor import IReactor
@@ -66,8 +65,7 @@ OpenReceiver = Callable[[IReactor, MulticastReceiver, tuple[str, int], str, int]
 class Route:
     """Brings an image of this ``shape`` to ``output``.
 
-    :attr:`ended` fires when all of it is kept.  It fails with OSError when the sink
-    does, and with InconsistentBuffer.  What goes wrong elsewhere is told to ``guard``.
+    :attr:`ended` fires when all of it is kept.  What goes wrong is told to ``guard``.
     """
 
     def __init__(
@@ -91,7 +89,7 @@ class Route:
         self._connection = connection
         self._shape = shape
         self._group = "group {} port {}".format(*shape.group)
-        self._stream = (connection, shape, codec, output, tally)
+        self._stream = (connection, shape, codec, output, tally, guard)
         self._output = output
         self._local_ip = local_ip
         self._open_port = open_port
@@ -167,7 +165,7 @@ class Route:
 
     def _join_group(self) -> None:
         reception = self._reception = Reception(*self._stream, self._first)
-        reception.ended.addCallback(self._received_all).addErrback(self._failed)
+        reception.ended.addCallback(self._received_all).addErrback(self._guard.failed)
         try:
             port = self._port = self._open_at_an_address(reception)
         except (CannotListenError, OSError) as error:
@@ -256,7 +254,7 @@ class Route:
             fetching.lift_limit()
             return
         self._fetching = None
-        self._output.settled().addCallback(self._fetch_rest).addErrback(self._failed)
+        self._output.settled().addCallback(self._fetch_rest).addErrback(self._guard.failed)
 
     def _fetch_rest(self, _: None) -> None:
         if not self._stopped:
@@ -266,7 +264,7 @@ class Route:
         """Fetch from where the output stands to the packet ``limit``."""
         fetching = self._fetching = Fetching(*self._stream, limit)
         self.phase = "fetching"
-        fetching.ended.addCallback(self._fetched_all).addErrback(self._failed)
+        fetching.ended.addCallback(self._fetched_all).addErrback(self._guard.failed)
         fetching.start()
 
     # The end.
@@ -288,7 +286,3 @@ class Route:
         # A DETACH that has crossed the last DONE leads to the end a second time.
         if not self.ended.called:
             self.ended.callback(None)
-
-    def _failed(self, failure: Failure) -> None:
-        if not self.ended.called:
-            self.ended.errback(failure)
