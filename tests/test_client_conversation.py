@@ -44,7 +44,6 @@ def _report(**fields: Any) -> Report:
 
 #: Each state but the first: the one before it, and what leads from there to it.
 _STATES: dict[str, tuple[str, Callable[[Conversation], None]]] = {
-    "greeting": ("connecting", lambda machine: machine.connected()),
     "agreeing": ("greeting", lambda machine: hear(machine, _GREETING)),
     "challenging": ("agreeing", lambda machine: machine.challenged(_TERMS, 0)),
     "waiting": ("agreeing", lambda machine: machine.agreed(_TERMS, 0)),
@@ -53,8 +52,6 @@ _STATES: dict[str, tuple[str, Callable[[Conversation], None]]] = {
     "complete": ("receiving", lambda machine: machine.kept()),
     "proving": ("flushing", lambda machine: machine.kept()),
 }
-#: Those in which a server may give its reasons.
-_GREETED = tuple(_STATES)[1:]
 
 
 def _enter(machine: Conversation, state: str) -> None:
@@ -93,7 +90,6 @@ class ConversationTests(SynchronousTestCase):
     def test_the_way_of_an_image(self) -> None:
         work = _Work(False)
         machine = conversation(work)
-        machine.connected()
         hear(machine, _GREETING)
         machine.agreed(_TERMS, 7)
         for message in (_SENT, _DIGEST):
@@ -163,7 +159,7 @@ class ConversationTests(SynchronousTestCase):
     def test_refusals(self) -> None:
         refused = Failed("the server refuses this client: why", keep=True)
         self.assert_ends("greeting", Refusal("why"), refused)
-        for state in _GREETED:
+        for state in _STATES:
             self.assert_ends(state, _report(refused=True), refused)
         later = _report(refused=True, later=True)
         for state in ("challenging", "waiting"):
@@ -173,7 +169,7 @@ class ConversationTests(SynchronousTestCase):
 
     def test_a_server_that_gives_up(self) -> None:
         over = Failed("the server gave up: why", keep=True)
-        for state in _GREETED:
+        for state in _STATES:
             self.assert_ends(state, _report(), over)
         later = _report(later=True)
         self.assert_ends("agreeing", later, Lost(ended="why"))
@@ -206,7 +202,7 @@ class ConversationTests(SynchronousTestCase):
 
     def test_a_failure_in_each_state(self) -> None:
         failed = Failed("no space")
-        for state in ("connecting", *_STATES):
+        for state in ("greeting", *_STATES):
             self.assert_ends(state, lambda machine: machine.fail(failed), failed)
 
 

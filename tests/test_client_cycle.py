@@ -384,7 +384,10 @@ class GreetingTests(_ClientTestCase):
 
     def test_the_largest_buffers_are_cut_to_what_the_client_holds(self) -> None:
         server, client = self.meet()
-        server.greet(mtu=65535, buffer_packets=65536, window=64)
+        with capturedLogs() as events:
+            server.greet(mtu=65535, buffer_packets=65536, window=64)
+        told = "buffers of 1024 packets are the most for here"
+        self.assertIn(told, [formatEvent(event) for event in events])
         (hello,) = server.client.heard
         assert isinstance(hello, Hello)
         self.assertEqual(hello.packets, 64 * 1024 * 1024 // 65492)

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kollacast.client.connecting import NotConnected, connect
+from kollacast.client.connecting import connect
 from kollacast.client.conversation import EARLY_DIGEST, Conversation, conversation, hear
 from kollacast.client.endings import Ending, Failed, Got, Lost
 from kollacast.client.local_copy import LocalCopy
@@ -36,6 +36,9 @@ _log = Logger()
 #: Seconds in which a server must have greeted; it does so at once, unless it is a jasmine server
 #: with another session, which leaves who comes in its backlog, without a word.
 GREETING_TIMEOUT_S = 10.0
+#: What the machine hears of at any time; of the rest, once the image has begun to come, none
+#: changes the state.
+_OF_THE_END = (Digest, Proof, Report)
 #: Seconds that the server gets to read the last words.
 _LINGER_S = 3.0
 
@@ -77,7 +80,6 @@ class Attempt:
         self._terms: Terms | None = None
         self._proof_due = b""
         self._digest_due: bytes | None = None
-        # Once the image has begun to come, none of its messages changes the state.
         self._stream_hears: Callable[[Message], None] | None = None
         self._is_over = False
         self._ended: Deferred[Ending] = Deferred()
@@ -105,11 +107,11 @@ class Attempt:
     async def _connect(self) -> None:
         host, port = self._config.server_ip, self._config.port
         try:
-            await connect(self._reactor, host, port, self._deadline, self._new_connection)
-        except NotConnected as error:
-            self.fail(not_found(self._config, str(error), self._copy))
+            why = await connect(self._reactor, host, port, self._deadline, self._new_connection)
         except (CancelledError, ConnectingCancelledError):
-            pass  # the attempt is over
+            return  # the attempt is over
+        if why is not None:
+            self.fail(not_found(self._config, why, self._copy))
 
     def _new_connection(self) -> ServerConnection | None:
         """The one that is about to open; None where it is not needed.
@@ -127,10 +129,9 @@ class Attempt:
     def _opened(self) -> None:
         self._connected_at = self._reactor.seconds()
         self._timer = self._guard.call_later(self._reactor, GREETING_TIMEOUT_S, self._not_greeted)
-        self._machine.connected()
 
     def _hear(self, message: Message) -> None:
-        if self._stream_hears is None or isinstance(message, Digest | Proof | Report):
+        if self._stream_hears is None or isinstance(message, _OF_THE_END):
             hear(self._machine, message)
         else:
             self._stream_hears(message)
@@ -305,10 +306,7 @@ class Attempt:
             connection.send(Report(self._report(reason)).encode(dialect))
         elif dialect is not None and isinstance(ending, Got):
             connection.send(Done().encode(dialect))
-        if proves and isinstance(ending, Got):
-            connection.await_close()
-        else:
-            connection.close()
+        connection.close(waits=proves and isinstance(ending, Got))
 
     def _cancel_timer(self) -> None:
         if self._timer is not None and self._timer.active():

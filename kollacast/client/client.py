@@ -157,10 +157,9 @@ class Client:
     async def _finish(self, attempt: Attempt, ending: Ending) -> Outcome:
         self._is_ending = True
         failed = ending if isinstance(ending, Failed) else None
-        settled = self._copy.give_up(failed.keep) if failed is not None else succeed(None)
-        self._copy.close()
+        committed = self._copy.close(failed)
         await attempt.closed()
-        await settled
+        await committed
         return self.account().outcome(failed)
 
     def _end(self, outcome: Outcome | Failure) -> Outcome:

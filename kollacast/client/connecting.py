@@ -21,10 +21,6 @@ _RETRY_S = (0.05, 0.1)
 _TRY_S = 10.0
 
 
-class NotConnected(Exception):
-    """No try has led to a connection; the text says why the last one did not."""
-
-
 _Make = Callable[[], ServerConnection | None]
 
 
@@ -38,11 +34,12 @@ class _Factory(ClientFactory):
         return self._make()
 
 
-async def connect(reactor: IReactor, host: str, port: int, deadline: float, make: _Make) -> None:
-    """Return once a connection of ``make()`` is open.
+async def connect(
+    reactor: IReactor, host: str, port: int, deadline: float, make: _Make
+) -> str | None:
+    """Return None once a connection of ``make()`` is open, else why there is none.
 
-    Raises :class:`NotConnected` at ``deadline``, in the reactor's seconds; at once for a name that
-    no host can have.
+    That is at ``deadline``, in the reactor's seconds; at once for a name that no host can have.
     """
     tries = 0
     while True:
@@ -52,15 +49,15 @@ async def connect(reactor: IReactor, host: str, port: int, deadline: float, make
         endpoint = kind(reactor, host, port, timeout=min(left, _TRY_S))
         try:
             await endpoint.connect(_Factory(make))
-            return
+            return None
         except (ConnectError, DNSLookupError, OSError) as error:
             reason = _why_not(error)
         except ValueError as error:
-            raise NotConnected(str(error)) from None
+            return str(error)
         delay = _RETRY_S[min(tries, len(_RETRY_S) - 1)]
         tries += 1
         if reactor.seconds() + delay > deadline:
-            raise NotConnected(reason)
+            return reason
         await deferLater(reactor, delay)
 
 

@@ -60,9 +60,6 @@ class Conversation(Protocol):
     Those by which the server speaks raise WireError where that has no place.
     """
 
-    def connected(self) -> None:
-        """The connection is open."""
-
     def greeted(self, terms: Terms) -> None:
         """A server has said what it has."""
 
@@ -138,7 +135,6 @@ def _build() -> TypeMachineBuilder[Conversation, Work]:
     machine = TypeMachineBuilder(Conversation, Work)  # type: ignore[type-abstract]
     inputs = Conversation
 
-    connecting = machine.state("connecting")
     greeting = machine.state("greeting")
     agreeing = machine.state("agreeing")
     challenging = machine.state("challenging")
@@ -152,8 +148,6 @@ def _build() -> TypeMachineBuilder[Conversation, Work]:
     stream = (receiving, flushing, complete)
 
     # On the way to the first byte.
-
-    connecting.upon(inputs.connected).to(greeting).returns(None)
 
     @greeting.upon(inputs.greeted).to(agreeing)
     def agree(_: Conversation, work: Work, terms: Terms) -> None:
@@ -254,7 +248,7 @@ def _build() -> TypeMachineBuilder[Conversation, Work]:
     def fail(_: Conversation, work: Work, failed: Failed) -> None:
         work.end(failed)
 
-    for state in (connecting, greeting, agreeing, challenging, waiting, *stream, proving):
+    for state in (greeting, agreeing, challenging, waiting, *stream, proving):
         state.upon(inputs.fail).to(over)(fail)
 
     # Whatever still comes has nothing to change.

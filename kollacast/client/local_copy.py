@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kollacast.client.endings import NoCopy
+from kollacast.client.endings import Failed, NoCopy
 from kollacast.client.terms import Terms
 from kollacast.files.digest import Digester, available_digests
 from kollacast.files.sink import Sink
@@ -115,19 +115,17 @@ class LocalCopy:
         finally:
             self._committing.callback(None)
 
-    def close(self) -> None:
-        """Nothing more is to be done."""
+    def close(self, failed: Failed | None) -> Deferred[None]:
+        """Nothing more is to be done: fires after a commit that is under way.
+
+        Where the run has ``failed``, the image will not be whole, unless that is quicker.
+        """
+        if failed is not None:
+            self._is_given_up = True
+            self._sink.abandon(failed.keep)
         self._disk.stop()
         self._digest_worker.stop()
-
-    def give_up(self, keep: bool) -> Deferred[None]:
-        """The image will not be whole, unless a commit under way is quicker: fires after that.
-
-        With ``keep``, a later run can go on from what is here.
-        """
-        self._is_given_up = True
-        self._sink.abandon(keep)
-        return self._committing if self._committing is not None else succeed(None)
+        return self._committing or succeed(None)
 
 
 def _other_image() -> NoCopy:

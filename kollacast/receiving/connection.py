@@ -93,15 +93,12 @@ class ServerConnection(Protocol):
         if not self._is_closed:
             self._outgoing.send(message)
 
-    def close(self) -> None:
-        """Close once all that was sent has left; nothing more is heard."""
+    def close(self, *, waits: bool) -> None:
+        """Nothing more is heard: close once all has left, or wait until the server does."""
         if not self._is_closed:
             self._is_closed = True
-            self._outgoing.close()
-
-    def await_close(self) -> None:
-        """All is said, and nothing more is heard: the server closes once it has read it."""
-        self._is_closed = True
+            if not waits:
+                self._outgoing.close()
 
     def abort(self) -> None:
         """Close at once."""
