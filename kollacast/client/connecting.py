@@ -20,7 +20,6 @@ _RETRY_S = (0.05, 0.1)
 #: Seconds after which one try is given up.
 _TRY_S = 10.0
 
-
 _Make = Callable[[], ServerConnection | None]
 
 
