@@ -3,57 +3,74 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest import mock
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast.client.account import Account
-from kollacast.client.arrivals import Tally
 from kollacast.client.endings import Failed, NoCopy, failed_by
+from kollacast.client.local_copy import LocalCopy
+from kollacast.client.terms import of_greeting
+from kollacast.operator.config import ClientConfig
 from kollacast.operator.outcome import Outcome, Progress, Status
 from kollacast.packets.buffer import InconsistentBuffer
+from kollacast.receiving.output import Output
+from kollacast.wire.greeting import Greeting
+from tests.simulation.image import MemorySink
+from tests.simulation.inline_worker import InlineWorker
 
-_ACCOUNT = Account(
-    phase="receiving",
-    name="host1",
-    server="10.0.0.1",
-    seconds=1.23456,
-    is_whole=False,
-    image="rocky.tar",
-    size=5000,
-    dialect="kollacast",
-    digest_name="blake3",
-    digest=None,
-    failsafe=None,
-    bytes_kept=4000,
-    bytes_resumed=1000,
-    packets=Tally(multicast=3, repaired=2),
-)
+_CONFIG = ClientConfig("10.0.0.7", "10.0.0.1", 4000, 30.0, "host1")
+_GREETING = Greeting("s", 1, "239.1.1.1", 4000, 1500, 4, 2, "blake2b", name="rocky.tar", size=5000)
 
 
 class AccountTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.copy = LocalCopy(MemorySink(), InlineWorker(), InlineWorker(), self.fail)
+        self.copy.terms = of_greeting(_GREETING)
+        self.account = Account(self.copy, _CONFIG, "receiving", 1.23456)
+
+    def keep(self) -> None:
+        output = mock.create_autospec(Output, instance=True, bytes_kept=4000, bytes_resumed=1000)
+        self.copy.output = output
+        self.copy.tally.placed, self.copy.tally.retransmitted = 3, 2
+
     def test_progress(self) -> None:
-        self.assertEqual(_ACCOUNT.progress(), Progress("receiving", 4000, 5000, 0, 0, 2))
+        self.keep()
+        self.assertEqual(self.account.progress(), Progress("receiving", 4000, 5000, 0, 0, 2))
+
+    def test_nothing_is_known_yet(self) -> None:
+        self.copy.terms = None
+        self.assertEqual(self.account.progress(), Progress("receiving", 0, None, 0, 0, 0))
+        report = self.account.report("no server")
+        self.assertEqual((report["image"], report["dialect"], report["sha256"]), (None,) * 3)
 
     def test_report(self) -> None:
-        report = _ACCOUNT.report("no space")
+        self.keep()
+        report = self.account.report("no space")
         self.assertEqual((report["ok"], report["reason"]), (False, "no space"))
-        self.assertEqual((report["blake3"], report["seconds"]), (None, 1.235))
+        self.assertEqual((report["blake2b"], report["seconds"]), (None, 1.235))
         self.assertEqual((report["bytes"], report["bytes_resumed"]), (4000, 1000))
+        self.assertEqual((report["packets_multicast"], report["packets_repaired"]), (3, 2))
 
-    def outcome(self, failed: Failed | None = None, **changes: object) -> Outcome:
-        return replace(_ACCOUNT, **changes).outcome(failed)  # type: ignore[arg-type]
+    def outcome(self, failed: Failed | None = None, *, failsafe: str | None = None) -> Outcome:
+        config = replace(_CONFIG, failsafe=failsafe)
+        return replace(self.account, config=config).outcome(failed)
 
     def test_a_copy(self) -> None:
-        outcome = self.outcome(is_whole=True, digest="abcd", packets=Tally(repaired=2, fetched=7))
+        self.keep()
+        self.copy.tally.fetched = 7
+        self.copy.is_whole, self.copy.digest = True, b"\xab\xcd"
+        outcome = self.outcome()
         self.assertEqual(outcome.status, Status.OK)
         self.assertEqual(
             outcome.line,
-            "the image is here: 4000 bytes in 1.2 s, 2 packets repaired, 7 fetched, blake3 abcd",
+            "the image is here: 4000 bytes in 1.2 s, 2 packets repaired, 7 fetched, blake2b abcd",
         )
         self.assertTrue(outcome.report["ok"])
 
     def test_a_commit_that_was_quicker_than_a_failure(self) -> None:
-        outcome = self.outcome(Failed("interrupted"), is_whole=True, digest="abcd")
+        self.copy.is_whole, self.copy.digest = True, b"\xab\xcd"
+        outcome = self.outcome(Failed("interrupted"))
         self.assertEqual((outcome.status, outcome.report["reason"]), (Status.OK, None))
 
     def test_no_copy(self) -> None:
@@ -67,6 +84,11 @@ class AccountTests(SynchronousTestCase):
         self.assertIn("the failsafe registry 10.0.0.9:4000 has the image", outcome.line)
         own = Failed("no space", is_own_fault=True)
         self.assertEqual(self.outcome(own, failsafe="10.0.0.9:4000").status, Status.FAILED)
+
+    def test_a_server_names_a_failsafe_too(self) -> None:
+        self.copy.terms = of_greeting(replace(_GREETING, failsafe="10.0.0.8:4000"))
+        self.assertIn("10.0.0.8:4000", self.outcome(Failed("no server")).line)
+        self.assertIn("10.0.0.9:4000", self.outcome(Failed("x"), failsafe="10.0.0.9:4000").line)
 
 
 class FailureTests(SynchronousTestCase):

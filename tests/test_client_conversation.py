@@ -13,6 +13,7 @@ from kollacast.client.terms import of_greeting, of_group_info
 from kollacast.receiving.shape import Way
 from kollacast.wire.greeting import Greeting, GroupInfo, Refusal
 from kollacast.wire.messages import Digest, Message, Proof, Report, Sent
+from kollacast.wire.structures import WireError
 
 _GREETING = Greeting("s", 1, "239.1.1.1", 4000, 1500, 4, 2, "sha256")
 _TERMS = of_greeting(_GREETING)
@@ -32,9 +33,6 @@ class _Work:
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *args: self.done.append((name, *args))
 
-    def reject(self, complaint: str) -> None:
-        self.end(Failed(complaint))
-
     def end(self, ending: Ending) -> None:
         assert self.ending is None, "an attempt ends once"
         self.ending = ending
@@ -46,7 +44,6 @@ def _report(**fields: Any) -> Report:
 
 #: Each state but the first: the one before it, and what leads from there to it.
 _STATES: dict[str, tuple[str, Callable[[Conversation], None]]] = {
-    "greeting": ("connecting", lambda machine: machine.connected()),
     "agreeing": ("greeting", lambda machine: hear(machine, _GREETING)),
     "challenging": ("agreeing", lambda machine: machine.challenged(_TERMS, 0)),
     "waiting": ("agreeing", lambda machine: machine.agreed(_TERMS, 0)),
@@ -55,8 +52,6 @@ _STATES: dict[str, tuple[str, Callable[[Conversation], None]]] = {
     "complete": ("receiving", lambda machine: machine.kept()),
     "proving": ("flushing", lambda machine: machine.kept()),
 }
-#: Those in which a server may give its reasons.
-_GREETED = tuple(_STATES)[1:]
 
 
 def _enter(machine: Conversation, state: str) -> None:
@@ -84,29 +79,28 @@ class ConversationTests(SynchronousTestCase):
             hear(machine, say)  # type: ignore[arg-type]
         self.assertEqual(work.ending, ending, (state, say))
         # Nothing that comes after the end changes anything.
-        for late in (machine.kept, machine.proved, machine.lost):
-            late()
-        machine.agreed(_TERMS, 0)
-        machine.challenged(_TERMS, 0)
+        for agreement in (machine.agreed, machine.challenged, machine.joined):
+            agreement(_TERMS, 0)
+        machine.kept()
+        machine.digest(None)
+        machine.proved()
+        machine.lost(Lost())
         machine.fail(Failed("late"))
 
     def test_the_way_of_an_image(self) -> None:
         work = _Work(False)
         machine = conversation(work)
-        machine.connected()
         hear(machine, _GREETING)
         machine.agreed(_TERMS, 7)
-        for message in (_SENT, _SENT, _DIGEST):
+        for message in (_SENT, _DIGEST):
             hear(machine, message)
         machine.kept()
         machine.proved()
         self.assertEqual(
             work.done,
             [
-                ("await_greeting",),
                 ("agree", _TERMS),
                 ("begin", _TERMS, 7),
-                ("hand_on", _SENT),
                 ("hand_on", _SENT),
                 ("expect", _DIGEST.value),
                 ("prove",),
@@ -118,18 +112,20 @@ class ConversationTests(SynchronousTestCase):
         machine, work = self.at("receiving")
         machine.kept()
         hear(machine, _DIGEST)
-        self.assertEqual(work.done, [("await_digest",), ("expect", _DIGEST.value), ("prove",)])
+        self.assertEqual(work.done, [("expect", _DIGEST.value), ("prove",)])
 
     def test_a_jasmine_server(self) -> None:
         machine, work = self.at("greeting")
         info = GroupInfo("224.238.0.31", 18383)
+        terms = of_group_info(info)
         hear(machine, info)
+        machine.joined(terms, 0)
         hear(machine, _SENT)
         machine.kept()
         machine.digest(None)
         machine.proved()
-        self.assertEqual(work.done[0], ("begin_at_once", of_group_info(info)))
-        self.assertEqual(work.done[-2:], [("expect", None), ("prove",)])
+        self.assertEqual(work.done[:3], [("agree", terms), ("begin", terms, 0), ("hand_on", _SENT)])
+        self.assertEqual(work.done[3:], [("expect", None), ("prove",)])
         self.assertEqual(work.ending, Got())
 
     def test_a_shared_secret(self) -> None:
@@ -142,8 +138,8 @@ class ConversationTests(SynchronousTestCase):
             self.assert_ends("challenging", message, unknown)
 
     def test_what_has_no_place_where_it_comes(self) -> None:
-        turn, early = Failed("the server speaks out of turn"), Failed(EARLY_DIGEST)
-        cases: list[tuple[Message, Failed, tuple[str, ...]]] = [
+        turn, early = "the server speaks out of turn", EARLY_DIGEST
+        cases: list[tuple[Message, str, tuple[str, ...]]] = [
             (_SENT, turn, ("agreeing",)),
             (_DIGEST, early, ("agreeing", "waiting", "flushing", "proving")),
             (
@@ -152,14 +148,18 @@ class ConversationTests(SynchronousTestCase):
                 ("agreeing", "waiting", "receiving", "flushing", "complete", "proving"),
             ),
         ]
-        for message, ending, states in cases:
+        for message, complaint, states in cases:
             for state in states:
-                self.assert_ends(state, message, ending)
+                machine, work = self.at(state)
+                error = self.assertRaises(WireError, hear, machine, message)
+                self.assertEqual((str(error), work.done), (complaint, []))
+                machine.fail(Failed("breach"))
+                self.assertEqual(work.ending, Failed("breach"))
 
     def test_refusals(self) -> None:
         refused = Failed("the server refuses this client: why", keep=True)
         self.assert_ends("greeting", Refusal("why"), refused)
-        for state in _GREETED:
+        for state in _STATES:
             self.assert_ends(state, _report(refused=True), refused)
         later = _report(refused=True, later=True)
         for state in ("challenging", "waiting"):
@@ -169,18 +169,19 @@ class ConversationTests(SynchronousTestCase):
 
     def test_a_server_that_gives_up(self) -> None:
         over = Failed("the server gave up: why", keep=True)
-        for state in _GREETED:
+        for state in _STATES:
             self.assert_ends(state, _report(), over)
         later = _report(later=True)
-        for state in ("agreeing", "challenging", "waiting"):
-            self.assert_ends(state, later, Lost(ended="why"))
+        self.assert_ends("agreeing", later, Lost(ended="why"))
+        for state in ("challenging", "waiting"):
+            self.assert_ends(state, later, Lost(waited_s=12.0, ended="why"))
         for state in ("receiving", "flushing", "complete"):
             self.assert_ends(state, later, over)
             self.assert_ends(state, later, Lost(has_begun=True, ended="why"), can_fetch=True)
 
     def test_a_connection_that_is_lost(self) -> None:
         def lose(machine: Conversation) -> None:
-            machine.lost()
+            machine.lost(Lost())
 
         for state in ("greeting", "agreeing"):
             self.assert_ends(state, lose, Lost())
@@ -194,14 +195,14 @@ class ConversationTests(SynchronousTestCase):
     def test_the_disk_has_the_last_word(self) -> None:
         machine, work = self.at("proving")
         hear(machine, _report(later=True))
-        machine.lost()
+        machine.lost(Lost())
         self.assertIsNone(work.ending)
         machine.proved()
         self.assertEqual(work.ending, Got())
 
     def test_a_failure_in_each_state(self) -> None:
         failed = Failed("no space")
-        for state in ("connecting", *_STATES):
+        for state in ("greeting", *_STATES):
             self.assert_ends(state, lambda machine: machine.fail(failed), failed)
 
 

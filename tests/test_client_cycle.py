@@ -385,7 +385,10 @@ class GreetingTests(_ClientTestCase):
 
     def test_the_largest_buffers_are_cut_to_what_the_client_holds(self) -> None:
         server, client = self.meet()
-        server.greet(mtu=65535, buffer_packets=65536, window=64)
+        with capturedLogs() as events:
+            server.greet(mtu=65535, buffer_packets=65536, window=64)
+        told = "buffers of 1024 packets are the most for here"
+        self.assertIn(told, [formatEvent(event) for event in events])
         (hello,) = server.client.heard
         assert isinstance(hello, Hello)
         self.assertEqual(hello.packets, 64 * 1024 * 1024 // 65492)
@@ -419,7 +422,7 @@ class ReceiveTests(_ClientTestCase):
         self.assertEqual(heard[4:], [Request((5,))])
         server.repair(5, _payload(5))
         self.assertEqual(heard[5:], [Done()])
-        self.assertEqual(client.account.packets.repaired, 1)
+        self.assertEqual(client.account.copy.tally.repaired, 1)
         server.announce(3, 0, 6, 0)
         self.assertEqual(heard[6:], [Ready()])
         server.sent()
@@ -515,7 +518,7 @@ class ReceiveTests(_ClientTestCase):
         for seq in range(BUFFER_PACKETS):
             server.repair(seq, _payload(seq))
         self.assertIsNone(client.outcome)
-        self.assertEqual(client.account.packets.repaired, 0)
+        self.assertEqual(client.account.copy.tally.repaired, 0)
 
     def test_done_waits_for_the_disk(self) -> None:
         server, client = self.greeted(threads=True)

@@ -54,10 +54,8 @@ class OutputTests(SynchronousTestCase):
     def output(self, kept: int = 0) -> Output:
         self.sink.data, self.sink.identity = _IMAGE[:kept], "ab"
         self.assertEqual(self.sink.resume("ab", 1), kept)
-        output = Output(self.sink, Digester("sha256"), self.disk, self.digests, kept)
-        output.failed = self.failures.append
-        output.begin()
-        return output
+        digester = Digester("sha256")
+        return Output(self.sink, digester, self.disk, self.digests, kept, self.failures.append)
 
     def work(self) -> None:
         while self.disk.work() or self.digests.work():

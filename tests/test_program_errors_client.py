@@ -18,20 +18,20 @@ from typing import Any
 from unittest import mock
 
 from kollacast.client.account import Account
-from kollacast.client.arrivals import Arrivals
 from kollacast.client.attempt import Attempt
 from kollacast.client.client import Client
-from kollacast.client.connection import ServerConnection
 from kollacast.client.local_copy import LocalCopy
 from kollacast.client.retry import Retry
 from kollacast.client.terms import Terms
 from kollacast.operator.outcome import Status
 from kollacast.packets.intake import Intake
 from kollacast.packets.intervals import Intervals
+from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.fetching import Fetching
 from kollacast.receiving.output import Output
 from kollacast.receiving.reception import Reception
 from kollacast.receiving.route import Route
+from kollacast.receiving.tally import Tally
 from kollacast.transport.receiver import MulticastReceiver
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.messages import Detach
@@ -47,7 +47,6 @@ _IMAGE = Random(3).randbytes(30 * BUFFER_PACKETS * CAPACITY + 7)
 #: What takes part in a client's run, and in no server's.
 _OWNERS: tuple[type, ...] = (
     Account,
-    Arrivals,
     Attempt,
     Client,
     Fetching,
@@ -61,13 +60,13 @@ _OWNERS: tuple[type, ...] = (
     Route,
     ServerConnection,
     ServerStream,
+    Tally,
     Terms,
 )
 #: What the service calls, which hears itself of what that raises.
 _HEARD = {
     *(f"Client.{name}" for name in ("__init__", "_end", "interrupt", "progress", "run")),
     "Account.progress",
-    "Arrivals.__init__",
     "LocalCopy.__init__",
 }
 #: What has no more to do than to handle what is raised in it, or begins with that.
@@ -81,11 +80,7 @@ _HANDLERS = {
     "Attempt.end",
     "Client._fail",
     "Client._failed_by",
-    "Fetching._failed",
-    "Output._fail",
     "Output._not_kept",
-    "Reception._failed",
-    "Route._failed",
 }
 #: What only the kernel's own calls lead to, and connections that nobody needs any more.
 _ELSEWHERE = {
@@ -99,7 +94,6 @@ _EXEMPT = {
     *_HANDLERS,
     *_ELSEWHERE,
     "LocalCopy.__init__",
-    "Arrivals.__init__",
     "Account.progress",
 }
 

@@ -13,22 +13,21 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kollacast.client.connecting import NotConnected, connect
-from kollacast.client.connection import ServerConnection
+from kollacast.client.connecting import connect
 from kollacast.client.conversation import EARLY_DIGEST, Conversation, conversation, hear
-from kollacast.client.endings import Ending, Failed, Got, Lost, NoCopy
+from kollacast.client.endings import Ending, Failed, Got, Lost
 from kollacast.client.local_copy import LocalCopy
 from kollacast.client.terms import Terms
 from kollacast.events.guard import Guard
 from kollacast.events.reactor import IReactor
 from kollacast.files.digest import available_digests
 from kollacast.operator.config import ClientConfig
+from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.route import OpenReceiver, Route
 from kollacast.receiving.shape import Way
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.greeting import Hello
-from kollacast.wire.messages import Done, Message, Packet, Report
-from kollacast.wire.packets import PacketCodec
+from kollacast.wire.messages import Digest, Done, Message, Proof, Report
 from kollacast.wire.proof import Challenge
 from kollacast.wire.structures import WireError
 
@@ -37,6 +36,9 @@ _log = Logger()
 #: Seconds in which a server must have greeted; it does so at once, unless it is a jasmine server
 #: with another session, which leaves who comes in its backlog, without a word.
 GREETING_TIMEOUT_S = 10.0
+#: What the machine hears of at any time; of the rest, once the image has begun to come, none
+#: changes the state.
+_OF_THE_END = (Digest, Proof, Report)
 #: Seconds that the server gets to read the last words.
 _LINGER_S = 3.0
 
@@ -69,6 +71,7 @@ class Attempt:
         self._open_port = open_port
         self._report = report
         self._machine: Conversation = conversation(self)
+        self._server = f"{config.server_ip} port {config.port}"
         self._deadline = 0.0
         self._connecting: Deferred[None] | None = None
         self._connected_at = 0.0
@@ -77,8 +80,7 @@ class Attempt:
         self._terms: Terms | None = None
         self._proof_due = b""
         self._digest_due: bytes | None = None
-        # There are many of them, and once the image has begun to come, none changes the state.
-        self._packets_go_to: Callable[[Packet], None] | None = None
+        self._stream_hears: Callable[[Message], None] | None = None
         self._is_over = False
         self._ended: Deferred[Ending] = Deferred()
         self._closing: list[Deferred[None]] = []
@@ -100,26 +102,16 @@ class Attempt:
         """Fires once an attempt that is over has nothing open any more."""
         return DeferredList(self._closing, consumeErrors=True).addCallback(lambda _: None)
 
-    @property
-    def _server(self) -> str:
-        return f"{self._config.server_ip} port {self._config.port}"
-
-    # Connecting.
+    # The connection.
 
     async def _connect(self) -> None:
-        config = self._config
+        host, port = self._config.server_ip, self._config.port
         try:
-            await connect(
-                self._reactor,
-                config.server_ip,
-                config.port,
-                self._deadline,
-                self._new_connection,
-            )
-        except NotConnected as error:
-            self.fail(not_found(config, str(error), self._copy))
+            why = await connect(self._reactor, host, port, self._deadline, self._new_connection)
         except (CancelledError, ConnectingCancelledError):
-            pass  # the attempt is over
+            return  # the attempt is over
+        if why is not None:
+            self.fail(not_found(self._config, why, self._copy))
 
     def _new_connection(self) -> ServerConnection | None:
         """The one that is about to open; None where it is not needed.
@@ -130,44 +122,28 @@ class Attempt:
             return None
         # From here on there is nothing else to call off.
         self._connecting = None
-        self._connection = ServerConnection(self, self._guard)
+        self._connection = ServerConnection(self._opened, self._hear, self._lose, self._guard)
         self._closing.append(self._connection.closed)
         return self._connection
 
-    def connected(self) -> None:
-        """The connection is open."""
+    def _opened(self) -> None:
         self._connected_at = self._reactor.seconds()
-        self._machine.connected()
-
-    def received(self, message: Message) -> None:
-        """The server says something.  Raises WireError where that makes no sense."""
-        if self._packets_go_to is not None and isinstance(message, Packet):
-            self._packets_go_to(message)
-        else:
-            hear(self._machine, message)
-
-    def broken(self, error: WireError) -> None:
-        """The server has broken the protocol."""
-        self.fail(self._breach(str(error)))
-
-    def lost(self) -> None:
-        """The connection is closed."""
-        self._machine.lost()
-
-    @property
-    def connected_s(self) -> float:
-        return self._reactor.seconds() - self._connected_at
-
-    @property
-    def can_fetch(self) -> bool:
-        return self._terms is not None and self._terms.shape.can_fetch
-
-    def await_greeting(self) -> None:
         self._timer = self._guard.call_later(self._reactor, GREETING_TIMEOUT_S, self._not_greeted)
+
+    def _hear(self, message: Message) -> None:
+        if self._stream_hears is None or isinstance(message, _OF_THE_END):
+            hear(self._machine, message)
+        else:
+            self._stream_hears(message)
+
+    def _lose(self, error: WireError | None) -> None:
+        if error is None:
+            self._machine.lost(Lost())
+        else:
+            self.fail(Failed(f"{self._server}: {error}"))
 
     def _not_greeted(self) -> None:
         assert self._connection is not None
-        self._timer = None
         what = f"what answers at {self._server}"
         if self._connection.has_heard:
             text = f"it has not greeted within {GREETING_TIMEOUT_S:g} s"
@@ -178,13 +154,21 @@ class Attempt:
             " the middle of another session, or hangs, or is no kollacast server"
         )
         left = self._deadline - self._reactor.seconds()
-        if left <= 0:
+        if left > 0:
+            _log.warn("{line}; waiting for {left:.0f} s more", line=line, left=left)
+            self._timer = self._guard.call_later(self._reactor, left, self._not_greeted)
+        else:
             self.fail(Failed(line, keep=True))
-            return
-        _log.warn("{line}; waiting for {left:.0f} s more", line=line, left=left)
-        self._timer = self._guard.call_later(self._reactor, left, self._not_greeted)
 
-    # Agreeing on how the image comes.
+    # What the machine asks for.
+
+    @property
+    def connected_s(self) -> float:
+        return self._reactor.seconds() - self._connected_at
+
+    @property
+    def can_fetch(self) -> bool:
+        return self._terms is not None and self._terms.shape.can_fetch
 
     def agree(self, terms: Terms) -> None:
         self._cancel_timer()
@@ -195,35 +179,60 @@ class Attempt:
         if objection is not None:
             self.fail(Failed(objection))
             return
-        packets = terms.packets
-        if packets < terms.shape.buffer_packets:
-            _log.info("buffers of {packets} packets are the most for here", packets=packets)
+        if terms.packets < terms.greeting.buffer_packets:
+            _log.info("buffers of {packets} packets are the most for here", packets=terms.packets)
         kept = await self._copy.look(terms)
-        (self._machine.agreed if terms.auth is None else self._machine.challenged)(terms, kept)
+        if not terms.shape.dialect.introduces:
+            self._machine.joined(terms, kept)
+        elif terms.greeting.auth is None:
+            self._machine.agreed(terms, kept)
+        else:
+            self._machine.challenged(terms, kept)
 
     def begin(self, terms: Terms, kept: int) -> None:
         way = terms.way(kept, self._copy.can_receive_late)
-        # First of all, so that the server hears by name of what goes wrong from here on.
-        self._say_hello(terms, way, kept)
-        if terms.digest not in available_digests():
-            text = f"the image is proved by {terms.digest}, which is not installed here"
+        engine, warning = best_crc32c()
+        if warning and terms.shape.dialect.seeds_crc and self._copy.terms is None:
+            _log.warn("{warning}", warning=warning)
+        self._terms = self._copy.terms = terms
+        if terms.shape.dialect.introduces:
+            # First of all, so that the server hears by name of what goes wrong from here on.
+            self._say_hello(terms, way, kept)
+        if terms.greeting.digest not in available_digests():
+            text = f"the image is proved by {terms.greeting.digest}, which is not installed here"
             self.fail(Failed(text))
             return
-        self._begin_route(terms, way, kept)
+        connection, shape = self._connection, terms.shape
+        assert connection is not None
+        connection.stream.capacity = shape.capacity
+        self.route = Route(
+            self._reactor,
+            connection,
+            shape,
+            shape.dialect.codec(shape.salt, engine),
+            self._copy.take_up(terms, kept),
+            self._copy.tally,
+            self._config.local_ip,
+            self._open_port,
+            self._guard,
+        )
+        self.route.ended.addCallback(self._kept).addErrback(self._guard.failed)
+        self.route.begin(way)
 
     def _say_hello(self, terms: Terms, way: Way, kept: int) -> None:
+        assert self._connection is not None
         nonce = proof = ""
         secret = self._config.secret
         if secret is not None:
             nonce = secrets.token_hex(16)
-            challenge = Challenge(terms.session, terms.nonce, nonce)
+            challenge = Challenge(terms.greeting.session, terms.greeting.nonce, nonce)
             self._proof_due = challenge.proof(secret, "server")
             proof = challenge.proof(secret, "client").hex()
         is_in_step, can_fetch = way is Way.IN_STEP, terms.shape.can_fetch
         hello = Hello(
             self._config.name,
             terms.packets,
-            coding=terms.coding,
+            coding=terms.greeting.coding,
             fetch=can_fetch,
             pull=not is_in_step,
             late_join=way is Way.LATE,
@@ -232,68 +241,26 @@ class Attempt:
             nonce=nonce,
             proof=proof,
         )
-        assert self._connection is not None
-        self._terms = self._copy.terms = terms
         self._connection.send(hello.encode())
-
-    def begin_at_once(self, terms: Terms) -> None:
-        self._cancel_timer()
-        if self._config.secret is not None:
-            self.fail(Failed("the server speaks jasmine, and does not prove the shared secret"))
-            return
-        try:
-            self._copy.look_at_once()
-        except NoCopy as error:
-            self.fail(Failed(str(error)))
-            return
-        self._terms = self._copy.terms = terms
-        self._begin_route(terms, Way.IN_STEP, 0)
 
     def check_proof(self, proof: bytes) -> None:
         if not compare_digest(proof, self._proof_due):
             self.fail(Failed("the server does not know the shared secret"))
 
-    # The image.
-
-    def _begin_route(self, terms: Terms, way: Way, kept: int) -> None:
-        connection, copy = self._connection, self._copy
-        assert connection is not None
-        connection.stream.capacity = terms.shape.capacity
-        route = Route(
-            self._reactor,
-            connection,
-            terms.shape,
-            self._codec(terms),
-            copy.take_up(terms, kept),
-            self._config.local_ip,
-            self._open_port,
-            self._guard,
-        )
-        route.ended.addCallback(lambda _: self._machine.kept()).addErrback(self._guard.failed)
-        copy.arrivals.begin(route)
-        self.route = route
-        route.begin(way)
-
-    def _codec(self, terms: Terms) -> PacketCodec:
-        engine, warning = best_crc32c()
-        dialect = terms.shape.dialect
-        if warning and dialect.seeds_crc and not self._copy.arrivals.have_begun:
-            _log.warn("{warning}", warning=warning)
-        return dialect.codec(terms.shape.salt, engine)
-
     def hand_on(self, message: Message) -> None:
         assert self.route is not None
-        self._packets_go_to = self.route.received
+        self._stream_hears = self.route.received
         self.route.received(message)
 
     def expect(self, digest: bytes | None) -> None:
         assert self.route is not None
         if not self.route.over:
-            self.fail(self._breach(EARLY_DIGEST))
+            raise WireError(EARLY_DIGEST)
         self._digest_due = digest
 
-    def await_digest(self) -> None:
+    def _kept(self, _: None) -> None:
         assert self._terms is not None
+        self._machine.kept()
         if not self._terms.shape.dialect.proves:
             self._machine.digest(None)
 
@@ -303,14 +270,6 @@ class Attempt:
     async def _prove(self) -> None:
         await self._copy.prove(self._digest_due)
         self._machine.proved()
-
-    # The end.
-
-    def reject(self, complaint: str) -> None:
-        self.end(self._breach(complaint))
-
-    def _breach(self, complaint: str) -> Failed:
-        return Failed(f"{self._server}: {complaint}")
 
     def end(self, ending: Ending) -> None:
         if self._is_over:
@@ -330,16 +289,14 @@ class Attempt:
         if self._connecting is not None:
             self._connecting.cancel()
         if self.route is not None:
+            self._copy.is_unreached |= self.route.is_unreached
             self._closing.append(self.route.stop())
-            self._copy.arrivals.end()
-            self.route = self._packets_go_to = None
-        if self._connection is not None:
+            self.route = self._stream_hears = None
+        if self._connection is not None and not self._connection.closed.called:
             self._say_last(self._connection, ending)
 
     def _say_last(self, connection: ServerConnection, ending: Ending) -> None:
         """Tell the server how it went, as far as it wants to know, and close the connection."""
-        if connection.closed.called:
-            return
         timer = self._guard.call_later(self._reactor, _LINGER_S, connection.abort)
         connection.closed.addCallback(lambda _: timer.cancel() if timer.active() else None)
         dialect = self._terms.shape.dialect if self._terms is not None else None
@@ -349,15 +306,11 @@ class Attempt:
             connection.send(Report(self._report(reason)).encode(dialect))
         elif dialect is not None and isinstance(ending, Got):
             connection.send(Done().encode(dialect))
-        if proves and isinstance(ending, Got):
-            connection.await_close()
-        else:
-            connection.close()
+        connection.close(waits=proves and isinstance(ending, Got))
 
     def _cancel_timer(self) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        self._timer = None
 
 
 def not_found(config: ClientConfig, why: str, copy: LocalCopy) -> Failed:

@@ -10,7 +10,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kollacast.client.account import Account, account_of
+from kollacast.client.account import Account
 from kollacast.client.attempt import Attempt, not_found
 from kollacast.client.endings import Ending, Failed, Lost, failed_by
 from kollacast.client.local_copy import LocalCopy
@@ -75,24 +75,27 @@ class Client:
 
     def account(self) -> Account:
         """The run as it stands."""
+        route = self._attempt.route if self._attempt is not None else None
+        phase = route.phase if route is not None else "connecting"
         seconds = self._reactor.seconds() - self._began_at
-        return account_of(self._copy, self._config, self._phase, seconds)
+        return Account(self._copy, self._config, "ending" if self._is_ending else phase, seconds)
 
     def progress(self) -> Progress:
         """How far the run is."""
         return self.account().progress()
 
-    @property
-    def _phase(self) -> str:
-        if self._is_ending:
-            return "ending"
-        route = self._attempt.route if self._attempt is not None else None
-        return route.phase if route is not None else "connecting"
-
     async def _run(self) -> Outcome:
         retry = Retry.begin(self._config.connect_timeout_s, self._reactor.seconds())
         while True:
-            attempt = self._attempt = self._make_attempt()
+            attempt = self._attempt = Attempt(
+                self._reactor,
+                self._config,
+                self._copy,
+                self._guard,
+                run_id=self._run_id,
+                open_port=self._open_port,
+                report=lambda reason: self.account().report(reason),
+            )
             ending = await attempt.run(retry.deadline)
             if isinstance(ending, Lost):
                 self._tell(ending, retry)
@@ -103,17 +106,6 @@ class Client:
                     continue
                 ending = found
             return await self._finish(attempt, ending)
-
-    def _make_attempt(self) -> Attempt:
-        return Attempt(
-            self._reactor,
-            self._config,
-            self._copy,
-            self._guard,
-            run_id=self._run_id,
-            open_port=self._open_port,
-            report=lambda reason: self.account().report(reason),
-        )
 
     def _tell(self, lost: Lost, retry: Retry) -> None:
         """Say why the image does not come for now, once for each reason."""
@@ -165,10 +157,9 @@ class Client:
     async def _finish(self, attempt: Attempt, ending: Ending) -> Outcome:
         self._is_ending = True
         failed = ending if isinstance(ending, Failed) else None
-        settled = self._copy.give_up(failed.keep) if failed is not None else succeed(None)
-        self._copy.close()
+        committed = self._copy.close(failed)
         await attempt.closed()
-        await settled
+        await committed
         return self.account().outcome(failed)
 
     def _end(self, outcome: Outcome | Failure) -> Outcome:

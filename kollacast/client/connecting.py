@@ -8,32 +8,37 @@ from collections.abc import Callable
 from twisted.internet.abstract import isIPAddress
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
 from twisted.internet.error import ConnectError, DNSLookupError, TimeoutError
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import ClientFactory
 from twisted.internet.task import deferLater
 
-from kollacast.client.connection import ServerConnection, ServerConnectionFactory
 from kollacast.events.reactor import IReactor
+from kollacast.receiving.connection import ServerConnection
 
 #: Seconds between two tries: fewer at first, because both ends start at once.
 _RETRY_S = (0.05, 0.1)
 #: Seconds after which one try is given up.
 _TRY_S = 10.0
 
+_Make = Callable[[], ServerConnection | None]
 
-class NotConnected(Exception):
-    """No try has led to a connection; the text says why the last one did not."""
+
+class _Factory(ClientFactory):
+    noisy = False
+
+    def __init__(self, make: _Make) -> None:
+        self._make = make
+
+    def buildProtocol(self, addr: IAddress | None) -> ServerConnection | None:
+        return self._make()
 
 
 async def connect(
-    reactor: IReactor,
-    host: str,
-    port: int,
-    deadline: float,
-    make: Callable[[], ServerConnection | None],
-) -> None:
-    """Return once a connection of ``make()`` is open.
+    reactor: IReactor, host: str, port: int, deadline: float, make: _Make
+) -> str | None:
+    """Return None once a connection of ``make()`` is open, else why there is none.
 
-    Raises :class:`NotConnected` at ``deadline``, in the reactor's seconds; at once for a name that
-    no host can have.
+    That is at ``deadline``, in the reactor's seconds; at once for a name that no host can have.
     """
     tries = 0
     while True:
@@ -42,16 +47,16 @@ async def connect(
         kind = TCP4ClientEndpoint if isIPAddress(host) else HostnameEndpoint
         endpoint = kind(reactor, host, port, timeout=min(left, _TRY_S))
         try:
-            await endpoint.connect(ServerConnectionFactory(make))
-            return
+            await endpoint.connect(_Factory(make))
+            return None
         except (ConnectError, DNSLookupError, OSError) as error:
             reason = _why_not(error)
         except ValueError as error:
-            raise NotConnected(str(error)) from None
+            return str(error)
         delay = _RETRY_S[min(tries, len(_RETRY_S) - 1)]
         tries += 1
         if reactor.seconds() + delay > deadline:
-            raise NotConnected(reason)
+            return reason
         await deferLater(reactor, delay)
 
 

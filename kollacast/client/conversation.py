@@ -6,6 +6,7 @@ what is to be done for them is :class:`Work`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from automat import TypeMachineBuilder
@@ -14,8 +15,9 @@ from kollacast.client.endings import Ending, Failed, Got, Lost
 from kollacast.client.terms import Terms, of_greeting, of_group_info
 from kollacast.wire.greeting import Greeting, GroupInfo, Refusal
 from kollacast.wire.messages import Digest, Message, Proof, Report
+from kollacast.wire.structures import WireError
 
-#: What a server is told of that sends the digest out of turn.
+#: What is wrong with a server that sends the digest out of turn.
 EARLY_DIGEST = "the digest comes before the end of the image, or twice"
 
 
@@ -30,51 +32,36 @@ class Work(Protocol):
     def can_fetch(self) -> bool:
         """Whether the rest of the image can be fetched on another connection."""
 
-    def await_greeting(self) -> None:
-        """What does not greet for too long is no server."""
-
     def agree(self, terms: Terms) -> None:
-        """See what is here of the image: ``agreed`` or ``challenged`` follows."""
+        """See what is here of the image: one of three inputs follows, or ``fail``."""
 
     def begin(self, terms: Terms, kept: int) -> None:
-        """Say hello, and take the image from where ``kept`` bytes end."""
-
-    def begin_at_once(self, terms: Terms) -> None:
-        """Take the image of a server to which nothing is said first."""
+        """Say hello where that is due, and take the image from where ``kept`` bytes end."""
 
     def check_proof(self, proof: bytes) -> None:
         """See whether the server knows the shared secret."""
 
     def hand_on(self, message: Message) -> None:
-        """Something of the image has come."""
+        """The image begins to come: this, and what the server says of it from now on."""
 
     def expect(self, digest: bytes | None) -> None:
-        """This is the image's digest; None where the server sends none."""
-
-    def await_digest(self) -> None:
-        """All is kept, and only the digest is due, from a server that sends one."""
+        """This is the image's digest; None where the server sends none.  May raise WireError."""
 
     def prove(self) -> None:
         """Compare the digests and commit: ``proved`` or ``fail`` follows."""
-
-    def reject(self, complaint: str) -> None:
-        """The server has broken the protocol: as :meth:`end`."""
 
     def end(self, ending: Ending) -> None:
         """Close all that is open."""
 
 
 class Conversation(Protocol):
-    """The machine's inputs, in the order of their first use."""
+    """The machine's inputs, in the order of their first use.
 
-    def connected(self) -> None:
-        """The connection is open."""
+    Those by which the server speaks raise WireError where that has no place.
+    """
 
     def greeted(self, terms: Terms) -> None:
-        """A kollacast server has said what it has."""
-
-    def greeted_by_jasmine(self, terms: Terms) -> None:
-        """A jasmine server has said where it sends to."""
+        """A server has said what it has."""
 
     def agreed(self, terms: Terms, kept: int) -> None:
         """So many bytes are here: no more has to be known."""
@@ -82,11 +69,14 @@ class Conversation(Protocol):
     def challenged(self, terms: Terms, kept: int) -> None:
         """Likewise, and the server has to prove that it knows the shared secret."""
 
+    def joined(self, terms: Terms, kept: int) -> None:
+        """Likewise, and the image comes without a word: it is a jasmine server."""
+
     def proof(self, value: bytes, /) -> None:
         """The server's proof."""
 
     def said(self, message: Message, /) -> None:
-        """The server says something of the image."""
+        """The server says its first word of the image."""
 
     def digest(self, value: bytes | None, /) -> None:
         """The digest of the whole image; None where the server sends none."""
@@ -100,11 +90,8 @@ class Conversation(Protocol):
     def turned_away(self, reason: str) -> None:
         """The server does not let this client in, for now."""
 
-    def sent_on(self, reason: str) -> None:
-        """The server ends early, and says that another one may follow."""
-
-    def lost(self) -> None:
-        """The connection is closed."""
+    def lost(self, lost: Lost) -> None:
+        """The connection is closed, or the server says that another one may follow."""
 
     def fail(self, failed: Failed) -> None:
         """The run is over, whoever has ended it."""
@@ -116,7 +103,7 @@ def hear(conversation: Conversation, message: Message) -> None:
         case Greeting():
             conversation.greeted(of_greeting(message))
         case GroupInfo():
-            conversation.greeted_by_jasmine(of_group_info(message))
+            conversation.greeted(of_group_info(message))
         case Refusal(reason):
             conversation.fail(_refused(reason))
         case Report() if message.says("refused"):
@@ -125,7 +112,7 @@ def hear(conversation: Conversation, message: Message) -> None:
             else:
                 conversation.fail(_refused(message.reason))
         case Report() if message.says("later"):
-            conversation.sent_on(message.reason)
+            conversation.lost(Lost(ended=message.reason))
         case Report():
             conversation.fail(_given_up(message.reason))
         case Proof(value):
@@ -148,7 +135,6 @@ def _build() -> TypeMachineBuilder[Conversation, Work]:
     machine = TypeMachineBuilder(Conversation, Work)  # type: ignore[type-abstract]
     inputs = Conversation
 
-    connecting = machine.state("connecting")
     greeting = machine.state("greeting")
     agreeing = machine.state("agreeing")
     challenging = machine.state("challenging")
@@ -159,28 +145,19 @@ def _build() -> TypeMachineBuilder[Conversation, Work]:
     proving = machine.state("proving")
     over = machine.state("over")
 
-    before_stream = (challenging, waiting)
     stream = (receiving, flushing, complete)
 
     # On the way to the first byte.
-
-    @connecting.upon(inputs.connected).to(greeting)
-    def await_greeting(_: Conversation, work: Work) -> None:
-        work.await_greeting()
 
     @greeting.upon(inputs.greeted).to(agreeing)
     def agree(_: Conversation, work: Work, terms: Terms) -> None:
         work.agree(terms)
 
-    @greeting.upon(inputs.greeted_by_jasmine).to(receiving)
-    def begin_at_once(_: Conversation, work: Work, terms: Terms) -> None:
-        work.begin_at_once(terms)
-
+    @agreeing.upon(inputs.agreed).to(waiting)
+    @agreeing.upon(inputs.challenged).to(challenging)
+    @agreeing.upon(inputs.joined).to(receiving)
     def begin(_: Conversation, work: Work, terms: Terms, kept: int) -> None:
         work.begin(terms, kept)
-
-    agreeing.upon(inputs.agreed).to(waiting)(begin)
-    agreeing.upon(inputs.challenged).to(challenging)(begin)
 
     @challenging.upon(inputs.proof).to(waiting)
     def check_proof(_: Conversation, work: Work, proof: bytes) -> None:
@@ -188,20 +165,16 @@ def _build() -> TypeMachineBuilder[Conversation, Work]:
 
     # The image.
 
+    @waiting.upon(inputs.said).to(receiving)
+    @receiving.upon(inputs.said).loop()
     def hand_on(_: Conversation, work: Work, message: Message) -> None:
         work.hand_on(message)
-
-    waiting.upon(inputs.said).to(receiving)(hand_on)
-    for state in (*stream, proving):
-        state.upon(inputs.said).loop()(hand_on)
 
     @receiving.upon(inputs.digest).to(flushing)
     def expect(_: Conversation, work: Work, digest: bytes | None) -> None:
         work.expect(digest)
 
-    @receiving.upon(inputs.kept).to(complete)
-    def await_digest(_: Conversation, work: Work) -> None:
-        work.await_digest()
+    receiving.upon(inputs.kept).to(complete).returns(None)
 
     @flushing.upon(inputs.kept).to(proving)
     def prove(_: Conversation, work: Work) -> None:
@@ -219,23 +192,23 @@ def _build() -> TypeMachineBuilder[Conversation, Work]:
     # What has no place where it comes.
 
     def reject(_: Conversation, work: Work, heard: object) -> None:
-        work.reject("the server speaks out of turn")
+        raise WireError("the server speaks out of turn")
 
     def reject_digest(_: Conversation, work: Work, digest: bytes | None) -> None:
-        work.reject(EARLY_DIGEST)
+        raise WireError(EARLY_DIGEST)
 
     def distrust(_: Conversation, work: Work, heard: object) -> None:
         work.end(Failed("the server does not know the shared secret"))
 
-    agreeing.upon(inputs.said).to(over)(reject)
-    for state in (agreeing, waiting, *stream, proving):
-        state.upon(inputs.proof).to(over)(reject)
-    for state in (agreeing, waiting, flushing, proving):
-        state.upon(inputs.digest).to(over)(reject_digest)
     challenging.upon(inputs.said).to(over)(distrust)
     challenging.upon(inputs.digest).to(over)(distrust)
+    agreeing.upon(inputs.said).loop()(reject)
+    for state in (agreeing, waiting, *stream, proving):
+        state.upon(inputs.proof).loop()(reject)
+    for state in (agreeing, waiting, flushing, proving):
+        state.upon(inputs.digest).loop()(reject_digest)
 
-    # A server that does not want this client, or ends.
+    # A server that does not want this client, or ends, or is gone.
 
     def be_refused(_: Conversation, work: Work, reason: str) -> None:
         work.end(_refused(reason))
@@ -243,42 +216,31 @@ def _build() -> TypeMachineBuilder[Conversation, Work]:
     def try_later(_: Conversation, work: Work, reason: str) -> None:
         work.end(Lost(waited_s=work.connected_s, refused=reason))
 
-    def look_on(_: Conversation, work: Work, reason: str) -> None:
-        work.end(Lost(ended=reason))
+    def lose(_: Conversation, work: Work, lost: Lost) -> None:
+        work.end(lost)
 
-    def look_on_for_rest(_: Conversation, work: Work, reason: str) -> None:
-        came = Lost(has_begun=True, ended=reason)
-        work.end(came if work.can_fetch else _given_up(reason))
+    def lose_waiting(_: Conversation, work: Work, lost: Lost) -> None:
+        work.end(replace(lost, waited_s=work.connected_s))
+
+    def lose_stream(_: Conversation, work: Work, lost: Lost) -> None:
+        if work.can_fetch:
+            work.end(replace(lost, has_begun=True))
+        elif lost.ended is not None:
+            work.end(_given_up(lost.ended))
+        else:
+            closed = "the server closed the connection before the image was complete"
+            work.end(Failed(closed))
 
     for state in (agreeing, *stream, proving):
         state.upon(inputs.turned_away).to(over)(be_refused)
-    for state in before_stream:
-        state.upon(inputs.turned_away).to(over)(try_later)
-    for state in (agreeing, *before_stream):
-        state.upon(inputs.sent_on).to(over)(look_on)
-    for state in stream:
-        state.upon(inputs.sent_on).to(over)(look_on_for_rest)
-    # All that the server has to say is known, and the disk has the last word.
-    proving.upon(inputs.sent_on).loop().returns(None)
-
-    # The connection.
-
-    def lose(_: Conversation, work: Work) -> None:
-        work.end(Lost())
-
-    def lose_waiting(_: Conversation, work: Work) -> None:
-        work.end(Lost(waited_s=work.connected_s))
-
-    def lose_stream(_: Conversation, work: Work) -> None:
-        closed = Failed("the server closed the connection before the image was complete")
-        work.end(Lost(has_begun=True) if work.can_fetch else closed)
-
     for state in (greeting, agreeing):
         state.upon(inputs.lost).to(over)(lose)
-    for state in before_stream:
+    for state in (challenging, waiting):
+        state.upon(inputs.turned_away).to(over)(try_later)
         state.upon(inputs.lost).to(over)(lose_waiting)
     for state in stream:
         state.upon(inputs.lost).to(over)(lose_stream)
+    # All that the server has to say is known, and the disk has the last word.
     proving.upon(inputs.lost).loop().returns(None)
 
     # The end.
@@ -286,14 +248,16 @@ def _build() -> TypeMachineBuilder[Conversation, Work]:
     def fail(_: Conversation, work: Work, failed: Failed) -> None:
         work.end(failed)
 
-    for state in (connecting, greeting, agreeing, *before_stream, *stream, proving):
+    for state in (greeting, agreeing, challenging, waiting, *stream, proving):
         state.upon(inputs.fail).to(over)(fail)
 
     # Whatever still comes has nothing to change.
-    for agreement in (inputs.agreed, inputs.challenged):
+    for agreement in (inputs.agreed, inputs.challenged, inputs.joined):
         over.upon(agreement).loop().returns(None)
-    for late in (inputs.kept, inputs.proved, inputs.lost):
+    for late in (inputs.kept, inputs.proved):
         over.upon(late).loop().returns(None)
+    over.upon(inputs.digest).loop().returns(None)
+    over.upon(inputs.lost).loop().returns(None)
     over.upon(inputs.fail).loop().returns(None)
     return machine
 

@@ -8,12 +8,12 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kollacast.client.arrivals import Arrivals
-from kollacast.client.endings import NoCopy
+from kollacast.client.endings import Failed, NoCopy
 from kollacast.client.terms import Terms
 from kollacast.files.digest import Digester, available_digests
 from kollacast.files.sink import Sink
 from kollacast.receiving.output import Output
+from kollacast.receiving.tally import Tally
 from kollacast.transport.worker import Worker
 
 _log = Logger()
@@ -29,8 +29,9 @@ class LocalCopy:
         self.terms: Terms | None = None
         #: None as long as nothing is agreed on.
         self.output: Output | None = None
-        #: What its connections have brought.
-        self.arrivals = Arrivals()
+        self.tally = Tally()
+        #: Whether multicast has passed this host by, from a connection's beginning to its end.
+        self.is_unreached = False
         self.digest: bytes | None = None
         #: Whether it is whole, verified, and under its name.
         self.is_whole = False
@@ -49,13 +50,19 @@ class LocalCopy:
     @property
     def can_receive_late(self) -> bool:
         """Whether the image may come from two sides; asked after :meth:`look`."""
-        return self._sink.can_skip and not self.arrivals.is_unreached
+        return self._sink.can_skip and not self.is_unreached
 
     async def look(self, terms: Terms) -> int:
         """How many bytes are here of the image that a server offers.
 
         What is here of another image goes away.  Raises NoCopy where it cannot, and OSError.
         """
+        if not terms.shape.dialect.introduces:
+            # It does not say which image it has.
+            if self.bytes_kept:
+                raise _other_image()
+            self.output = None
+            return 0
         if self.output is not None:
             if self.terms is not None and self.terms.is_same_image(terms):
                 return self.output.bytes_kept
@@ -65,24 +72,18 @@ class LocalCopy:
                 await self._disk.run(self._sink.restart)
             except OSError:
                 raise _other_image() from None
-        is_resumable = terms.shape.can_fetch and terms.digest in available_digests()
+        is_resumable = terms.shape.can_fetch and terms.greeting.digest in available_digests()
         if self._is_given_up or not is_resumable:
             return 0
-        return await self._disk.run(self._sink.resume, terms.image, terms.shape.capacity)
-
-    def look_at_once(self) -> None:
-        """A server has come that does not say which image it has.  Raises NoCopy."""
-        if self.bytes_kept:
-            raise _other_image()
-        self.output = None
+        return await self._disk.run(self._sink.resume, terms.greeting.image, terms.shape.capacity)
 
     def take_up(self, terms: Terms, kept: int) -> Output:
         """Go on behind the ``kept`` bytes that are here."""
         if self.output is None:
-            digester = Digester(terms.digest)
-            self.output = Output(self._sink, digester, self._disk, self._digest_worker, kept)
-            self.output.failed = self._failed
-            self.output.begin()
+            digester = Digester(terms.greeting.digest)
+            self.output = Output(
+                self._sink, digester, self._disk, self._digest_worker, kept, self._failed
+            )
             if kept:
                 _log.info("{kept} bytes are here already: going on behind them", kept=kept)
         return self.output
@@ -97,35 +98,34 @@ class LocalCopy:
         Raises NoCopy where it is another image, and OSError.
         """
         assert self.output is not None
+        assert self.terms is not None
+        name = self.terms.greeting.digest
         digest = self.digest = await self.output.digest()
         if self._is_given_up:
             return
         if expected is not None and digest != expected:
-            name = self.output.digester.name
             raise NoCopy(
                 f"the image is not the server's: its {name} is {digest.hex()},"
                 f" the server's {expected.hex()}"
             )
         self._committing = Deferred()
         try:
-            await self.output.commit(digest)
+            await self._disk.run(self._sink.commit, f"{name}:{digest.hex()}")
             self.is_whole = True
         finally:
             self._committing.callback(None)
 
-    def close(self) -> None:
-        """Nothing more is to be done."""
+    def close(self, failed: Failed | None) -> Deferred[None]:
+        """Nothing more is to be done: fires after a commit that is under way.
+
+        Where the run has ``failed``, the image will not be whole, unless that is quicker.
+        """
+        if failed is not None:
+            self._is_given_up = True
+            self._sink.abandon(failed.keep)
         self._disk.stop()
         self._digest_worker.stop()
-
-    def give_up(self, keep: bool) -> Deferred[None]:
-        """The image will not be whole, unless a commit under way is quicker: fires after that.
-
-        With ``keep``, a later run can go on from what is here.
-        """
-        self._is_given_up = True
-        self._sink.abandon(keep)
-        return self._committing if self._committing is not None else succeed(None)
+        return self._committing or succeed(None)
 
 
 def _other_image() -> NoCopy:

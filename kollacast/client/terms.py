@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kollacast.receiving.shape import Shape, Way
-from kollacast.wire.dialect import JASMINE, KOLLACAST
+from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, GroupInfo
 from kollacast.wire.proof import METHOD
 from kollacast.wire.structures import payload_capacity
@@ -19,45 +19,37 @@ _JASMINE_UNREAD = 4 * 4309
 
 @dataclass(frozen=True)
 class Terms:
-    """Who the server is, which image it has, and how that may come.
+    """Who the server is, which image it has, and how that may come."""
 
-    ``image``, where it is not empty, is the same for the same image cut in the same way.
-    """
-
+    greeting: Greeting  #: with the same ``image``, where it is not empty, it is the same image
     shape: Shape
     packets: int  #: that this client can hold
-    digest: str  #: name of what proves the image
-    coding: bool = False  #: whether one coded packet may mend losses of several clients
-    must_fetch: bool = False  #: whether this client comes too late to be in step
-    may_join_late: bool = False  #: whether who fetches may be in step from the next buffer on
-    image: str = ""
-    name: str | None = None
-    size: int | None = None
-    failsafe: str | None = None
-    session: str = ""
-    auth: str | None = None
-    nonce: str = ""
 
     def way(self, kept: int, can_receive_late: bool) -> Way:
         """How the image comes to a host that has ``kept`` bytes of it."""
-        if not self.must_fetch and not kept:
+        can_fetch = self.shape.can_fetch
+        if not kept and not (can_fetch and self.greeting.pull):
             return Way.IN_STEP
-        return Way.LATE if self.may_join_late and can_receive_late else Way.FETCHING
+        may_be_late = can_fetch and self.greeting.late_join and can_receive_late
+        return Way.LATE if may_be_late else Way.FETCHING
 
     def objection(self, has_secret: bool) -> str | None:
         """Why nothing can come of these terms here, as far as the shared secret goes."""
-        if self.auth is None and has_secret:
+        auth = self.greeting.auth
+        if auth is None and has_secret:
+            if not self.shape.dialect.introduces:
+                return "the server speaks jasmine, and does not prove the shared secret"
             return "the server does not ask for the shared secret, and so does not prove it"
-        if self.auth is not None and not has_secret:
+        if auth is not None and not has_secret:
             return "the server asks for a shared secret: give --token-file"
-        if self.auth not in (None, METHOD):
-            return f"the server asks for a proof by {self.auth}, which is not known here"
+        if auth not in (None, METHOD):
+            return f"the server asks for a proof by {auth}, which is not known here"
         return None
 
     def is_same_image(self, other: Terms) -> bool:
         """Whether what was kept on these terms can be gone on with on the ``other`` ones."""
-        same = (self.image, self.digest) == (other.image, other.digest)
-        return same and other.shape.can_fetch
+        mine, its = self.greeting, other.greeting
+        return (mine.image, mine.digest) == (its.image, its.digest) and other.shape.can_fetch
 
 
 def of_greeting(greeting: Greeting) -> Terms:
@@ -66,46 +58,29 @@ def of_greeting(greeting: Greeting) -> Terms:
     packets = max(_MEMORY // capacity, 1)
     buffer_packets = min(greeting.buffer_packets, packets)
     window = min(greeting.window, packets // buffer_packets)
-    can_fetch = greeting.fetch and bool(greeting.image)
-    return Terms(
-        shape=Shape(
-            dialect=KOLLACAST,
-            salt=greeting.salt,
-            group=(greeting.group, greeting.port),
-            mtu=greeting.mtu,
-            capacity=capacity,
-            buffer_packets=buffer_packets,
-            window=window,
-            unread_bytes=window * buffer_packets * capacity,
-            can_fetch=can_fetch,
-        ),
-        packets=packets,
-        digest=greeting.digest,
-        coding=greeting.coding,
-        must_fetch=can_fetch and greeting.pull,
-        may_join_late=can_fetch and greeting.late_join,
-        image=greeting.image,
-        name=greeting.name,
-        size=greeting.size,
-        failsafe=greeting.failsafe,
-        session=greeting.session,
-        auth=greeting.auth,
-        nonce=greeting.nonce,
-    )
+    shape = _shape(greeting, KOLLACAST, buffer_packets, window, window * buffer_packets)
+    return Terms(greeting, shape, packets)
 
 
 def of_group_info(info: GroupInfo) -> Terms:
     """The terms of a jasmine server, which are all but the group known beforehand."""
-    capacity = payload_capacity(JASMINE.max_mtu)
-    shape = Shape(
-        dialect=JASMINE,
-        salt=0,
-        group=(info.group, info.port),
-        mtu=JASMINE.max_mtu,
+    packets, window = JASMINE.max_buffer_packets, JASMINE.max_window
+    greeting = Greeting("", 0, info.group, info.port, JASMINE.max_mtu, packets, window, "sha256")
+    return Terms(greeting, _shape(greeting, JASMINE, packets, window, _JASMINE_UNREAD), packets)
+
+
+def _shape(
+    greeting: Greeting, dialect: Dialect, buffer_packets: int, window: int, unread_packets: int
+) -> Shape:
+    capacity = payload_capacity(greeting.mtu)
+    return Shape(
+        dialect=dialect,
+        salt=greeting.salt,
+        group=(greeting.group, greeting.port),
+        mtu=greeting.mtu,
         capacity=capacity,
-        buffer_packets=JASMINE.max_buffer_packets,
-        window=JASMINE.max_window,
-        unread_bytes=_JASMINE_UNREAD * capacity,
-        can_fetch=False,
+        buffer_packets=buffer_packets,
+        window=window,
+        unread_bytes=unread_packets * capacity,
+        can_fetch=greeting.fetch and bool(greeting.image),
     )
-    return Terms(shape, packets=JASMINE.max_buffer_packets, digest="sha256")

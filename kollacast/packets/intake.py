@@ -50,11 +50,18 @@ class IntakeCounts:
 class Intake:
     """The buffers that are being received, oldest first.
 
-    ``coded`` says whether the reserved seqs mean coded repairs.
+    ``coded`` says whether the reserved seqs mean coded repairs; packets are added to ``counts``.
     """
 
-    def __init__(self, codec: PacketCodec, capacity: int, *, coded: bool = True) -> None:
-        self.counts = IntakeCounts()
+    def __init__(
+        self,
+        codec: PacketCodec,
+        capacity: int,
+        *,
+        coded: bool = True,
+        counts: IntakeCounts | None = None,
+    ) -> None:
+        self.counts = counts or IntakeCounts()
         self.capacity = capacity
         # The first slots are for what is moved, the last ones for what overflows a landing.
         self.scratch = PacketBuffer(capacity, RUN + BATCH)

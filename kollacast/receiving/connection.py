@@ -1,26 +1,106 @@
-"""What a stream needs of the connection to its server."""
+"""The TCP connection to the server: bytes in, messages to who listens, and back."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+
+from kollacast.events.guard import Guard
+from kollacast.transport.keepalive import watch_peer
+from kollacast.transport.outgoing import Outgoing
+from kollacast.wire.messages import Message
+from kollacast.wire.parser import ServerStream
+from kollacast.wire.structures import WireError
 
 
-class Connection(Protocol):
-    """The way to the server, and what is expected on it."""
+class ServerConnection(Protocol):
+    """One connection to the server; nothing is raised from it but told to ``guard``.
 
-    @property
-    def local_ip(self) -> str:
-        """This host's address on the way to the server."""
+    ``opened`` is called before anything is read, ``received`` with each message, from which it
+    may raise WireError, and ``lost`` when the connection is closed, or with the WireError that
+    makes it of no more use.
+    """
 
-    @property
-    def server_ip(self) -> str:
-        """The server's address."""
+    transport: ITCPTransport
+
+    def __init__(
+        self,
+        opened: Callable[[], None],
+        received: Callable[[Message], None],
+        lost: Callable[[WireError | None], None],
+        guard: Guard,
+    ) -> None:
+        self.stream = ServerStream()
+        #: Whether anything at all has come.
+        self.has_heard = False
+        #: Fires once it is closed.
+        self.closed: Deferred[None] = Deferred()
+        self._opened = opened
+        self._received = received
+        self._lost = lost
+        self._guard = guard
+        self._is_closed = False
+
+    def connectionMade(self) -> None:
+        self._guarded(self._open)
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._is_closed:
+            self._guarded(self._read, data)
+
+    def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
+        self._is_closed = True
+        self.closed.callback(None)
+        self._guarded(self._lose)
+
+    def _guarded(self, function: Callable[..., None], *args: object) -> None:
+        try:
+            function(*args)
+        except Exception:
+            self._guard.failed(Failure())
+            if not self._is_closed:
+                self.abort()
+
+    def _open(self) -> None:
+        # A client's messages are all small: none is made piece by piece.
+        self._outgoing = Outgoing(self.transport, lambda _: None)
+        self._opened()
+        try:
+            watch_peer(self.transport, always_reads=True)
+        except OSError:
+            self.abort()  # it is closed by now
+
+    def _lose(self) -> None:
+        self._outgoing.stopProducing()
+        self._lost(None)
+
+    def _read(self, data: bytes) -> None:
+        self.has_heard = True
+        try:
+            for message in self.stream.feed(data):
+                self._received(message)
+                if self._is_closed:
+                    return
+        except WireError as error:
+            self._lost(error)
 
     def send(self, message: bytes) -> None:
-        """Send a message."""
+        """Send a message, unless the connection is closed."""
+        if not self._is_closed:
+            self._outgoing.send(message)
 
-    def expect_packets(self, count: int) -> None:
-        """So many retransmissions are due."""
+    def close(self, *, waits: bool) -> None:
+        """Nothing more is heard: close once all has left, or wait until the server does."""
+        if not self._is_closed:
+            self._is_closed = True
+            if not waits:
+                self._outgoing.close()
 
     def abort(self) -> None:
         """Close at once."""
+        self._is_closed = True
+        self.transport.abortConnection()

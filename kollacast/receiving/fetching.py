@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
-from kollacast.receiving.connection import Connection
+from kollacast.events.guard import Guard
+from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.output import Output
 from kollacast.receiving.shape import Shape
+from kollacast.receiving.tally import Tally
 from kollacast.wire.messages import BufferCtl, Fetch, Packet
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.structures import MAX_FETCH, WireError
+from kollacast.wire.structures import MAX_FETCH, SEQ_LIMIT, WireError
 
 #: Payload bytes asked for at a time, and how many such pieces may be under way: enough for the
 #: delay of a long line, and little beside what receiving by multicast takes.
@@ -19,24 +20,29 @@ _PIECES = 4
 
 
 class Fetching:
-    """Goes on where ``output`` stands, up to the packet ``limit`` or to the image's end.
+    """Goes on where ``output`` stands, up to the packet ``limit``, or to the image's end.
 
-    :attr:`ended` fires when all is kept.  It fails with OSError when the sink does.
+    :attr:`ended` fires when all is kept.  ``guard`` is told of what cannot be.
+    :attr:`over` says whether all packets have come.
     """
 
     def __init__(
         self,
-        connection: Connection,
+        connection: ServerConnection,
         shape: Shape,
         codec: PacketCodec,
         output: Output,
-        limit: int | None = None,
+        tally: Tally,
+        guard: Guard,
+        limit: int,
     ) -> None:
         self.ended: Deferred[None] = Deferred()
-        self.packets = 0
+        self.over = False
         self._connection = connection
         self._dialect = shape.dialect
         self._codec = codec
+        self._tally = tally
+        self._guard = guard
         self._capacity = shape.capacity
         self._keep = output.writer(output.bytes_kept)
         self._piece_packets = min(max(_PIECE // shape.capacity, 1), MAX_FETCH)
@@ -45,20 +51,13 @@ class Fetching:
         self._kept_up_to = self._asked
         self._limit = limit
         self._payloads: list[bytes] = []
-        self._keeping = 0
-        self._over = False
         self._stopped = False
-
-    @property
-    def over(self) -> bool:
-        """Whether all packets have come."""
-        return self._over
 
     def start(self) -> None:
         """Ask for as much as there is room for."""
         piece = self._piece_packets
-        while not self._over and not self._stopped:
-            count = piece if self._limit is None else min(piece, self._limit - self._asked)
+        while not self.over and not self._stopped:
+            count = min(piece, self._limit - self._asked)
             if count <= 0 or self._asked + count - self._kept_up_to > _PIECES * piece:
                 break
             self._connection.send(Fetch(self._asked, count).encode(self._dialect))
@@ -67,8 +66,8 @@ class Fetching:
 
     def lift_limit(self) -> None:
         """Go on to the end of the image; only before :attr:`ended` fires."""
-        self._limit = None
-        self._over = False
+        self._limit = SEQ_LIMIT
+        self.over = False
         self.start()
 
     def stop(self) -> None:
@@ -81,14 +80,14 @@ class Fetching:
         """The next packet of the image."""
         if packet.seq != self._expected or packet.seq >= self._asked or not packet.payload:
             raise WireError(f"the packet {packet.seq} comes where {self._expected} is due")
-        if self._over or (self._payloads and len(self._payloads[-1]) < self._capacity):
+        if self.over or (self._payloads and len(self._payloads[-1]) < self._capacity):
             raise WireError(f"the packet {packet.seq} comes behind the end of the image")
         if not self._codec.intact(packet.seq, packet.crc, memoryview(packet.payload)):
             # It will be another one on another connection.
             self._connection.abort()
             return
         self._expected += 1
-        self.packets += 1
+        self._tally.fetched += 1
         self._payloads.append(packet.payload)
         if len(self._payloads) == self._piece_packets:
             self._keep_payloads()
@@ -96,7 +95,7 @@ class Fetching:
 
     def end(self, ctl: BufferCtl) -> None:
         """The image has no more packets."""
-        if not ctl.is_end or self._over:
+        if not ctl.is_end or self.over:
             raise WireError("a buffer is announced to a client that fetches by itself")
         if ctl.packet_id_base != self._expected:
             raise WireError(
@@ -107,12 +106,12 @@ class Fetching:
     # How it goes on.
 
     def _consider_limit(self) -> None:
-        if self._limit is not None and self._expected >= self._limit and not self._over:
+        if self._expected >= self._limit and not self.over:
             self._finish()
 
     def _finish(self) -> None:
         """All has come."""
-        self._over = True
+        self.over = True
         if self._payloads:
             self._keep_payloads()
         self._consider_end()
@@ -121,22 +120,15 @@ class Fetching:
         data = b"".join(self._payloads)
         count = len(self._payloads)
         self._payloads.clear()
-        self._keeping += 1
         kept = self._keep([memoryview(data)])
-        kept.addCallback(lambda _: self._kept(count)).addErrback(self._failed)
+        kept.addCallback(self._kept, count).addErrback(self._guard.failed)
 
-    def _kept(self, count: int) -> None:
-        self._keeping -= 1
+    def _kept(self, _: None, count: int) -> None:
         self._kept_up_to += count
         self.start()
         self._consider_end()
 
     def _consider_end(self) -> None:
-        if self._over and not self._keeping and not self._stopped:
+        if self.over and self._kept_up_to == self._expected and not self._stopped:
             self._stopped = True
             self.ended.callback(None)
-
-    def _failed(self, failure: Failure) -> None:
-        if not self._stopped:
-            self._stopped = True
-            self.ended.errback(failure)

@@ -28,9 +28,10 @@ Writer = Callable[[Sequence[memoryview]], Deferred[None]]
 class Output:
     """Keeps an image in ``sink``, in ``disk``'s thread, and digests it in another.
 
-    The first ``bytes_kept`` are there already, of an earlier run.  Bytes are digested in
+    The first ``bytes_resumed`` are there already, of an earlier run.  Bytes are digested in
     order: as they come, where nothing before them is left to digest, else by
-    reading them back once there is no gap before them.
+    reading them back once there is no gap before them.  ``failed`` is called with the
+    failure of what cannot be kept: nothing goes on behind a gap.
     """
 
     def __init__(
@@ -39,35 +40,31 @@ class Output:
         digester: Digester,
         disk: Worker,
         digest_worker: Worker,
-        bytes_kept: int = 0,
+        bytes_resumed: int,
+        failed: Callable[[Failure], None],
     ) -> None:
-        #: How many bytes an earlier run has brought.
-        self.bytes_resumed = bytes_kept
-        #: Called with the failure of what cannot be kept: nothing goes on behind a gap.
-        self.failed: Callable[[Failure], None] = lambda failure: None
-        self.digester = digester
+        self.bytes_resumed = bytes_resumed
+        self._digester = digester
+        self._failed = failed
         self._sink = sink
         self._disk = disk
         self._digest_worker = digest_worker
         self._kept = Intervals()
         self._handed_over = Intervals()  # what is kept, and what is under way to the disk
-        self._kept.add(0, bytes_kept)
-        self._handed_over.add(0, bytes_kept)
+        self._kept.add(0, bytes_resumed)
+        self._handed_over.add(0, bytes_resumed)
         self._is_marked = False
         self._digested = 0  # with what is under way to the digester
         self._is_reading_back = False
         self._under_way = 0
         self._settling: Observer[None] = Observer()
         self._catching_up: Observer[None] = Observer()
+        self._catch_up()
 
     @property
     def bytes_kept(self) -> int:
         """How many bytes are kept from the image's first byte on, up to the first gap."""
         return self._kept.reach
-
-    def begin(self) -> None:
-        """Digest what is there already; to be called once, when :attr:`failed` is set."""
-        self._catch_up()
 
     def writer(self, offset: int) -> Writer:
         """What is given to the writer is kept from ``offset`` on.
@@ -91,11 +88,7 @@ class Output:
         """The digest of all that was kept, once nothing is under way."""
         if self._digested < self.bytes_kept:
             await self._catching_up.wait()
-        return await self._digest_worker.run(self.digester.value)
-
-    async def commit(self, digest: bytes) -> None:
-        """Give the image, whose digest this is, its name."""
-        await self._disk.run(self._sink.commit, f"{self.digester.name}:{digest.hex()}")
+        return await self._digest_worker.run(self._digester.value)
 
     # Writing.
 
@@ -107,7 +100,7 @@ class Output:
         work: list[Deferred[None]] = [self._disk.run(self._sink.write, views, start)]
         if start == self._digested:
             self._digested = end
-            work.append(self._digest_worker.run(self.digester.update, views))
+            work.append(self._digest_worker.run(self._digester.update, views))
         kept = gatherResults(work, consumeErrors=True)
         return kept.addCallback(self._is_kept, start, end).addErrback(self._not_kept)
 
@@ -123,12 +116,12 @@ class Output:
         if has_gap or self._is_marked:
             self._is_marked = has_gap
             marking = self._disk.run(self._sink.mark, self.bytes_kept if has_gap else None)
-            marking.addErrback(self._fail)
+            marking.addErrback(self._failed)
 
     def _not_kept(self, failure: Failure) -> Failure:
         first = failure.value
         reason = first.subFailure if isinstance(first, FirstError) else failure
-        self.failed(reason)
+        self._failed(reason)
         self._settle()
         return reason
 
@@ -149,14 +142,11 @@ class Output:
         size = min(_PIECE, self.bytes_kept - self._digested)
         reading = self._digest_worker.run(self._digest_kept, self._digested, size)
         self._digested += size
-        reading.addCallback(self._caught_up).addErrback(self._fail)
+        reading.addCallback(self._caught_up).addErrback(self._failed)
 
     def _caught_up(self, _: None) -> None:
         self._is_reading_back = False
         self._catch_up()
 
     def _digest_kept(self, at: int, size: int) -> None:
-        self.digester.update([memoryview(self._sink.read_back(at, size))])
-
-    def _fail(self, failure: Failure) -> None:
-        self.failed(failure)
+        self._digester.update([memoryview(self._sink.read_back(at, size))])

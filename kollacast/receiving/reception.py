@@ -12,16 +12,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
+from twisted.logger import Logger
 
-from kollacast.packets.buffer import InconsistentBuffer, PacketBuffer
+from kollacast.events.guard import Guard
+from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake
-from kollacast.receiving.connection import Connection
+from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.output import Output, Writer
 from kollacast.receiving.shape import Shape
+from kollacast.receiving.tally import Tally
 from kollacast.wire.messages import BufferCtl, Done, Packet, Ready, Request
 from kollacast.wire.packets import PacketCodec
 from kollacast.wire.structures import WireError
+
+_log = Logger()
 
 #: How often a packet may arrive damaged by TCP before the server is given up.
 _MAX_DAMAGED = 16
@@ -46,16 +50,13 @@ class _Flight:
 
 @dataclass(slots=True)
 class Silence:
-    """Buffers in a row of which nothing came: how many and from which on, and their packets.
+    """Buffers in a row of which nothing came."""
 
-    ``buffers`` counts those that count.  ``is_new`` says that something has come before them.
-    """
-
-    since: int
-    is_new: bool
-    buffers: int = 0
-    packets: int = 0
-    is_told: bool = False
+    since: int  #: the first one's id
+    is_new: bool  #: whether something has come before them
+    in_flight_id: int  #: of the last buffer that was announced when the first one was missed
+    buffers: int = 0  #: how many of them count
+    packets: int = 0  #: of all of them
 
 
 class Reception:
@@ -64,40 +65,37 @@ class Reception:
     The first packet is ``first``, or what the first announcement says for None.
     ``drain`` empties the multicast socket.
     :attr:`ended` fires when the empty buffer is sent and all before it is
-    flushed: DONE for it is then due.
-    It fails with OSError when the sink does, with InconsistentBuffer, and with
-    MemoryError where there is not enough for what is announced.
+    flushed: DONE for it is then due.  ``guard`` is told of what goes wrong behind
+    that, and callers of InconsistentBuffer, and of MemoryError where there is not
+    enough for what is announced.
     """
 
     def __init__(
         self,
-        connection: Connection,
+        connection: ServerConnection,
         shape: Shape,
         codec: PacketCodec,
         output: Output,
-        first: int | None = 0,
+        tally: Tally,
+        guard: Guard,
+        first: int | None,
     ) -> None:
-        self.intake = Intake(codec, shape.capacity, coded=shape.dialect.codes)
+        self.intake = Intake(codec, shape.capacity, coded=shape.dialect.codes, counts=tally)
         self.drain: Callable[[], None] = lambda: None
         self.ended: Deferred[None] = Deferred()
         #: Called when buffers go by of which no datagram has come.
         self.silent: Callable[[Silence], None] = lambda silence: None
         #: Called when a buffer has brought nothing: the host should join the group anew.
         self.renew: Callable[[], None] = lambda: None
-        #: Called when something comes after all.
-        self.heard: Callable[[], None] = lambda: None
+        self._tally = tally
         self._silence: Silence | None = None
-        self._damaged_before = 0
-        # The last buffer that was announced, and the last that was when the silence was noticed.
-        self._last_id = 0
-        self._in_flight_id = 0
-        self._retransmitted = 0
+        self._came_before = _came(tally)
+        self._damaged_before = tally.damaged
         self._connection = connection
-        self._dialect = shape.dialect
+        self._shape = shape
         self._codec = codec
-        self._buffer_packets = shape.buffer_packets
-        self._window = shape.window
         self._output = output
+        self._guard = guard
         self._keep: Writer | None = None
         self._flights: deque[_Flight] = deque()
         self._free: list[PacketBuffer] = []
@@ -106,11 +104,6 @@ class Reception:
         self._end_announced = False
         self._damaged = 0
         self._stopped = False
-
-    @property
-    def packets_repaired(self) -> int:
-        """Packets that came again, by TCP or out of a coded repair."""
-        return self._retransmitted + self.intake.counts.decoded
 
     @property
     def over(self) -> bool:
@@ -131,17 +124,16 @@ class Reception:
 
     def buffer(self, ctl: BufferCtl) -> None:
         """A buffer is announced."""
-        ctl.check(self.intake.capacity, self._buffer_packets)
-        if len(self._flights) >= self._window:
-            raise WireError(f"a buffer beyond the window of {self._window} is announced")
+        ctl.check(self._shape.capacity, self._shape.buffer_packets)
+        if len(self._flights) >= self._shape.window:
+            raise WireError(f"a buffer beyond the window of {self._shape.window} is announced")
         if self._next_seq is None:
             self._next_seq = ctl.packet_id_base
         if self._end_announced or ctl.packet_id_base != self._next_seq:
             raise WireError(f"a buffer is announced that begins with seq {ctl.packet_id_base}")
         if self._keep is None:
-            self._keep = self._output.writer(ctl.packet_id_base * self.intake.capacity)
+            self._keep = self._output.writer(ctl.packet_id_base * self._shape.capacity)
         self._next_seq += ctl.pkt_count
-        self._last_id = ctl.buffer_id
         if ctl.is_end:
             # No other buffer follows, so none is kept for it.
             self._end_announced = True
@@ -188,7 +180,7 @@ class Reception:
                 raise WireError("the server's retransmissions are damaged")
             self._ask([packet.seq])
         elif not flight.flushing and buffer.put(packet.seq, payload):
-            self._retransmitted += 1
+            self._tally.retransmitted += 1
             if buffer.complete:
                 self.arrived()
 
@@ -209,36 +201,35 @@ class Reception:
 
     def _listen(self, flight: _Flight) -> None:
         """A buffer was sent: has anything of it come by multicast?"""
-        counts, buffer = self.intake.counts, flight.buffer
-        damaged, self._damaged_before = self._damaged_before, counts.damaged
+        tally, buffer = self._tally, flight.buffer
+        damaged, self._damaged_before = self._damaged_before, tally.damaged
         if buffer is None:
             return
         packets = flight.ctl.pkt_count
-        if buffer.missing_count < packets or damaged < counts.damaged:
-            if self._silence is not None and self._silence.is_told:
-                self.heard()
+        if buffer.missing_count < packets or damaged < tally.damaged:
+            if self._silence is not None and self._silence.buffers >= _UNHEARD:
+                _log.info("multicast reaches this host again")
             self._silence = None
             return
         if packets < _MANY_PACKETS:
             return
         silence = self._silence
         if silence is None:
-            is_new = counts.placed + counts.repeated + counts.damaged > 0
-            silence = self._silence = Silence(flight.ctl.buffer_id, is_new)
-            self._in_flight_id = self._last_id
+            is_new = _came(tally) > self._came_before
+            last_id = self._flights[-1].ctl.buffer_id
+            silence = self._silence = Silence(flight.ctl.buffer_id, is_new, last_id)
             self.renew()
         silence.packets += packets
         # A link that was down for a moment costs as many buffers as were under way, and no more.
-        if silence.is_new and flight.ctl.buffer_id <= self._in_flight_id:
+        if silence.is_new and flight.ctl.buffer_id <= silence.in_flight_id:
             return
         silence.buffers += 1
         if silence.buffers == _UNHEARD:
-            silence.is_told = True
             self.silent(silence)
 
     def _ask(self, seqs: list[int]) -> None:
-        self._connection.expect_packets(len(seqs))
-        self._connection.send(Request(tuple(seqs)).encode(self._dialect))
+        self._connection.stream.expect_packets(len(seqs))
+        self._connection.send(Request(tuple(seqs)).encode(self._shape.dialect))
 
     def _make_ready(self) -> None:
         for flight in self._flights:
@@ -252,17 +243,15 @@ class Reception:
                         # Those that go round have to do: the server waits for READY.
                         self._unallocated = 0
                         return
-                    packets = flight.ctl.pkt_count
-                    text = f"no memory for a buffer of {packets} packets: {error.strerror}"
-                    self._failed(Failure(MemoryError(text)))
-                    return
+                    text = f"a buffer of {flight.ctl.pkt_count} packets: {error.strerror}"
+                    raise MemoryError(f"no memory for {text}") from None
                 if buffer is None:
                     return
                 buffer.init(flight.ctl)
                 flight.buffer = buffer
                 self.intake.arm(buffer)
             flight.ready = True
-            self._connection.send(Ready().encode(self._dialect))
+            self._connection.send(Ready().encode(self._shape.dialect))
 
     def _take_buffer(self, packets: int) -> PacketBuffer | None:
         """One for so many packets, or None for now.  Raises OSError when there is no memory."""
@@ -274,8 +263,8 @@ class Reception:
             self._unallocated -= 1
         else:
             return None
-        room = min(max(packets, _LEAST_ROOM), self._buffer_packets)
-        return PacketBuffer(self.intake.capacity, room)
+        room = min(max(packets, _LEAST_ROOM), self._shape.buffer_packets)
+        return PacketBuffer(self._shape.capacity, room)
 
     def _flush(self, flight: _Flight) -> None:
         flight.flushing = True
@@ -284,16 +273,11 @@ class Reception:
             flight.flushed = True
             return
         self.intake.disarm(buffer)
-        try:
-            views = buffer.views()
-        except InconsistentBuffer:
-            self._failed(Failure())
-            return
         assert self._keep is not None
-        kept = self._keep(views)
-        kept.addCallback(lambda _: self._flushed(flight)).addErrback(self._failed)
+        kept = self._keep(buffer.views())
+        kept.addCallback(self._flushed, flight).addErrback(self._guard.failed)
 
-    def _flushed(self, flight: _Flight) -> None:
+    def _flushed(self, _: None, flight: _Flight) -> None:
         flight.flushed = True
         self._finish_flights()
 
@@ -305,12 +289,12 @@ class Reception:
             if flight.buffer is not None:
                 if not self._end_announced:
                     self._free.append(flight.buffer)
-                self._connection.send(Done().encode(self._dialect))
+                self._connection.send(Done().encode(self._shape.dialect))
                 self._make_ready()
             else:
                 self.ended.callback(None)
 
-    def _failed(self, failure: Failure) -> None:
-        if not self._stopped:
-            self._stopped = True
-            self.ended.errback(failure)
+
+def _came(tally: Tally) -> int:
+    """How many datagrams have come."""
+    return tally.placed + tally.repeated + tally.damaged

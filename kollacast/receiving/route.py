@@ -15,20 +15,20 @@ from typing import Protocol
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from kollacast.events.guard import Guard
 from kollacast.events.reactor import IReactor
-from kollacast.receiving.connection import Connection
+from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.fetching import Fetching
 from kollacast.receiving.output import Output
 from kollacast.receiving.reception import Reception, Silence
 from kollacast.receiving.shape import Shape, Way
+from kollacast.receiving.tally import Tally
 from kollacast.transport.diagnosis import why_not_joined
 from kollacast.transport.receiver import MulticastReceiver
 from kollacast.wire.messages import BufferCtl, Detach, Done, Message, Packet, Repaired, Sent
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.structures import WireError
+from kollacast.wire.structures import SEQ_LIMIT, WireError
 
 _log = Logger()
 
@@ -65,17 +65,17 @@ OpenReceiver = Callable[[IReactor, MulticastReceiver, tuple[str, int], str, int]
 class Route:
     """Brings an image of this ``shape`` to ``output``.
 
-    :attr:`ended` fires when all of it is kept.  It fails with OSError when the sink
-    does, and with InconsistentBuffer.  What goes wrong elsewhere is told to ``guard``.
+    :attr:`ended` fires when all of it is kept.  What goes wrong is told to ``guard``.
     """
 
     def __init__(
         self,
         reactor: IReactor,
-        connection: Connection,
+        connection: ServerConnection,
         shape: Shape,
         codec: PacketCodec,
         output: Output,
+        tally: Tally,
         local_ip: str,
         open_port: OpenReceiver,
         guard: Guard,
@@ -85,13 +85,11 @@ class Route:
         self.phase = "waiting for the others"
         #: Whether no multicast has ever reached this host.
         self.is_unreached = False
-        #: What has come, and how: of interest when all is over.
-        self.receptions: list[Reception] = []
-        self.fetchings: list[Fetching] = []
         self._reactor = reactor
         self._connection = connection
         self._shape = shape
-        self._codec = codec
+        self._group = "group {} port {}".format(*shape.group)
+        self._stream = (connection, shape, codec, output, tally, guard)
         self._output = output
         self._local_ip = local_ip
         self._open_port = open_port
@@ -108,7 +106,7 @@ class Route:
     def begin(self, way: Way) -> None:
         """Bring what the output has not got; to be called once."""
         if way is Way.FETCHING:
-            self._fetch(None)
+            self._fetch(SEQ_LIMIT)
         else:
             self._first = 0 if way is Way.IN_STEP else None
             self._join_group()
@@ -133,17 +131,20 @@ class Route:
     def received(self, message: Message) -> None:
         """A message of the image.  Raises WireError when it is out of turn."""
         reception, fetching = self._reception, self._fetching
-        if isinstance(message, Detach):
-            if reception is not None:
-                if not self._shape.can_fetch:
-                    raise WireError("the server speaks out of turn")
-                self._leave_step()
-        elif isinstance(message, Packet) and fetching is not None and self._is_before(message.seq):
+        if isinstance(message, Packet) and fetching is not None and self._is_before(message.seq):
             fetching.packet(message)
-        elif reception is not None:
-            self._of_reception(reception, message)
-        elif fetching is not None and isinstance(message, BufferCtl):
+        elif isinstance(message, Packet) and reception is not None:
+            reception.packet(message)
+        elif isinstance(message, BufferCtl) and reception is not None:
+            self._announced(reception, message)
+        elif isinstance(message, Sent) and reception is not None:
+            reception.sent()
+        elif isinstance(message, Repaired) and reception is not None:
+            reception.repaired(message.buffer_id)
+        elif isinstance(message, BufferCtl) and fetching is not None:
             fetching.end(message)
+        elif isinstance(message, Detach) and (reception is None or self._shape.can_fetch):
+            self._leave_step()
         else:
             raise WireError("the server speaks out of turn")
 
@@ -151,29 +152,20 @@ class Route:
         """Whether the packet ``seq`` is one that is fetched."""
         return self._reception is None or (self._first is not None and seq < self._first)
 
-    def _of_reception(self, reception: Reception, message: Message) -> None:
-        if isinstance(message, BufferCtl):
-            if self._first is None:
-                self._join_late(message)
-            elif self._fetching is None:
-                self.phase = "receiving"
-            reception.buffer(message)
-        elif isinstance(message, Sent):
-            reception.sent()
-        elif isinstance(message, Repaired):
-            reception.repaired(message.buffer_id)
-        elif isinstance(message, Packet):
-            reception.packet(message)
-        else:
-            raise WireError("the server speaks out of turn")
+    def _announced(self, reception: Reception, ctl: BufferCtl) -> None:
+        if self._first is None:
+            # The first announcement says where multicast goes on.
+            self._first = ctl.packet_id_base
+            self._fetch(self._first)
+        elif self._fetching is None:
+            self.phase = "receiving"
+        reception.buffer(ctl)
 
     # By multicast.
 
     def _join_group(self) -> None:
-        reception = Reception(self._connection, self._shape, self._codec, self._output, self._first)
-        reception.ended.addCallback(lambda _: self._received_all()).addErrback(self._failed)
-        self.receptions.append(reception)
-        self._reception = reception
+        reception = self._reception = Reception(*self._stream, self._first)
+        reception.ended.addCallback(self._received_all).addErrback(self._guard.failed)
         try:
             port = self._port = self._open_at_an_address(reception)
         except (CannotListenError, OSError) as error:
@@ -181,11 +173,10 @@ class Route:
             return
         reception.silent = self._nothing_heard
         reception.renew = port.rejoin
-        reception.heard = self._heard_again
 
     def _open_at_an_address(self, reception: Reception) -> MulticastPort:
         """Open the port where that was asked for, or at the address that this host has instead."""
-        here = self._connection.local_ip
+        here = str(self._connection.transport.getHost().host)
         try:
             return self._open(reception)
         except OSError as error:
@@ -200,24 +191,18 @@ class Route:
             return self._open(reception)
 
     def _open(self, reception: Reception) -> MulticastPort:
-        receiver = MulticastReceiver(
-            self._reactor, reception.intake, reception.arrived, self._guard
-        )
-        shape = self._shape
-        port = self._open_port(
-            self._reactor, receiver, shape.group, self._local_ip, shape.unread_bytes
-        )
+        reactor, shape = self._reactor, self._shape
+        receiver = MulticastReceiver(reactor, reception.intake, reception.arrived, self._guard)
+        port = self._open_port(reactor, receiver, shape.group, self._local_ip, shape.unread_bytes)
         reception.drain = receiver.drain
         return port
 
     def _cannot_join(self, error: Exception) -> None:
         """This host gets no multicast over this connection: TCP brings all."""
         cause = error.socketError if isinstance(error, CannotListenError) else error
-        group, port = self._shape.group
         _log.warn(
-            "cannot receive group {group} port {port} at {local_ip}: {why}. Going on by TCP",
-            group=group,
-            port=port,
+            "cannot receive {group} at {local_ip}: {why}. Going on by TCP",
+            group=self._group,
             local_ip=self._local_ip,
             why=why_not_joined(cause, self._local_ip) if isinstance(cause, OSError) else str(cause),
         )
@@ -236,25 +221,19 @@ class Route:
             self._port_closed = self._port.stopListening() or succeed(None)
             self._port = None
 
-    def _join_late(self, ctl: BufferCtl) -> None:
-        """The first announcement says where multicast goes on."""
-        self._first = ctl.packet_id_base
-        self._fetch(self._first)
-
     def _nothing_heard(self, silence: Silence) -> None:
         """Multicast passes this host by."""
-        group, port = self._shape.group
         assert self._port is not None
-        found = self._port.why_unreached(self._connection.server_ip, self._shape.mtu)
+        server_ip = str(self._connection.transport.getPeer().host)
+        found = self._port.why_unreached(server_ip, self._shape.mtu)
         _log.warn(
-            "{what}: {packets} packets were sent to group {group} port {port} and none came in by"
+            "{what}: {packets} packets were sent to {group} and none came in by"
             " {local_ip}{why}{then}",
             what=f"multicast has stopped reaching this host, since buffer {silence.since}"
             if silence.is_new
             else "no multicast reaches this host",
             packets=silence.packets,
-            group=group,
-            port=port,
+            group=self._group,
             local_ip=self._local_ip,
             why=f". {found}" if found else _STOPPED if silence.is_new else _UNREACHED,
             then=". Going on by TCP" if self._shape.can_fetch else "",
@@ -262,13 +241,12 @@ class Route:
         self.is_unreached = not silence.is_new
         self._ask_to_leave()
 
-    def _heard_again(self) -> None:
-        _log.info("multicast reaches this host again")
-
     # By TCP.
 
     def _leave_step(self) -> None:
         """The others go on without this client, which fetches the rest."""
+        if self._reception is None:
+            return
         _log.info("going on by TCP, at this host's own pace")
         self._leave_group()
         fetching = self._fetching
@@ -276,31 +254,28 @@ class Route:
             fetching.lift_limit()
             return
         self._fetching = None
+        self._output.settled().addCallback(self._fetch_rest).addErrback(self._guard.failed)
 
-        def settled(_: None) -> None:
-            if not self._stopped:
-                self._fetch(None)
+    def _fetch_rest(self, _: None) -> None:
+        if not self._stopped:
+            self._fetch(SEQ_LIMIT)
 
-        self._output.settled().addCallback(settled).addErrback(self._failed)
-
-    def _fetch(self, limit: int | None) -> None:
+    def _fetch(self, limit: int) -> None:
         """Fetch from where the output stands to the packet ``limit``."""
-        fetching = Fetching(self._connection, self._shape, self._codec, self._output, limit)
-        self._fetching = fetching
-        self.fetchings.append(fetching)
+        fetching = self._fetching = Fetching(*self._stream, limit)
         self.phase = "fetching"
-        fetching.ended.addCallback(lambda _: self._fetched_all()).addErrback(self._failed)
+        fetching.ended.addCallback(self._fetched_all).addErrback(self._guard.failed)
         fetching.start()
 
     # The end.
 
-    def _received_all(self) -> None:
+    def _received_all(self, _: None) -> None:
         if self._shape.dialect.proves:
             self._connection.send(Done().encode(self._shape.dialect))
         if self._fetching is None or self._fetching.ended.called:
             self._end()
 
-    def _fetched_all(self) -> None:
+    def _fetched_all(self, _: None) -> None:
         if self._reception is None or self._reception.ended.called:
             self._end()
         else:
@@ -311,7 +286,3 @@ class Route:
         # A DETACH that has crossed the last DONE leads to the end a second time.
         if not self.ended.called:
             self.ended.callback(None)
-
-    def _failed(self, failure: Failure) -> None:
-        if not self.ended.called:
-            self.ended.errback(failure)

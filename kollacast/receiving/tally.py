@@ -1,0 +1,20 @@
+"""What has come of an image, and how, over all connections of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kollacast.packets.intake import IntakeCounts
+
+
+@dataclass(slots=True)
+class Tally(IntakeCounts):
+    """Packets by how they came or what became of them, those of the intake among them."""
+
+    retransmitted: int = 0
+    fetched: int = 0
+
+    @property
+    def repaired(self) -> int:
+        """Packets that came again, by TCP or out of a coded repair."""
+        return self.retransmitted + self.decoded
