@@ -553,8 +553,8 @@ class LadderTests(_OptionsTestCase):
         for size in ("", "0", "many", "1X", "-5"):
             words = (*spool, str(self.folder), f"--spool-size={size}")
             self.assertIn("must be bytes, as in 500M or 20G", self.refused_server(*words))
-        words = ("127.0.0.1", "3", "--spool-size=1G")
-        self.assertIn("--spool-size: is of the copy in --spool", self.refused_server(*words))
+        size_alone = ("127.0.0.1", "3", "--spool-size=1G")
+        self.assertIn("--spool-size: is of the copy in --spool", self.refused_server(*size_alone))
 
     def test_unicast(self) -> None:
         self.assertIn(
