@@ -12,7 +12,7 @@ from typing import Any
 
 from automat import TypeMachine
 
-from kollacast.client.conversation import Conversation as ClientConversation
+from kollacast.client.conversation import AttemptConversation
 from kollacast.client.conversation import conversation as client_conversation
 from kollacast.server.conversation import Conversation, Proof, conversation, proof
 from kollacast.server.cycle import Cycle, cycle
@@ -22,7 +22,7 @@ MACHINES: list[tuple[str, TypeMachine[Any, Any], type]] = [
     ("the server's cycle", cycle, Cycle),
     ("the conversation with one client", conversation, Conversation),
     ("the proof of one client", proof, Proof),
-    ("a client's attempt", client_conversation, ClientConversation),
+    ("a client's attempt", client_conversation, AttemptConversation),
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast.client.conversation import EARLY_DIGEST, Conversation, conversation, hear
+from kollacast.client.conversation import EARLY_DIGEST, AttemptConversation, conversation, hear
 from kollacast.client.endings import Ending, Failed, Got, Lost
 from kollacast.client.terms import of_greeting, of_group_info
 from kollacast.receiving.shape import Way
@@ -43,7 +43,7 @@ def _report(**fields: Any) -> Report:
 
 
 #: Each state but the first: the one before it, and what leads from there to it.
-_STATES: dict[str, tuple[str, Callable[[Conversation], None]]] = {
+_STATES: dict[str, tuple[str, Callable[[AttemptConversation], None]]] = {
     "agreeing": ("greeting", lambda machine: hear(machine, _GREETING)),
     "challenging": ("agreeing", lambda machine: machine.challenged(_TERMS, 0)),
     "waiting": ("agreeing", lambda machine: machine.agreed(_TERMS, 0)),
@@ -54,7 +54,7 @@ _STATES: dict[str, tuple[str, Callable[[Conversation], None]]] = {
 }
 
 
-def _enter(machine: Conversation, state: str) -> None:
+def _enter(machine: AttemptConversation, state: str) -> None:
     if state in _STATES:
         before, step = _STATES[state]
         _enter(machine, before)
@@ -62,7 +62,7 @@ def _enter(machine: Conversation, state: str) -> None:
 
 
 class ConversationTests(SynchronousTestCase):
-    def at(self, state: str, *, can_fetch: bool = False) -> tuple[Conversation, _Work]:
+    def at(self, state: str, *, can_fetch: bool = False) -> tuple[AttemptConversation, _Work]:
         """A machine in ``state``, and the work that is asked for from then on."""
         work = _Work(can_fetch)
         machine = conversation(work)
@@ -180,7 +180,7 @@ class ConversationTests(SynchronousTestCase):
             self.assert_ends(state, later, Lost(has_begun=True, ended="why"), can_fetch=True)
 
     def test_a_connection_that_is_lost(self) -> None:
-        def lose(machine: Conversation) -> None:
+        def lose(machine: AttemptConversation) -> None:
             machine.lost(Lost())
 
         for state in ("greeting", "agreeing"):

@@ -27,7 +27,7 @@ from kollacast.operator.outcome import Status
 from kollacast.packets.intake import Intake
 from kollacast.packets.intervals import Intervals
 from kollacast.receiving.connection import ServerConnection
-from kollacast.receiving.fetching import Fetching
+from kollacast.receiving.fetching import Fetcher
 from kollacast.receiving.output import Output
 from kollacast.receiving.reception import Reception
 from kollacast.receiving.route import Route
@@ -49,7 +49,7 @@ _OWNERS: tuple[type, ...] = (
     Account,
     Attempt,
     Client,
-    Fetching,
+    Fetcher,
     Intake,
     Intervals,
     LocalCopy,

@@ -12,7 +12,7 @@ import tqdm.std
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast.command.progress import Bar, Lines, Nothing, Watch, choose_display
+from kollacast.command.progress import Bar, Lines, Nothing, ProgressWatch, choose_display
 from kollacast.command.streams import Console
 from kollacast.operator.outcome import Progress
 
@@ -174,7 +174,7 @@ class WatchTests(SynchronousTestCase):
         self.display = _Kept()
 
     def test_looks_twice_a_second(self) -> None:
-        watch = Watch(self.clock, lambda: _at(int(self.clock.seconds() * 10)), self.display)
+        watch = ProgressWatch(self.clock, lambda: _at(int(self.clock.seconds() * 10)), self.display)
         watch.start()
         self.clock.pump([0.5, 0.5])
         watch.stop()
@@ -183,7 +183,7 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_stop_without_start(self) -> None:
-        watch = Watch(self.clock, lambda: _at(0), self.display)
+        watch = ProgressWatch(self.clock, lambda: _at(0), self.display)
         watch.stop()
         self.assertEqual(self.display.closed, [])
 
@@ -191,7 +191,7 @@ class WatchTests(SynchronousTestCase):
         def look() -> Progress:
             raise ZeroDivisionError
 
-        watch = Watch(self.clock, look, self.display)
+        watch = ProgressWatch(self.clock, look, self.display)
         watch.start()
         self.clock.pump([0.5])
         watch.stop()

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kollacast.client.connecting import connect
-from kollacast.client.conversation import EARLY_DIGEST, Conversation, conversation, hear
+from kollacast.client.conversation import EARLY_DIGEST, AttemptConversation, conversation, hear
 from kollacast.client.endings import Ending, Failed, Got, Lost
 from kollacast.client.local_copy import LocalCopy
 from kollacast.client.terms import Terms
@@ -70,7 +70,7 @@ class Attempt:
         self._run_id = run_id
         self._open_port = open_port
         self._report = report
-        self._machine: Conversation = conversation(self)
+        self._machine: AttemptConversation = conversation(self)
         self._server = f"{config.server_ip} port {config.port}"
         self._deadline = 0.0
         self._connecting: Deferred[None] | None = None

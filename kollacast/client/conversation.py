@@ -1,7 +1,7 @@
 """One attempt to get the image, as a machine: what may be heard when, and what is done then.
 
 It does no I/O: its inputs come from the connection, the stream and the disk, and
-what is to be done for them is :class:`Work`.
+what is to be done for them is :class:`AttemptWork`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kollacast.wire.structures import WireError
 EARLY_DIGEST = "the digest comes before the end of the image, or twice"
 
 
-class Work(Protocol):
+class AttemptWork(Protocol):
     """What the machine has done for it, and asks for."""
 
     @property
@@ -54,7 +54,7 @@ class Work(Protocol):
         """Close all that is open."""
 
 
-class Conversation(Protocol):
+class AttemptConversation(Protocol):
     """The machine's inputs, in the order of their first use.
 
     Those by which the server speaks raise WireError where that has no place.
@@ -97,7 +97,7 @@ class Conversation(Protocol):
         """The run is over, whoever has ended it."""
 
 
-def hear(conversation: Conversation, message: Message) -> None:
+def hear(conversation: AttemptConversation, message: Message) -> None:
     """Give the machine what the server says."""
     match message:
         case Greeting():
@@ -131,9 +131,9 @@ def _given_up(reason: str) -> Failed:
     return Failed(f"the server gave up: {reason}", keep=True)
 
 
-def _build() -> TypeMachineBuilder[Conversation, Work]:
-    machine = TypeMachineBuilder(Conversation, Work)  # type: ignore[type-abstract]
-    inputs = Conversation
+def _build() -> TypeMachineBuilder[AttemptConversation, AttemptWork]:
+    machine = TypeMachineBuilder(AttemptConversation, AttemptWork)  # type: ignore[type-abstract]
+    inputs = AttemptConversation
 
     greeting = machine.state("greeting")
     agreeing = machine.state("agreeing")
@@ -150,54 +150,54 @@ def _build() -> TypeMachineBuilder[Conversation, Work]:
     # On the way to the first byte.
 
     @greeting.upon(inputs.greeted).to(agreeing)
-    def agree(_: Conversation, work: Work, terms: Terms) -> None:
+    def agree(_: AttemptConversation, work: AttemptWork, terms: Terms) -> None:
         work.agree(terms)
 
     @agreeing.upon(inputs.agreed).to(waiting)
     @agreeing.upon(inputs.challenged).to(challenging)
     @agreeing.upon(inputs.joined).to(receiving)
-    def begin(_: Conversation, work: Work, terms: Terms, kept: int) -> None:
+    def begin(_: AttemptConversation, work: AttemptWork, terms: Terms, kept: int) -> None:
         work.begin(terms, kept)
 
     @challenging.upon(inputs.proof).to(waiting)
-    def check_proof(_: Conversation, work: Work, proof: bytes) -> None:
+    def check_proof(_: AttemptConversation, work: AttemptWork, proof: bytes) -> None:
         work.check_proof(proof)
 
     # The image.
 
     @waiting.upon(inputs.said).to(receiving)
     @receiving.upon(inputs.said).loop()
-    def hand_on(_: Conversation, work: Work, message: Message) -> None:
+    def hand_on(_: AttemptConversation, work: AttemptWork, message: Message) -> None:
         work.hand_on(message)
 
     @receiving.upon(inputs.digest).to(flushing)
-    def expect(_: Conversation, work: Work, digest: bytes | None) -> None:
+    def expect(_: AttemptConversation, work: AttemptWork, digest: bytes | None) -> None:
         work.expect(digest)
 
     receiving.upon(inputs.kept).to(complete).returns(None)
 
     @flushing.upon(inputs.kept).to(proving)
-    def prove(_: Conversation, work: Work) -> None:
+    def prove(_: AttemptConversation, work: AttemptWork) -> None:
         work.prove()
 
     @complete.upon(inputs.digest).to(proving)
-    def expect_and_prove(_: Conversation, work: Work, digest: bytes | None) -> None:
+    def expect_and_prove(_: AttemptConversation, work: AttemptWork, digest: bytes | None) -> None:
         work.expect(digest)
         work.prove()
 
     @proving.upon(inputs.proved).to(over)
-    def finish(_: Conversation, work: Work) -> None:
+    def finish(_: AttemptConversation, work: AttemptWork) -> None:
         work.end(Got())
 
     # What has no place where it comes.
 
-    def reject(_: Conversation, work: Work, heard: object) -> None:
+    def reject(_: AttemptConversation, work: AttemptWork, heard: object) -> None:
         raise WireError("the server speaks out of turn")
 
-    def reject_digest(_: Conversation, work: Work, digest: bytes | None) -> None:
+    def reject_digest(_: AttemptConversation, work: AttemptWork, digest: bytes | None) -> None:
         raise WireError(EARLY_DIGEST)
 
-    def distrust(_: Conversation, work: Work, heard: object) -> None:
+    def distrust(_: AttemptConversation, work: AttemptWork, heard: object) -> None:
         work.end(Failed("the server does not know the shared secret"))
 
     challenging.upon(inputs.said).to(over)(distrust)
@@ -210,19 +210,19 @@ def _build() -> TypeMachineBuilder[Conversation, Work]:
 
     # A server that does not want this client, or ends, or is gone.
 
-    def be_refused(_: Conversation, work: Work, reason: str) -> None:
+    def be_refused(_: AttemptConversation, work: AttemptWork, reason: str) -> None:
         work.end(_refused(reason))
 
-    def try_later(_: Conversation, work: Work, reason: str) -> None:
+    def try_later(_: AttemptConversation, work: AttemptWork, reason: str) -> None:
         work.end(Lost(waited_s=work.connected_s, refused=reason))
 
-    def lose(_: Conversation, work: Work, lost: Lost) -> None:
+    def lose(_: AttemptConversation, work: AttemptWork, lost: Lost) -> None:
         work.end(lost)
 
-    def lose_waiting(_: Conversation, work: Work, lost: Lost) -> None:
+    def lose_waiting(_: AttemptConversation, work: AttemptWork, lost: Lost) -> None:
         work.end(replace(lost, waited_s=work.connected_s))
 
-    def lose_stream(_: Conversation, work: Work, lost: Lost) -> None:
+    def lose_stream(_: AttemptConversation, work: AttemptWork, lost: Lost) -> None:
         if work.can_fetch:
             work.end(replace(lost, has_begun=True))
         elif lost.ended is not None:
@@ -245,7 +245,7 @@ def _build() -> TypeMachineBuilder[Conversation, Work]:
 
     # The end.
 
-    def fail(_: Conversation, work: Work, failed: Failed) -> None:
+    def fail(_: AttemptConversation, work: AttemptWork, failed: Failed) -> None:
         work.end(failed)
 
     for state in (greeting, agreeing, challenging, waiting, *stream, proving):
@@ -262,5 +262,5 @@ def _build() -> TypeMachineBuilder[Conversation, Work]:
     return machine
 
 
-#: Makes a machine that drives the given :class:`Work`.
+#: Makes a machine that drives the given :class:`AttemptWork`.
 conversation = _build().build()

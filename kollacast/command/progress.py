@@ -134,7 +134,7 @@ def choose_display(
     return Lines(clock, emit)
 
 
-class Watch:
+class ProgressWatch:
     """Keeps a display up to date from `start` to `stop`."""
 
     def __init__(self, clock: IReactorTime, look: Callable[[], Progress], display: Display) -> None:

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kollacast.command.progress import Display, Watch
+from kollacast.command.progress import Display, ProgressWatch
 from kollacast.files.atomic_file import AtomicFile
 from kollacast.files.path_text import path_text
 from kollacast.operator.outcome import Outcome, Progress, Status
@@ -71,7 +71,7 @@ class KollacastService(Service):
         self._end_process_with = end_process_with
         self._report_path = report_path
         self._running: Running | None = None
-        self._watch: Watch | None = None
+        self._watch: ProgressWatch | None = None
         self._over: Deferred[None] | None = None  # made when somebody waits for the end
         self._is_over = False
         self._is_stopping = False
@@ -114,7 +114,7 @@ class KollacastService(Service):
         try:
             self._running = self._prepare()
             ending = maybeDeferred(self._running.program.run)
-            self._watch = Watch(self._clock, self._running.program.progress, self._display)
+            self._watch = ProgressWatch(self._clock, self._running.program.progress, self._display)
             if not ending.called:
                 self._watch.start()
         except OSError as error:

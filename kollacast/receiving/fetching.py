@@ -19,7 +19,7 @@ _PIECE = 1024 * 1024
 _PIECES = 4
 
 
-class Fetching:
+class Fetcher:
     """Goes on where ``output`` stands, up to the packet ``limit``, or to the image's end.
 
     :attr:`ended` fires when all is kept.  ``guard`` is told of what cannot be.

@@ -1,7 +1,7 @@
 """The way of the image over one connection: by multicast, by TCP, or by both.
 
 A client in step with the others receives all of it by multicast, buffer by
-buffer (:class:`Reception`).  One that is fetching reads it by TCP (:class:`Fetching`).
+buffer (:class:`Reception`).  One that is fetching reads it by TCP (:class:`Fetcher`).
 One that comes late does both: it receives what is announced from now on, and
 fetches what was before.
 """
@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from kollacast.events.guard import Guard
 from kollacast.events.reactor import IReactor
 from kollacast.receiving.connection import ServerConnection
-from kollacast.receiving.fetching import Fetching
+from kollacast.receiving.fetching import Fetcher
 from kollacast.receiving.output import Output
 from kollacast.receiving.reception import Reception, Silence
 from kollacast.receiving.shape import Shape, Way
@@ -45,7 +45,7 @@ _STOPPED = (
 )
 
 
-class MulticastPort(Protocol):
+class ReceivePort(Protocol):
     """The open port of a multicast group that this host has joined."""
 
     def rejoin(self) -> None:
@@ -59,7 +59,7 @@ class MulticastPort(Protocol):
 
 
 #: Joins a multicast group as :func:`kollacast.transport.receiver.open_receiver` does.
-OpenReceiver = Callable[[IReactor, MulticastReceiver, tuple[str, int], str, int], MulticastPort]
+OpenReceiver = Callable[[IReactor, MulticastReceiver, tuple[str, int], str, int], ReceivePort]
 
 
 class Route:
@@ -95,10 +95,10 @@ class Route:
         self._open_port = open_port
         self._guard = guard
         # None also where the group cannot be joined.
-        self._port: MulticastPort | None = None
+        self._port: ReceivePort | None = None
         self._port_closed: Deferred[None] = succeed(None)
         self._reception: Reception | None = None
-        self._fetching: Fetching | None = None
+        self._fetching: Fetcher | None = None
         # The first packet that comes by multicast, while those before it are fetched.
         self._first: int | None = 0
         self._stopped = False
@@ -174,7 +174,7 @@ class Route:
         reception.silent = self._nothing_heard
         reception.renew = port.rejoin
 
-    def _open_at_an_address(self, reception: Reception) -> MulticastPort:
+    def _open_at_an_address(self, reception: Reception) -> ReceivePort:
         """Open the port where that was asked for, or at the address that this host has instead."""
         here = str(self._connection.transport.getHost().host)
         try:
@@ -190,7 +190,7 @@ class Route:
             self._local_ip = here
             return self._open(reception)
 
-    def _open(self, reception: Reception) -> MulticastPort:
+    def _open(self, reception: Reception) -> ReceivePort:
         reactor, shape = self._reactor, self._shape
         receiver = MulticastReceiver(reactor, reception.intake, reception.arrived, self._guard)
         port = self._open_port(reactor, receiver, shape.group, self._local_ip, shape.unread_bytes)
@@ -262,7 +262,7 @@ class Route:
 
     def _fetch(self, limit: int) -> None:
         """Fetch from where the output stands to the packet ``limit``."""
-        fetching = self._fetching = Fetching(*self._stream, limit)
+        fetching = self._fetching = Fetcher(*self._stream, limit)
         self.phase = "fetching"
         fetching.ended.addCallback(self._fetched_all).addErrback(self._guard.failed)
         fetching.start()
