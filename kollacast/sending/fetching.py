@@ -29,20 +29,10 @@ class Client(Protocol):
     """The client that is served."""
 
     @property
-    def is_in_step(self) -> bool:
-        """Whether it hears of the image's end together with the others."""
-
-    def send(self, message: bytes) -> None:
-        """Send it a message."""
-
-    def served(self, packets: int) -> None:
-        """So many packets have been sent."""
-
-    def told_end(self) -> None:
-        """It knows that the image ends here."""
-
-    def drop(self, reason: str) -> None:
-        """It cannot be served any more."""
+    def is_in_step(self) -> bool: ...  # it hears of the image's end together with the others
+    def send(self, message: bytes, packets: int = 0) -> None: ...  # with so many packets
+    def told_end(self) -> None: ...  # it knows that the image ends here
+    def drop(self, reason: str) -> None: ...  # it cannot be served any more
 
 
 class Fetches:
@@ -120,8 +110,7 @@ class Fetches:
         if payloads:
             headers = self._plan.codec.sealed(first, payloads)
             message = encode_sealed(dialect, headers, range(len(payloads)), payloads)
-            self._client.served(len(payloads))
-            self._client.send(message)
+            self._client.send(message, len(payloads))
         if ended:
             packets = -(-self._history.bytes_read // capacity)
             self._client.send(BufferCtl(0, 0, packets, 0).encode(dialect))

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 from twisted.internet.interfaces import IReactorTime
 
+from kollacast.events.state import state_of
 from kollacast.sending.member import Member
 from kollacast.sending.plan import Plan
 from kollacast.server.client import Client
 from kollacast.server.client_record import ClientRecord
+from kollacast.server.conversation import Departure
 from kollacast.server.snapshot import ClientEntry
 from kollacast.wire.greeting import Hello
 
@@ -67,7 +69,7 @@ class Roster:
 
     def agree(self, offer: Plan) -> Plan:
         """As much of it as all can hold, without what all have."""
-        packets = [client.packets for client in self.clients if client.member is not None]
+        packets = [c.hello.packets if c.hello else None for c in self.clients if c.member]
         kept = min((c.hello.kept if c.hello else 0 for c in self.clients), default=0)
         return offer.agreed(packets, kept)
 
@@ -88,7 +90,8 @@ class Roster:
         """``client`` is in, in the place of its earlier connection if it has one."""
         for other in list(self.clients):
             if _is_same(other, client.hello):
-                other.replace()
+                reason = "it has come back on another connection"
+                other.talk.drop(reason, Departure.LOST)
         self._remember(client)
         self.clients.append(client)
 
@@ -168,7 +171,7 @@ def _entry(record: ClientRecord, client: Client | None) -> ClientEntry:
     member = client.member
     return ClientEntry(
         replace(record),
-        client.place,
+        state_of(client.talk),
         packets_owed=0 if member is None else member.packets_owed,
         answers_due=0 if member is None else member.answers_due,
         messages_queued=client.messages_queued,

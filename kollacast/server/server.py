@@ -95,11 +95,10 @@ class Server:
             plan,
             Credentials(config, plan, source.name),
             History(source, spool, self._workers[2]),
-            Lobby(max(unidentified, 1)),
             self._make_transfer,
             self._close,
         )
-        self._factory = ClientFactory(self._session, max_connections)
+        self._factory = ClientFactory(self._session, Lobby(max(unidentified, 1)), max_connections)
         self._ports: list[Port] = []
         self._ended_at: float | None = None
         self._finished: Deferred[Outcome] = Deferred()

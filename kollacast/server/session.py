@@ -16,12 +16,10 @@ from kollacast.sending.plan import Plan
 from kollacast.sending.transfer import CannotSend, Transfer
 from kollacast.server.admission import Situation
 from kollacast.server.client import Client
-from kollacast.server.connection import ClientProtocol
 from kollacast.server.conversation import Departure
 from kollacast.server.credentials import Credentials
 from kollacast.server.cycle import Stage, cycle, stage_of
 from kollacast.server.gathering import Gathering
-from kollacast.server.lobby import Lobby
 from kollacast.server.roster import Roster
 from kollacast.server.watch import Watch
 
@@ -42,14 +40,12 @@ class Session:
         offer: Plan,
         credentials: Credentials,
         history: History,
-        lobby: Lobby[ClientProtocol],
         make_transfer: Callable[[Plan, Guard], Transfer],
         ended: Callable[[str | None, bool], None],
     ) -> None:
         self.clock = clock
         self.credentials = credentials
         self.history = history
-        self.lobby = lobby
         self.guard = Guard(self.fail)
         self.roster = Roster(clock, config.clients)
         #: The stream, once it has begun.
@@ -130,16 +126,6 @@ class Session:
             may_be_back=client is not None and self.roster.may_be_back(client),
         )
 
-    def greeting(self, nonce: str) -> bytes:
-        now = self.situation()
-        can_fetch = now.lack is None
-        return self.credentials.greet(
-            nonce,
-            fetch=can_fetch,
-            pull=can_fetch and now.all_fetch,
-            late_join=can_fetch and now.is_joinable,
-        )
-
     def joined(self, client: Client) -> None:
         self.roster.join(client)
         _log.info(
@@ -169,20 +155,6 @@ class Session:
         else:
             self.roster.leave(client, is_awaited=how is Departure.LOST and self.lack is None)
         self.consider_end()
-
-    def verified(self) -> None:
-        self.consider_end()
-
-    def known_digest(self) -> Deferred[bytes]:
-        return self._stream.known_digest()
-
-    def unreached(self, client: Client) -> str | None:
-        # Where nothing can be read again, repairs are all there is.
-        if client.member is None or not client.can_leave:
-            return None
-        if self.transfer is None:
-            return "no multicast reaches it"
-        return f"{self.transfer.unreached(client.member)} it"
 
     # The machine's work, state by state.
 

@@ -9,7 +9,6 @@ from kollacast.operator.config import ServerConfig
 from kollacast.operator.outcome import Outcome, Progress, Status
 from kollacast.sending.plan import Plan
 from kollacast.server.client_record import ClientRecord
-from kollacast.server.conversation import Place
 from kollacast.server.cycle import Stage
 
 _PHASES = {
@@ -27,7 +26,7 @@ class ClientEntry:
     """One client, over all of its connections."""
 
     account: ClientRecord  #: a copy
-    place: Place | None  #: None while it has no connection
+    place: str | None  #: where its conversation is; None while it has no connection
     packets_owed: int = 0  #: that it has asked for
     answers_due: int = 0  #: that the others wait for
     messages_queued: int = 0

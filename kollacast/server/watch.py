@@ -77,4 +77,4 @@ class Watch:
         for client in late:
             # While most are late, a client is slow only if nothing moves at all.
             if client.can_fetch and (len(late) <= others or client.silent_s() > patience):
-                client.take_out(f"no {client.owes} for {patience:g} s")
+                client.talk.take_out(f"no {client.owes} for {patience:g} s")
