@@ -31,6 +31,7 @@ from kollacast.sending.plan import offer
 from kollacast.sending.reach import Reach
 from kollacast.sending.repairs import Repairs
 from kollacast.sending.window import Flight, Window
+from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol
 from kollacast.wire import recipes
 from kollacast.wire.checksum import best_crc32c
@@ -57,6 +58,7 @@ class _Client:
     can_leave = True
 
     def __init__(self, decodes: bool = True) -> None:
+        self.client = self
         self.decodes = decodes
         self.by_tcp: list[int] = []
         #: The buffers whose coded repairs it was told of.
@@ -147,7 +149,14 @@ class _RepairsTest(unittest.SynchronousTestCase):
         sender: MulticastProtocol = self.sender  # type: ignore[assignment]
         reach = Reach(4)
         self.repairs = Repairs(
-            self.clock, plan, self.window, sender, self.control, reach, Guard(self.failures.append)
+            self.clock,
+            plan,
+            self.window,
+            sender,
+            Pacer(self.clock, None),
+            self.control,
+            reach,
+            Guard(self.failures.append),
         )
         self.next_seq = 1000
         self.clients = [_Client() for _ in range(4)]

@@ -28,19 +28,12 @@ class Phase(enum.Enum):
     SENT = "DONE"
     PROVE = "REPORT"
 
-    @property
-    def answer(self) -> str:
-        return self.value
-
 
 class Member(Protocol):
     """A client as its group sees it."""
 
-    def begin(self, phase: Phase, value: BufferCtl | None) -> None:
-        """Tell the client, of a buffer but for the proof.
-
-        It answers through :meth:`ClientGroup.answered`.
-        """
+    # Tells the client, of a buffer but for the proof; it answers through `ClientGroup.answered`.
+    def begin(self, phase: Phase, value: BufferCtl | None) -> None: ...
 
 
 _M = TypeVar("_M", bound=Member)

@@ -16,7 +16,6 @@ from twisted.internet.interfaces import IReactorTime
 from kollacast.congestion import CongestionControl
 from kollacast.events.guard import Guard
 from kollacast.events.observer import Observer
-from kollacast.files.digest import Digester
 from kollacast.files.source import Source
 from kollacast.operator.expectation import UnexpectedImage
 from kollacast.sending.barrier import GroupChain, Phase
@@ -33,9 +32,6 @@ from kollacast.transport.sender import MulticastProtocol
 from kollacast.transport.worker import Worker
 from kollacast.wire.messages import BufferCtl
 from kollacast.wire.structures import SEQ_LIMIT
-
-#: Buffers that are filled while a full window is in flight.
-_READ_AHEAD = 1
 
 
 class CannotSend(Exception):
@@ -76,7 +72,7 @@ class Transfer:
         self._guard = guard
         self._chain: GroupChain[Member] = GroupChain(plan.group_size, guard)
         self._reach = Reach(plan.window)
-        self.repairs = Repairs(clock, plan, self.window, sender, control, self._reach, guard)
+        self.repairs = Repairs(clock, plan, self.window, sender, pacer, control, self._reach, guard)
         self._digest_known: Observer[bytes] = Observer()
         # Announced and not multicast yet, and when all were ready for it.
         self._next: deque[tuple[Flight, Deferred[None]]] = deque()
@@ -101,15 +97,7 @@ class Transfer:
             fixed=not plan.resizes,
         )
         self._reader = ReadAhead(
-            self._source,
-            Digester(plan.digest),
-            *self._workers,
-            capacity=plan.capacity,
-            buffer_packets=plan.buffer_packets,
-            buffers=plan.window + _READ_AHEAD,
-            packets_next=self._sizing.next,
-            history=self._history,
-            expectation=plan.expectation,
+            plan, self._source, self._history, *self._workers, self._sizing.next
         )
         for member in members:
             self.join(member)
@@ -118,7 +106,7 @@ class Transfer:
 
     def join(self, member: Member) -> None:
         """``member`` is told of whatever is announced from now on."""
-        member.enter(self, self._chain.join(member))
+        member.enter(self._chain.join(member), self.repairs)
 
     def start_anew(self, members: Sequence[Member]) -> None:
         """Whoever was told of the first buffers is gone, and ``members`` are here now."""
@@ -154,7 +142,7 @@ class Transfer:
         members = [member for member in self._chain.members if member.takes(buffer.ctl)]
         self._pacer.rate_bps = self._control.rate_bps
         flight.epoch = self._control.epoch
-        if members and self._reach.is_in_vain(members, buffer.ctl.buffer_id):
+        if members and self._reach.is_in_vain([m.client for m in members], buffer.ctl.buffer_id):
             self._sender.withhold(buffer)
             flight.has_left = False
         # With nobody in step, the image is only read.
@@ -172,19 +160,12 @@ class Transfer:
         """Fires with the image's digest once all of it is read."""
         return self._digest_known.wait() if self.digest is None else succeed(self.digest)
 
-    def repairing(self, size: int) -> None:
-        """So many bytes of retransmissions are about to leave by TCP."""
-        # In stop-and-wait the link is free again before the next buffer leaves, and who waits for
-        # that in the jasmine dialect does not do so for long.
-        if self.plan.dialect.max_window > 1:
-            self._pacer.sent(size)
-
     def unreached(self, member: Member) -> str:
         """``member`` leaves, for it hears nothing; returns what has happened to it."""
         self._unreached += 1
         if self._unreached > 1 and self._chain.members == [member]:
             self._reach.say_none(self._unreached)
-        return self._reach.what(member)
+        return self._reach.what(member.client)
 
     # Parts of it.
 
@@ -205,7 +186,7 @@ class Transfer:
         """
         seq = 0
         for buffer_id in itertools.count(1):
-            await self.window.take_place()
+            await self.window.places.acquire()
             buffer, size = await self._reader.next()
             ctl = buffer.announce(buffer_id, seq, size)
             seq += ctl.pkt_count
@@ -213,11 +194,12 @@ class Transfer:
                 raise CannotSend("the image has more packets than there are sequence numbers")
             if seq <= self.plan.kept and not ctl.is_end:
                 self.bytes_done += size
-                self.window.give_place_back()
+                self.window.places.release()
                 self._reader.release(buffer)
                 continue
             self.announced = ctl
-            flight = self.window.begin(buffer)
+            flight = Flight(buffer)
+            self.window.flights.append(flight)
             self._next.append((flight, self._announce(flight)))
             self._go_on_if_prepared()
             if ctl.is_end:
@@ -245,10 +227,10 @@ class Transfer:
         return not ctl.is_end
 
     def _retire(self, flight: Flight) -> None:
-        self.window.end(flight)
+        self.window.flights.remove(flight)
         self.repairs.end(flight)
         self._reader.release(flight.buffer)
-        self.window.give_place_back()
+        self.window.places.release()
 
     async def _prove(self) -> None:
         await self._through

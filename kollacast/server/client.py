@@ -104,7 +104,7 @@ class Client:
 
     def hear(self, message: Message) -> None:
         """It has said this; raises WireError where it may not."""
-        if isinstance(message, Ready | Request | Done | Detach):
+        if isinstance(message, Answer):
             self.talk.answer(message)
         elif isinstance(message, Fetch):
             self.talk.fetch(message)
@@ -151,7 +151,7 @@ class Client:
         if self.member is not None and self.member.owes is not None:
             return self.member.owes
         if is_report_due(self._proof):
-            return Phase.PROVE.answer
+            return Phase.PROVE.value
         if self.member is not None or self.record.verified:
             # What it fetches beside holds nobody up, until its report is due.
             return None
