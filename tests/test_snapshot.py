@@ -10,9 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from kollacast.operator.config import ServerConfig
 from kollacast.operator.outcome import Status
 from kollacast.sending.plan import offer
-from kollacast.server.client_record import ClientRecord
 from kollacast.server.cycle import Stage
-from kollacast.server.snapshot import ClientEntry, Snapshot
+from kollacast.server.snapshot import ClientEntry, ClientRecord, Snapshot
 from kollacast.wire.checksum import best_crc32c
 from tests.simulation.network import Network
 from tests.simulation.testcase import MemoryTestCase

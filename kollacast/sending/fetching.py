@@ -38,13 +38,7 @@ class Client(Protocol):
 class Fetches:
     """The fetches of one client."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        history: History,
-        client: Client,
-        guard: Guard,
-    ) -> None:
+    def __init__(self, plan: Plan, history: History, client: Client, guard: Guard) -> None:
         self._plan = plan
         self._history = history
         self._client = client

@@ -39,7 +39,7 @@ class CannotSend(Exception):
 
 
 class Transfer:
-    """Brings ``source`` to its members as ``plan`` says.
+    """Brings ``source`` to its members, ``clients`` in the beginning, as ``plan`` says.
 
     ``reader`` and ``digest_worker`` are its threads.  What is raised on the way, ``guard`` is
     told: :class:`CannotSend`, or an error of the program.
@@ -48,7 +48,6 @@ class Transfer:
     def __init__(
         self,
         clock: IReactorTime,
-        plan: Plan,
         source: Source,
         history: History,
         reader: Worker,
@@ -56,6 +55,8 @@ class Transfer:
         sender: MulticastProtocol,
         pacer: Pacer,
         control: CongestionControl,
+        plan: Plan,
+        clients: int,
         guard: Guard,
     ) -> None:
         self.plan = plan
@@ -80,25 +81,17 @@ class Transfer:
         self._through: Deferred[None] = succeed(None)
         # How many have left because they hear nothing.
         self._unreached = 0
-        self._source = source
-        self._history = history
-        self._workers = reader, digest_worker
-        self._sizing: BufferSizing
-        self._reader: ReadAhead
-
-    def start(self, members: Sequence[Member]) -> None:
-        """Read and announce from now on, to ``members`` first."""
-        plan = self.plan
         self._sizing = BufferSizing(
             plan.capacity,
             plan.buffer_packets,
-            max(len(members), 1),
+            max(clients, 1),
             size=plan.size,
             fixed=not plan.resizes,
         )
-        self._reader = ReadAhead(
-            plan, self._source, self._history, *self._workers, self._sizing.next
-        )
+        self._reader = ReadAhead(plan, source, history, reader, digest_worker, self._sizing.next)
+
+    def start(self, members: Sequence[Member]) -> None:
+        """Read and announce from now on, to ``members`` first."""
         for member in members:
             self.join(member)
         self._guard.run(self._read())

@@ -17,9 +17,9 @@ from kollacast.sending.plan import Plan
 from kollacast.sending.transfer import Transfer
 from kollacast.server import admission
 from kollacast.server.admission import Admission, InStep, Late, Refused, Situation
-from kollacast.server.client_record import ClientRecord
 from kollacast.server.conversation import Answer, Departure, conversation, is_report_due, proof
 from kollacast.server.credentials import Credentials
+from kollacast.server.snapshot import ClientRecord
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.greeting import Hello, Refusal
@@ -46,6 +46,8 @@ class Host(Protocol):
     history: History
     transfer: Transfer | None
 
+    @property
+    def stream(self) -> Transfer: ...  # the same, once it has begun
     @property
     def lack(self) -> str | None: ...  # why nobody can fetch, or None
     @property
@@ -77,10 +79,11 @@ class Client:
         self.member: Member | None = None
         #: What it fetches, if it does.
         self.fetching: Fetches | None = None
-        #: How it is talked to.
+        #: What it is told by.
+        self.connection = connection
+        #: What has been said, and may be.
         self.talk = conversation(self)
         self._host = host
-        self._connection = connection
         self._dialect = host.plan.dialect
         self._nonce = secrets.token_hex(16)
         self._proof = proof(self)
@@ -100,7 +103,7 @@ class Client:
             self._let_in(refused)
         else:
             self._tell(self._host.credentials.greet(self._nonce, now))
-            self._connection.await_hello()
+            self.connection.await_hello()
 
     def hear(self, message: Message) -> None:
         """It has said this; raises WireError where it may not."""
@@ -129,11 +132,6 @@ class Client:
             self.fetching.stop()
 
     # From the server.
-
-    @property
-    def messages_queued(self) -> int:
-        """How many messages wait for it."""
-        return len(self._connection.outgoing.queue)
 
     @property
     def can_fetch(self) -> bool:
@@ -224,7 +222,7 @@ class Client:
     # What the conversation has done: who it is.
 
     def introduced(self, hello: Hello) -> None:
-        self._connection.await_nothing()
+        self.connection.await_nothing()
         self.hello = hello
         self.record.name = hello.name or self.record.address
         answer = self._host.credentials.answer(self._nonce, hello)
@@ -239,9 +237,7 @@ class Client:
         if isinstance(admitted, Refused):
             if admitted.note is not None:
                 _log.warn(
-                    "{address} is refused: {note}",
-                    address=self.record.address,
-                    note=admitted.note,
+                    "{address} is refused: {note}", address=self.record.address, note=admitted.note
                 )
             self.talk.refuse(admitted.reason, admitted.later)
         elif isinstance(admitted, InStep):
@@ -259,7 +255,7 @@ class Client:
             return
         if self._dialect.introduces:
             self._tell(Refusal(reason).encode())
-        self._connection.close()
+        self.connection.close()
 
     def turn_away(self, reason: str, how: Departure) -> None:
         _log.info("{address} is no client: {reason}", address=self.record.address, reason=reason)
@@ -267,7 +263,7 @@ class Client:
             self._tell_and_close(reason)
         else:
             # Nothing is said, so that one which the network or its disk has held up comes back.
-            self._connection.close()
+            self.connection.close()
 
     # What the conversation has done: how it gets the image.
 
@@ -293,12 +289,7 @@ class Client:
     def leave_step(self, reason: str) -> None:
         member, self.member = self.member, None
         assert member is not None
-        _log.warn(
-            "client {name} ({address}) goes on by itself: {reason}",
-            name=self.record.name,
-            address=self.record.address,
-            reason=reason,
-        )
+        _log.warn("client {name} goes on by itself: {reason}", name=self.name, reason=reason)
         self._proof.leave_step()
         self._serve(reason)
         self._tell(Detach().encode(self._dialect))
@@ -326,14 +317,12 @@ class Client:
         self._moved()
         assert self.fetching is not None
         self.fetching.fetch(fetch)
-        self._connection.outgoing.pump()
+        self.connection.outgoing.pump()
 
     # What the conversation has done: the proof.
 
     def ask_digest(self) -> None:
-        transfer = self._host.transfer
-        assert transfer is not None
-        known = transfer.known_digest()
+        known = self._host.stream.known_digest()
         known.addCallback(self._proof.digest).addErrback(self._host.guard.failed)
 
     def send_digest(self, digest: bytes) -> None:
@@ -360,11 +349,12 @@ class Client:
 
     def put_out(self, reason: str, how: Departure) -> None:
         if self.is_unidentified:
+            address = self.record.address
             text = "{address} does not count as a client: {reason}"
+            _log.warn(text, address=address, reason=reason)
         else:
-            text = "client {name} ({address}) is out: {reason}"
             self.record.reason = reason
-        _log.warn(text, name=self.record.name, address=self.record.address, reason=reason)
+            _log.warn("client {name} is out: {reason}", name=self.name, reason=reason)
         self._tell_and_close(reason)
         self.leave(how)
 
@@ -376,7 +366,7 @@ class Client:
 
     def ended(self, reason: str | None, later: bool) -> None:
         if reason is None or self.record.verified:
-            self._connection.close()
+            self.connection.close()
         else:
             self.record.reason = reason
             self._tell_and_close(reason, later=later)
@@ -396,7 +386,7 @@ class Client:
         self.member = Member(
             self._host.clock,
             self._dialect,
-            self._connection.outgoing,
+            self.connection.outgoing,
             self,
             decodes=self.hello is not None and self.hello.coding,
         )
@@ -418,7 +408,7 @@ class Client:
         self._host.consider_end()
 
     def _tell(self, message: bytes) -> None:
-        self._connection.outgoing.send(message)
+        self.connection.outgoing.send(message)
 
     def _tell_and_close(self, reason: str, *, refused: bool = False, later: bool = False) -> None:
         if self._dialect.proves:
@@ -428,7 +418,7 @@ class Client:
             if later:
                 report["later"] = True
             self._tell(Report(report).encode(self._dialect))
-        self._connection.close()
+        self.connection.close()
 
     def _moved(self) -> None:
         self._heard_at = self._host.clock.seconds()

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from kollacast.events.state import state_of
+from kollacast.sending.transfer import Transfer
 
 
 class Stage(enum.Enum):
@@ -34,10 +35,8 @@ class Work(Protocol):
 
     def accept(self) -> Deferred[None]: ...  # S_ACCEPT: all expected clients are in
     def begin(self) -> Deferred[None]: ...  # S_PREP, first: a buffer is announced to who is in
-    def prepare(self) -> Deferred[None]: ...  # S_PREP: the next buffer is filled and announced
-    def synchronize(self) -> Deferred[None]: ...  # S_SYNC: every client has answered READY for it
-    def send(self) -> Deferred[bool]: ...  # S_SEND: it is multicast, and False if it is the end
-    def finish(self) -> Deferred[None]: ...  # S_EXIT: all who take part have reported
+    @property
+    def stream(self) -> Transfer: ...  # what leaves buffer by buffer, once it has begun
     def consider_end(self) -> None: ...  # S_PROVED: end, unless somebody may come back
     def end(self, reason: str | None, later: bool) -> None: ...  # S_ENDED: close all
     def fail(self, failure: Failure) -> None: ...  # some work has failed, and the session with it
@@ -84,16 +83,16 @@ def _build() -> TypeMachineBuilder[Cycle, Work]:
         proceed(work, work.begin(), lambda _: cycle.prepared())
 
     def prepare(cycle: Cycle, work: Work) -> None:
-        proceed(work, work.prepare(), lambda _: cycle.prepared())
+        proceed(work, work.stream.prepare(), lambda _: cycle.prepared())
 
     def synchronize(cycle: Cycle, work: Work) -> None:
-        proceed(work, work.synchronize(), lambda _: cycle.synchronized())
+        proceed(work, work.stream.synchronize(), lambda _: cycle.synchronized())
 
     def send(cycle: Cycle, work: Work) -> None:
-        proceed(work, work.send(), lambda more: cycle.sent() if more else cycle.sent_end())
+        proceed(work, work.stream.send(), lambda more: cycle.sent() if more else cycle.sent_end())
 
-    def finish(cycle: Cycle, work: Work) -> None:
-        proceed(work, work.finish(), lambda _: cycle.proved())
+    def prove(cycle: Cycle, work: Work) -> None:
+        proceed(work, work.stream.prove(), lambda _: cycle.proved())
 
     def consider_end(cycle: Cycle, work: Work) -> None:
         work.consider_end()
@@ -108,7 +107,7 @@ def _build() -> TypeMachineBuilder[Cycle, Work]:
     s_prep.upon(Cycle.prepared).to(s_sync)(synchronize)
     s_sync.upon(Cycle.synchronized).to(s_send)(send)
     s_send.upon(Cycle.sent).to(s_prep)(prepare)
-    s_send.upon(Cycle.sent_end).to(s_exit)(finish)
+    s_send.upon(Cycle.sent_end).to(s_exit)(prove)
     s_exit.upon(Cycle.proved).to(s_proved)(consider_end)
     for state in (s_init, s_accept, s_prep, s_sync, s_send, s_exit, s_proved):
         state.upon(Cycle.stop).to(s_ended)(end)

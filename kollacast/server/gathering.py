@@ -67,10 +67,9 @@ class Gathering:
         self._roster.give_up(client)
         wait_s = self._config.client_timeout_s
         _log.warn(
-            "waiting {wait_s:g} s for client {name} ({address}) to be started again",
+            "waiting {wait_s:g} s for client {name} to be started again",
             wait_s=wait_s,
-            name=client.record.name,
-            address=client.record.address,
+            name=client.name,
         )
         self._set("given up", wait_s, self._start_without_who_gave_up)
 
@@ -99,9 +98,9 @@ class Gathering:
     @property
     def _is_all_here(self) -> bool:
         """Whether nobody is waited for any more."""
-        roster = self._roster
-        is_rest_here = roster.is_complete_without and len(roster) > 0
-        return roster.is_complete or (is_rest_here and not self._is_set("given up"))
+        here, expected = len(self._roster), self._config.clients
+        is_rest_here = here > 0 and here + len(self._roster.given_up) >= expected
+        return here == expected or (is_rest_here and not self._is_set("given up"))
 
     def _is_set(self, name: str) -> bool:
         timer = self._timers.get(name)
@@ -115,7 +114,7 @@ class Gathering:
         """Nobody has come in their place: the others begin."""
         if len(self._roster):
             self._start_if_complete()
-        elif self._roster.is_complete_without:
+        elif len(self._roster.given_up) >= self._config.clients:
             self._roster.begin()
             self._give_up("no client is left")
 
