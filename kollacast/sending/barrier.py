@@ -118,15 +118,13 @@ class GroupChain(Generic[_M]):
 
     def join(self, member: _M) -> ClientGroup[_M]:
         """Put ``member`` into the first group with room, or into a new last one."""
-        for earlier in self.groups:
-            if earlier.has_room:
-                earlier.join(member)
-                return earlier
-        last = self.groups[-1].zippers if self.groups else self._root
-        group: ClientGroup[_M] = ClientGroup(self._group_size, self._guard)
-        for phase in Phase:
-            last[phase].attach(group.zippers[phase])
-        self.groups.append(group)
+        group = next((earlier for earlier in self.groups if earlier.has_room), None)
+        if group is None:
+            last = self.groups[-1].zippers if self.groups else self._root
+            group = ClientGroup(self._group_size, self._guard)
+            for phase in Phase:
+                last[phase].attach(group.zippers[phase])
+            self.groups.append(group)
         group.join(member)
         return group
 

@@ -76,10 +76,9 @@ class Fetches:
             self._waiting.popleft()
         else:
             self._waiting[0] = Fetch(fetch.first + count, fetch.count - count)
-        reading: Deferred[Any] = self._history.read(fetch.first * capacity, count * capacity)
-        self._reading = reading
-        reading.addCallback(self._read, fetch.first, count)
-        reading.addErrback(self._not_read).addErrback(self._guard.failed)
+        self._reading = reading = self._history.read(fetch.first * capacity, count * capacity)
+        answered = reading.addCallback(self._read, fetch.first, count)
+        answered.addErrback(self._not_read).addErrback(self._guard.failed)
 
     def stop(self) -> None:
         """The client is gone, or has it all."""

@@ -43,8 +43,7 @@ class ReadAhead:
     ) -> None:
         self._plan = plan
         self._source = source
-        self._digester = Digester(plan.digest)
-        self._digesters = [self._digester]
+        self._digesters = [Digester(plan.digest)]
         #: Where the digest that is expected is of another kind, both are computed.
         expected = plan.expectation.digest
         if expected is not None and expected.name != plan.digest:
@@ -82,12 +81,15 @@ class ReadAhead:
         else:
             digested.addCallback(lambda _: self._free.put(buffer))
 
-    def digest(self) -> Deferred[bytes]:
+    async def digest(self) -> bytes:
         """The digest of all that was read; ask once all is read.
 
         Fails where a part of it could not be digested.
         """
-        return self._digest_worker.run(self._digester.value).addCallback(self._of_all)
+        value = await self._digest_worker.run(self._digesters[0].value)
+        if self._failure is not None:
+            self._failure.raiseException()
+        return value
 
     async def _read(self) -> None:
         while True:
@@ -111,11 +113,6 @@ class ReadAhead:
         self._failure = self._failure or failure
         if not self._over.called:
             self._over.errback(failure)
-
-    def _of_all(self, value: bytes) -> bytes:
-        if self._failure is not None:
-            self._failure.raiseException()
-        return value
 
     def _update(self, views: Sequence[memoryview]) -> None:
         for digester in self._digesters:

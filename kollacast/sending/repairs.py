@@ -216,17 +216,12 @@ class Repairs:
             leaving: list[Deferred[float]] = []
             for seq, payloads in mending.runs():
                 self.packets_coded += len(payloads)
-                coded = _coded_buffer(buffer.capacity, seq, payloads)
+                # Full packets, which count up from the first one.
+                coded = PacketBuffer(buffer.capacity, len(payloads))
+                coded.payload[:] = b"".join(payloads)
+                coded.announce(0, seq, len(coded.payload))
                 leaving.append(self._sender.multicast(coded, urgent=True))
             for left in leaving:
                 await left
         for client in wanted:
             client.repaired(buffer_id)
-
-
-def _coded_buffer(capacity: int, seq: int, payloads: Sequence[bytes]) -> PacketBuffer:
-    """A buffer of full packets that count up from ``seq``."""
-    buffer = PacketBuffer(capacity, len(payloads))
-    buffer.payload[:] = b"".join(payloads)
-    buffer.announce(0, seq, len(buffer.payload))
-    return buffer

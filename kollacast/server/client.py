@@ -270,12 +270,17 @@ class Client:
     def join_in_step(self) -> None:
         if not self._dialect.introduces:
             self._tell(self._host.credentials.greet(self._nonce, self._host.situation()))
-        self._become_member()
+        self.member = Member(
+            self._host.clock,
+            self._dialect,
+            self.connection.outgoing,
+            self,
+            decodes=self.hello is not None and self.hello.coding,
+        )
         self._join()
 
     def join_late(self, reason: str) -> None:
-        self._become_member()
-        self._join()
+        self.join_in_step()
         self._serve(reason)
 
     def join_fetching(self, reason: str) -> None:
@@ -381,15 +386,6 @@ class Client:
             member.leave()
 
     # Parts of it.
-
-    def _become_member(self) -> None:
-        self.member = Member(
-            self._host.clock,
-            self._dialect,
-            self.connection.outgoing,
-            self,
-            decodes=self.hello is not None and self.hello.coding,
-        )
 
     def _join(self) -> None:
         self._joined_at = self._host.clock.seconds()

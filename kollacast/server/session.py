@@ -109,9 +109,7 @@ class Session:
             offer=self._offer,
             agreed=self.plan,
             is_end_announced=announced is not None and announced.is_end,
-            clients_expected=self._config.clients,
-            allowed=self._config.allowed,
-            unicast=self._config.unicast,
+            config=self._config,
             lack=self.lack,
             has_room=client is None or self.roster.has_room(client.hello),
             may_be_back=client is not None and self.roster.may_be_back(client),
@@ -119,12 +117,9 @@ class Session:
 
     def joined(self, client: Client) -> None:
         self.roster.join(client)
-        _log.info(
-            "client {name} is in: {count} of {expected}",
-            name=client.name,
-            count=len(self.roster),
-            expected=self._config.clients,
-        )
+        here, expected = len(self.roster), self._config.clients
+        text = "client {name} is in: {here} of {expected}"
+        _log.info(text, name=client.name, here=here, expected=expected)
         self.gathering.came()
         if client.member is not None and self.stage is not Stage.GATHERING:
             self.stream.join(client.member)
