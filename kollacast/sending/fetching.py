@@ -15,7 +15,6 @@ from twisted.python.failure import Failure
 from kollacast.events.guard import Guard
 from kollacast.sending.history import History, NotHeld
 from kollacast.sending.plan import Plan
-from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.messages import BufferCtl, Fetch, encode_sealed
 from kollacast.wire.structures import WireError
 
@@ -65,7 +64,7 @@ class Fetches:
             raise WireError(f"more than {_MAX_WAITING} fetches at once")
         self._waiting.append(fetch)
 
-    def refill(self, queue: SendQueue) -> None:
+    def refill(self) -> None:
         """Begin to read what is sent next, unless that is under way."""
         if self._reading is not None or self._stopped or not self._waiting:
             return

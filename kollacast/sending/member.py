@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Protocol
 
@@ -29,14 +28,6 @@ class Client(Listener, Protocol):
     def sent_all(self) -> None: ...  # it has been told that the empty buffer is sent
     def kept_all(self) -> None: ...  # it has kept all that came by multicast
     def resent(self, packets: int) -> None: ...  # so many have gone to it by TCP
-
-
-@dataclass(slots=True)
-class _Due:
-    """An answer that the client owes, and since when."""
-
-    ctl: BufferCtl
-    since: float
 
 
 class Member:
@@ -67,10 +58,10 @@ class Member:
         self._has_reported = False
         # The first buffer that it was told of.
         self._first: BufferCtl | None = None
-        # Phases that the client has been told of and owes an answer to.
-        self._announced: deque[_Due] = deque()
+        # Phases that the client has been told of and owes an answer to, and since when.
+        self._announced: deque[tuple[BufferCtl, float]] = deque()
         self._ready: deque[BufferCtl] = deque()
-        self._sent: deque[_Due] = deque()
+        self._sent: deque[tuple[BufferCtl, float]] = deque()
         self._requested: deque[int] = deque()
         # Whether the client has been told of coded repairs and has not asked since.
         self._asks_anew = False
@@ -88,7 +79,7 @@ class Member:
             if self._has_reported:
                 self._answered(phase)
             return
-        due = _Due(ctl, self._clock.seconds())
+        due = ctl, self._clock.seconds()
         if phase is Phase.ANNOUNCE:
             if self._first is None:
                 self._first = ctl
@@ -134,7 +125,8 @@ class Member:
         if not self._announced:
             raise WireError("READY for a buffer that was not announced")
         self.has_answered = True
-        self._ready.append(self._announced.popleft().ctl)
+        ctl, _since = self._announced.popleft()
+        self._ready.append(ctl)
         self._answered(Phase.ANNOUNCE)
 
     def done(self) -> None:
@@ -193,12 +185,12 @@ class Member:
 
     def owed_s(self) -> float:
         """Seconds for which the oldest answer has been due, and the others are held up for it."""
-        since = [due[0].since for due in (self._announced, self._sent) if due]
+        since = [due[0][1] for due in (self._announced, self._sent) if due]
         return self._clock.seconds() - min(since) if since else 0.0
 
     def ready_owed_s(self) -> float:
         """Seconds for which the oldest READY has been due."""
-        return self._clock.seconds() - self._announced[0].since if self._announced else 0.0
+        return self._clock.seconds() - self._announced[0][1] if self._announced else 0.0
 
     def leave(self) -> None:
         """Nothing waits for this client any more."""

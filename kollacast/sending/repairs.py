@@ -70,20 +70,19 @@ class Repairs:
         self,
         clock: IReactorTime,
         plan: Plan,
-        window: Window,
         sender: MulticastProtocol,
         pacer: Pacer,
         control: CongestionControl,
-        reach: Reach,
         guard: Guard,
     ) -> None:
         self._clock = clock
         self.plan = plan
-        self.window = window
+        #: The buffers in flight.
+        self.window = Window(plan.window)
+        self.reach = Reach(plan.window)
         self._sender = sender
         self._pacer = pacer
         self._control = control
-        self._reach = reach
         self._guard = guard
         self._rounds: dict[int, _Round] = {}
         self._encoder: Encoder = SCHEME.encoder(plan.capacity)
@@ -125,7 +124,7 @@ class Repairs:
 
     def left(self, client: Requester) -> None:
         """``client`` is out, and not waited for."""
-        self._reach.left(client.client)
+        self.reach.left(client.client)
         self._control.forget(client)
         for current in list(self._rounds.values()):
             current.wanted.pop(client, None)
@@ -155,7 +154,7 @@ class Repairs:
         current.unheard.discard(client)
         current.lost[client] = lost
         if current.flight.has_left:
-            self._reach.answered(client.client, lost[0], current.flight.buffer.ctl)
+            self.reach.answered(client.client, lost[0], current.flight.buffer.ctl)
         self._go_on_if_all(current)
 
     def _go_on_if_all(self, current: _Round) -> None:
@@ -171,7 +170,7 @@ class Repairs:
         current.decided = True
         self._report(current)
         # Whom nothing reaches any more, these would not reach, either.
-        deaf = self._reach.is_deaf
+        deaf = self.reach.is_deaf
         decoding = [c for c in current.wanted if c.decodes and not deaf(c.client)]
         requested = sum(len(current.wanted[client]) for client in decoding)
         if len(decoding) < 2 or requested < _MIN_REQUESTED or not self.plan.coding:

@@ -23,10 +23,9 @@ from kollacast.sending.buffer_sizing import BufferSizing
 from kollacast.sending.history import History
 from kollacast.sending.member import Member
 from kollacast.sending.plan import Plan
-from kollacast.sending.reach import Reach
 from kollacast.sending.read_ahead import ReadAhead
 from kollacast.sending.repairs import Repairs
-from kollacast.sending.window import Flight, Window
+from kollacast.sending.window import Flight
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol
 from kollacast.transport.worker import Worker
@@ -60,7 +59,6 @@ class Transfer:
         guard: Guard,
     ) -> None:
         self.plan = plan
-        self.window = Window(plan.window)
         #: Payload bytes of all buffers that were multicast, or that everybody had.
         self.bytes_done = 0
         #: The image's digest, once all of it is read.
@@ -72,8 +70,8 @@ class Transfer:
         self._control = control
         self._guard = guard
         self._chain: GroupChain[Member] = GroupChain(plan.group_size, guard)
-        self._reach = Reach(plan.window)
-        self.repairs = Repairs(clock, plan, self.window, sender, pacer, control, self._reach, guard)
+        self.repairs = Repairs(clock, plan, sender, pacer, control, guard)
+        self.window = self.repairs.window
         self._digest_known: Observer[bytes] = Observer()
         # Announced and not multicast yet, and when all were ready for it.
         self._next: deque[tuple[Flight, Deferred[None]]] = deque()
@@ -135,7 +133,9 @@ class Transfer:
         members = [member for member in self._chain.members if member.takes(buffer.ctl)]
         self._pacer.rate_bps = self._control.rate_bps
         flight.epoch = self._control.epoch
-        if members and self._reach.is_in_vain([m.client for m in members], buffer.ctl.buffer_id):
+        if members and self.repairs.reach.is_in_vain(
+            [m.client for m in members], buffer.ctl.buffer_id
+        ):
             self._sender.withhold(buffer)
             flight.has_left = False
         # With nobody in step, the image is only read.
@@ -157,8 +157,8 @@ class Transfer:
         """``member`` leaves, for it hears nothing; returns what has happened to it."""
         self._unreached += 1
         if self._unreached > 1 and self._chain.members == [member]:
-            self._reach.say_none(self._unreached)
-        return self._reach.what(member.client)
+            self.repairs.reach.say_none(self._unreached)
+        return self.repairs.reach.what(member.client)
 
     # Parts of it.
 

@@ -123,7 +123,7 @@ class Client:
         if self.member is not None:
             self.member.refill(queue)
         if self.fetching is not None:
-            self.fetching.refill(queue)
+            self.fetching.refill()
 
     def lost(self, *, silent: bool) -> None:
         """Its connection has ended; whether it has never said anything."""

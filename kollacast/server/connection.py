@@ -69,12 +69,13 @@ class ClientProtocol(Protocol):
 
     def await_hello(self) -> None:
         """Give it a while to say who it is."""
-        self._set_timer(HELLO_TIMEOUT_S, self._no_hello)
+        drop = self.client.talk.drop
+        why = f"no valid hello within {HELLO_TIMEOUT_S:g} s"
+        self._set_timer(HELLO_TIMEOUT_S, drop, why, Departure.LOST)
         turned_away = self._lobby.enter(self)
         if turned_away is not None:
-            others = self._lobby.limit
-            reason = f"it has not said who it is, and {others} others wait to"
-            turned_away.client.talk.drop(reason, Departure.LOST)
+            why = f"it has not said who it is, and {self._lobby.limit} others wait to"
+            turned_away.client.talk.drop(why, Departure.LOST)
 
     def await_nothing(self) -> None:
         """It has said who it is."""
@@ -111,12 +112,8 @@ class ClientProtocol(Protocol):
         self.outgoing.stopProducing()
         self.client.lost(silent=self._silent)
 
-    def _no_hello(self) -> None:
-        reason = f"no valid hello within {HELLO_TIMEOUT_S:g} s"
-        self.client.talk.drop(reason, Departure.LOST)
-
-    def _set_timer(self, delay_s: float, call: Callable[[], object]) -> None:
-        self._timer = self._host.guard.call_later(self._host.clock, delay_s, call)
+    def _set_timer(self, delay_s: float, call: Callable[..., object], *args: object) -> None:
+        self._timer = self._host.guard.call_later(self._host.clock, delay_s, call, *args)
 
     def _stop_timer(self) -> None:
         if self._timer is not None and self._timer.active():

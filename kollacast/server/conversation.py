@@ -81,6 +81,12 @@ def _do(act: Callable[Concatenate[_A, _P], None]) -> Callable[Concatenate[Any, _
     return output
 
 
+def _ignore(word: Callable[..., None], *states: Any) -> None:
+    """In these it changes nothing."""
+    for state in states:
+        state.upon(word).loop().returns(None)
+
+
 def _build() -> TypeMachineBuilder[Conversation, Acts]:
     machine = TypeMachineBuilder(Conversation, Acts)  # type: ignore[type-abstract]
 
@@ -140,12 +146,10 @@ def _build() -> TypeMachineBuilder[Conversation, Acts]:
     leaving.upon(Conversation.lose).to(closing)(leave)
 
     # What comes behind that changes nothing.
-    closing.upon(Conversation.lose).loop().returns(None)
-    for state in (out_of_step, fetching, leaving, closing):
-        state.upon(Conversation.take_out).loop().returns(None)
-    for state in (leaving, closing):
-        state.upon(Conversation.drop).loop().returns(None)
-        state.upon(Conversation.end).loop().returns(None)
+    _ignore(Conversation.lose, closing)
+    _ignore(Conversation.take_out, out_of_step, fetching, leaving, closing)
+    _ignore(Conversation.drop, leaving, closing)
+    _ignore(Conversation.end, leaving, closing)
     return machine
 
 
@@ -199,12 +203,9 @@ def _build_proof() -> TypeMachineBuilder[Proof, ProofActs]:
 
     for state in (begun, end_known, told, kept, proved):
         state.upon(Proof.report).loop()(refuse_report)
-    for state in (begun, kept, due, proved, told_out_of_step):
-        state.upon(Proof.leave_step).loop().returns(None)
-    for state in (begun, told, told_out_of_step, due, proved):
-        state.upon(Proof.digest).loop().returns(None)
-    for state in (kept, due, proved):
-        state.upon(Proof.told_end).loop().returns(None)
+    _ignore(Proof.leave_step, begun, kept, due, proved, told_out_of_step)
+    _ignore(Proof.digest, begun, told, told_out_of_step, due, proved)
+    _ignore(Proof.told_end, kept, due, proved)
     return machine
 
 
