@@ -108,7 +108,10 @@ class Client:
     def hear(self, message: Message) -> None:
         """It has said this; raises WireError where it may not."""
         if isinstance(message, Answer):
-            self.talk.answer(message)
+            if self.member is not None:
+                self._answered(self.member, message)
+            else:
+                self.talk.answer(message)
         elif isinstance(message, Fetch):
             self.talk.fetch(message)
         elif isinstance(message, Report):
@@ -300,10 +303,8 @@ class Client:
         self._tell(Detach().encode(self._dialect))
         member.leave()
 
-    def answered(self, answer: Answer) -> None:
+    def _answered(self, member: Member, answer: Answer) -> None:
         self._moved()
-        member = self.member
-        assert member is not None
         if isinstance(answer, Ready):
             member.ready()
         elif isinstance(answer, Request):

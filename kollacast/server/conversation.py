@@ -41,7 +41,6 @@ class Acts(Protocol):
     def join_fetching(self, reason: str) -> None: ...  # it fetches all
     def join_out_of_step(self, reason: str) -> None: ...  # it fetches all, and has to be told
     def leave_step(self, reason: str) -> None: ...  # it fetches the rest, and has to be told
-    def answered(self, answer: Answer) -> None: ...  # to a phase, or that it hears nothing
     def fetches(self, fetch: Fetch) -> None: ...  # no more than was before, where it joins late
     def reported(self, report: Report) -> None: ...  # it has given an account of itself
     def turn_away(self, reason: str, how: Departure) -> None: ...  # it is no client
@@ -61,7 +60,7 @@ class Conversation(Protocol):
     def admit_late(self, reason: str) -> None: ...  # in step from the next buffer on
     def admit_fetching(self, reason: str) -> None: ...  # it knows that it has to fetch
     def admit_out_of_step(self, reason: str) -> None: ...  # it expects to be in step
-    def answer(self, answer: Answer) -> None: ...
+    def answer(self, answer: Answer) -> None: ...  # without a place in the barrier
     def take_out(self, reason: str) -> None: ...  # the others do not wait for it any more
     def fetch(self, fetch: Fetch) -> None: ...
     def report(self, report: Report) -> None: ...
@@ -123,11 +122,9 @@ def _build() -> TypeMachineBuilder[Conversation, Acts]:
     introduced.upon(Conversation.admit_fetching).to(fetching)(_do(Acts.join_fetching))
     introduced.upon(Conversation.admit_out_of_step).to(out_of_step)(_do(Acts.join_out_of_step))
 
-    # What it says while it is in.
+    # What it says while it is in.  Its answers in step are its member's to judge: they are many.
     for state in (in_step, late):
-        state.upon(Conversation.answer).loop()(_do(Acts.answered))
         state.upon(Conversation.take_out).to(out_of_step)(_do(Acts.leave_step))
-    out_of_step.upon(Conversation.answer).loop().returns(None)
     fetching.upon(Conversation.answer).loop()(refuse_answer)
     in_step.upon(Conversation.fetch).loop()(refuse_fetch)
     for state in (late, out_of_step, fetching):
@@ -147,6 +144,7 @@ def _build() -> TypeMachineBuilder[Conversation, Acts]:
 
     # What comes behind that changes nothing.
     _ignore(Conversation.lose, closing)
+    _ignore(Conversation.answer, out_of_step)
     _ignore(Conversation.take_out, out_of_step, fetching, leaving, closing)
     _ignore(Conversation.drop, leaving, closing)
     _ignore(Conversation.end, leaving, closing)
