@@ -80,11 +80,7 @@ class Transfer:
         # How many have left because they hear nothing.
         self._unreached = 0
         self._sizing = BufferSizing(
-            plan.capacity,
-            plan.buffer_packets,
-            max(clients, 1),
-            size=plan.size,
-            fixed=not plan.resizes,
+            plan.capacity, plan.buffer_packets, clients, size=plan.size, fixed=not plan.resizes
         )
         self._reader = ReadAhead(plan, source, history, reader, digest_worker, self._sizing.next)
 
@@ -133,9 +129,8 @@ class Transfer:
         members = [member for member in self._chain.members if member.takes(buffer.ctl)]
         self._pacer.rate_bps = self._control.rate_bps
         flight.epoch = self._control.epoch
-        if members and self.repairs.reach.is_in_vain(
-            [m.client for m in members], buffer.ctl.buffer_id
-        ):
+        clients = [member.client for member in members]
+        if self.repairs.reach.is_in_vain(clients, buffer.ctl.buffer_id):
             self._sender.withhold(buffer)
             flight.has_left = False
         # With nobody in step, the image is only read.
