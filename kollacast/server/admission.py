@@ -67,14 +67,25 @@ class Refused:
 Admission = InStep | Late | Fetching | Refused
 
 
-def may_speak(address: str, now: Situation) -> Refused | None:
-    """Why a connection is not even asked who it is, or None."""
-    return _refused(None, address, now)
+def may_speak(address: str, now: Situation, hello: Hello | None = None) -> Refused | None:
+    """Why a connection is not let in, and without a hello not even asked for one, or None."""
+    allowed = now.config.allowed
+    if allowed is not None and not any(IPv4Address(address) in network for network in allowed):
+        return Refused("this host is not among those that may join", note="it may not join")
+    if now.stage is Stage.ENDED:
+        return Refused("the session has ended", now.may_be_back)
+    if now.all_fetch or (hello is not None and hello.pull):
+        lack = now.lack if hello is None or hello.fetch else "it cannot fetch"
+        if lack is not None:
+            has_begun = now.stage is not Stage.GATHERING
+            what = "the session has begun without this client" if has_begun else "all is fetched"
+            return Refused(f"{what}, and {lack}", now.may_be_back)
+    return None
 
 
 def admit(hello: Hello | None, address: str, now: Situation) -> Admission:
     """What becomes of a client; ``hello`` is None in a dialect that has none."""
-    refused = _refused(hello, address, now)
+    refused = may_speak(address, now, hello)
     if refused is not None:
         return refused
     if not now.has_room:
@@ -88,21 +99,6 @@ def admit(hello: Hello | None, address: str, now: Situation) -> Admission:
     # A hello may have crossed the start, or the last announcement.
     is_news = hello is not None and (hello.late_join or not hello.pull)
     return Fetching(reason, is_news)
-
-
-def _refused(hello: Hello | None, address: str, now: Situation) -> Refused | None:
-    allowed = now.config.allowed
-    if allowed is not None and not any(IPv4Address(address) in network for network in allowed):
-        return Refused("this host is not among those that may join", note="it may not join")
-    if now.stage is Stage.ENDED:
-        return Refused("the session has ended", now.may_be_back)
-    if now.all_fetch or (hello is not None and hello.pull):
-        lack = now.lack if hello is None or hello.fetch else "it cannot fetch"
-        if lack is not None:
-            has_begun = now.stage is not Stage.GATHERING
-            what = "the session has begun without this client" if has_begun else "all is fetched"
-            return Refused(f"{what}, and {lack}", now.may_be_back)
-    return None
 
 
 def _why_not_in_step(hello: Hello | None, now: Situation) -> str | None:

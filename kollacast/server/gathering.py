@@ -64,7 +64,8 @@ class Gathering:
 
     def gave_up(self, client: Client) -> None:
         """One that was in has gone for good: for a while it may be started again."""
-        self._roster.give_up(client)
+        self._roster.forget(client)
+        self._roster.given_up.append(client.record)
         wait_s = self._config.client_timeout_s
         text = "waiting {wait_s:g} s for client {name} to be started again"
         _log.warn(text, wait_s=wait_s, name=client.name)

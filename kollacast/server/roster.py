@@ -83,11 +83,6 @@ class Roster:
         self.clients.remove(client)
         self.records.remove(client.record)
 
-    def give_up(self, client: Client) -> None:
-        """``client`` has gone before anything has begun, and says that it does not come back."""
-        self.forget(client)
-        self.given_up.append(client.record)
-
     def begin(self) -> None:
         """Who has given up, and has not been made good for, is without the image now."""
         lacking = self._expected - len(self.clients)
