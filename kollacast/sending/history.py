@@ -8,8 +8,6 @@ from its seq.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from twisted.internet.defer import Deferred
 
 from kollacast.events.observer import Observer
@@ -22,16 +20,12 @@ class NotHeld(Exception):
     """What was read once cannot be read again; the text says why."""
 
 
-class _Store(Protocol):
-    def read_at(self, offset: int, size: int) -> bytes: ...  # what has passed; raises OSError
-
-
 class History:
     """Reads the past of ``source`` in ``worker``'s thread."""
 
     def __init__(self, source: Source, spool: Spool | None, worker: Worker) -> None:
         self._spool = None if source.identity is not None else spool
-        self._store: _Store | None = source if source.identity is not None else spool
+        self._store: Source | Spool | None = source if source.identity is not None else spool
         self._worker = worker
         #: How much of the image has been read so far.
         self.bytes_read = 0
