@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol
 
 from automat import TypeMachineBuilder
 
@@ -18,7 +18,6 @@ from kollacast.wire.greeting import Hello
 from kollacast.wire.messages import Detach, Done, Fetch, Ready, Report, Request
 from kollacast.wire.structures import WireError
 
-_A = TypeVar("_A")
 _P = ParamSpec("_P")
 #: What only those say that are in the barrier.
 Answer = Ready | Request | Done | Detach
@@ -33,7 +32,7 @@ class Departure(enum.Enum):
 
 
 class Acts(Protocol):
-    """What the table has done for it."""
+    """What the two tables have done for them."""
 
     def introduced(self, hello: Hello) -> None: ...  # check who it is: let it in, or refuse it
     def join_in_step(self) -> None: ...  # it takes part from the first buffer on
@@ -49,6 +48,8 @@ class Acts(Protocol):
     def ended(self, reason: str | None, later: bool) -> None: ...  # for it, or for all
     def broken(self, reason: str) -> None: ...  # the connection of one that was in has ended
     def leave(self) -> None: ...  # it counts no more
+    def ask_digest(self) -> None: ...  # :meth:`Proof.digest` follows, once all is read
+    def send_digest(self, digest: bytes) -> None: ...
 
 
 class Conversation(Protocol):
@@ -69,11 +70,11 @@ class Conversation(Protocol):
     def lose(self, reason: str) -> None: ...  # the connection has ended by itself
 
 
-def _do(act: Callable[Concatenate[_A, _P], None]) -> Callable[Concatenate[Any, _A, _P], None]:
+def _do(act: Callable[Concatenate[Acts, _P], None]) -> Callable[Concatenate[Any, Acts, _P], None]:
     """What has this act done, with what came in."""
     name = act.__name__
 
-    def output(talk: object, acts: _A, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+    def output(talk: object, acts: Acts, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
         getattr(acts, name)(*args, **kwargs)
 
     output.__name__ = name
@@ -151,13 +152,6 @@ def _build() -> TypeMachineBuilder[Conversation, Acts]:
     return machine
 
 
-class ProofActs(Protocol):
-    """What the proof's table has done for it."""
-
-    def ask_digest(self) -> None: ...  # :meth:`Proof.digest` follows, once all is read
-    def send_digest(self, digest: bytes) -> None: ...
-
-
 class Proof(Protocol):
     """The inputs, in the order of their first use."""
 
@@ -169,8 +163,8 @@ class Proof(Protocol):
     def report(self) -> None: ...  # it says that it has the image
 
 
-def _build_proof() -> TypeMachineBuilder[Proof, ProofActs]:
-    machine = TypeMachineBuilder(Proof, ProofActs)  # type: ignore[type-abstract]
+def _build_proof() -> TypeMachineBuilder[Proof, Acts]:
+    machine = TypeMachineBuilder(Proof, Acts)  # type: ignore[type-abstract]
 
     begun = machine.state("begun")
     end_known = machine.state("end known")
@@ -181,10 +175,10 @@ def _build_proof() -> TypeMachineBuilder[Proof, ProofActs]:
     due = machine.state("report due")
     proved = machine.state("proved")
 
-    def refuse_report(proof: Proof, acts: ProofActs) -> None:
+    def refuse_report(proof: Proof, acts: Acts) -> None:
         raise WireError("a report that is not due")
 
-    ask, tell = _do(ProofActs.ask_digest), _do(ProofActs.send_digest)
+    ask, tell = _do(Acts.ask_digest), _do(Acts.send_digest)
     # In step a client is told before it has all, so that it need not ask for more.
     begun.upon(Proof.sent_all).to(end_known)(ask)
     begun.upon(Proof.told_end).to(kept)(ask)
@@ -217,7 +211,6 @@ def is_report_due(machine: Proof) -> bool:
     return state_of(machine) == "report due"
 
 
-#: Makes a machine that drives the given :class:`Acts`.
+#: Each makes a machine that drives the given :class:`Acts`.
 conversation = _build().build()
-#: Makes a machine that drives the given :class:`ProofActs`.
 proof = _build_proof().build()
