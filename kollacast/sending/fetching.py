@@ -28,7 +28,7 @@ class Client(Protocol):
     """The client that is served."""
 
     @property
-    def is_in_step(self) -> bool: ...  # it hears of the image's end together with the others
+    def member(self) -> object | None: ...  # where it hears of the image's end, with the others
     def send(self, message: bytes, packets: int = 0) -> None: ...  # with so many packets
     def told_end(self) -> None: ...  # it knows that the image ends here
     def drop(self, reason: str) -> None: ...  # it cannot be served any more
@@ -93,7 +93,7 @@ class Fetches:
         if self._stopped:
             return
         capacity = self._plan.capacity
-        ended = len(data) < count * capacity and not self._client.is_in_step
+        ended = len(data) < count * capacity and self._client.member is None
         if ended:
             self.stop()
         view = memoryview(data)

@@ -190,11 +190,6 @@ class Client:
         """Whether it can leave the barrier and fetch."""
         return self.can_fetch and self._host.lack is None
 
-    @property
-    def is_in_step(self) -> bool:
-        """Whether it is in the barrier, and hears of the image's end there."""
-        return self.member is not None
-
     def sent_all(self) -> None:
         """It has been told that the empty buffer is sent."""
         if self._dialect.proves:
