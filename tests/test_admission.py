@@ -25,27 +25,21 @@ from kollacast.wire.greeting import Hello
 
 _ENGINE, _ = best_crc32c()
 _ADDRESS = "10.0.1.1"
-_OFFER = offer(
-    ServerConfig("10.0.0.1", 2, 1, "239.0.0.1", 1, 1500, buffer_packets=64, window=4),
-    _ENGINE,
-    size=None,
-    identity=None,
-)
+_CONFIG = ServerConfig("10.0.0.1", 2, 1, "239.0.0.1", 1, 1500, buffer_packets=64, window=4)
+_OFFER = offer(_CONFIG, _ENGINE, size=None, identity=None)
 _GATHERING = Situation(
     stage=Stage.GATHERING,
     offer=_OFFER,
     agreed=_OFFER,
     is_end_announced=False,
-    clients_expected=2,
-    allowed=None,
-    unicast=False,
+    config=_CONFIG,
     lack=None,
 )
 _SENDING = replace(_GATHERING, stage=Stage.SENDING)
 _ALL_ANNOUNCED = replace(_SENDING, is_end_announced=True)
 _PROVING = replace(_ALL_ANNOUNCED, stage=Stage.PROVING)
 _ENDED = replace(_ALL_ANNOUNCED, stage=Stage.ENDED)
-_UNICAST = replace(_GATHERING, unicast=True)
+_UNICAST = replace(_GATHERING, config=replace(_CONFIG, unicast=True))
 
 _SIMPLE = Hello("simple", 1 << 20)
 _FETCHES = replace(_SIMPLE, fetch=True)
@@ -160,12 +154,13 @@ class AdmissionTests(SynchronousTestCase):
             (("10.0.2.0/24",), refused),
             ((), refused),
         ):
-            allowed = tuple(map(IPv4Network, networks))
-            now = replace(_GATHERING, allowed=allowed)
+            config = replace(_CONFIG, allowed=tuple(map(IPv4Network, networks)))
+            now = replace(_GATHERING, config=config)
             self.assertEqual(may_speak(_ADDRESS, now), expected)
             self.assertEqual(admit(_SIMPLE, _ADDRESS, now), expected or InStep())
             # Whoever may not join is not told how things stand.
-            self.assertEqual(may_speak(_ADDRESS, replace(_ENDED, allowed=())), refused)
+            ended = replace(_ENDED, config=replace(_CONFIG, allowed=()))
+            self.assertEqual(may_speak(_ADDRESS, ended), refused)
 
     def test_what_a_greeting_says(self) -> None:
         for now, all_fetch, is_joinable in (

@@ -112,7 +112,7 @@ class Groups(unittest.SynchronousTestCase):
         self.assertIsNone(self.successResultOf(sent))
 
     def test_answers_have_names(self) -> None:
-        self.assertEqual([phase.answer for phase in Phase], ["READY", "DONE", "REPORT"])
+        self.assertEqual([phase.value for phase in Phase], ["READY", "DONE", "REPORT"])
 
     def test_prompt_clients_hold_up_nobody(self) -> None:
         for client in self.clients:

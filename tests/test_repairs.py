@@ -28,9 +28,9 @@ from kollacast.operator.config import ServerConfig
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.repair.planning import plan as planner
 from kollacast.sending.plan import offer
-from kollacast.sending.reach import Reach
 from kollacast.sending.repairs import Repairs
-from kollacast.sending.window import Flight, Window
+from kollacast.sending.window import Flight
+from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol
 from kollacast.wire import recipes
 from kollacast.wire.checksum import best_crc32c
@@ -57,6 +57,7 @@ class _Client:
     can_leave = True
 
     def __init__(self, decodes: bool = True) -> None:
+        self.client = self
         self.decodes = decodes
         self.by_tcp: list[int] = []
         #: The buffers whose coded repairs it was told of.
@@ -140,15 +141,19 @@ class _RepairsTest(unittest.SynchronousTestCase):
             SERVER_IP, 4, PORT, GROUP, 1, _MTU, buffer_packets=8000, dialect_name=self.dialect
         )
         plan = offer(config, _ENGINE, None, None)
-        self.window = Window(plan.window)
         self.sender = _Sender()
         self.control = _Control()
         self.failures: list[Failure] = []
         sender: MulticastProtocol = self.sender  # type: ignore[assignment]
-        reach = Reach(4)
         self.repairs = Repairs(
-            self.clock, plan, self.window, sender, self.control, reach, Guard(self.failures.append)
+            self.clock,
+            plan,
+            sender,
+            Pacer(self.clock, None),
+            self.control,
+            Guard(self.failures.append),
         )
+        self.window = self.repairs.window
         self.next_seq = 1000
         self.clients = [_Client() for _ in range(4)]
 

@@ -10,16 +10,16 @@ from typing import Any
 from automat import NoTransition
 from twisted.trial.unittest import SynchronousTestCase
 
+from kollacast.events.state import state_of
 from kollacast.server.conversation import (
     Departure,
-    Place,
     conversation,
+    is_over,
     is_report_due,
-    place_of,
     proof,
 )
 from kollacast.wire.greeting import Hello
-from kollacast.wire.messages import Done, Fetch, Ready, Report, Request
+from kollacast.wire.messages import Detach, Done, Fetch, Ready, Report, Request
 from kollacast.wire.structures import WireError
 
 _HELLO = Hello("host1", 1 << 20)
@@ -30,19 +30,17 @@ _HOW = Departure.PUT_OUT
 
 #: How each state is reached.
 _WAYS: dict[str, list[tuple[Any, ...]]] = {
-    "connected": [],
-    "greeted": [("greet",)],
-    "hello due": [("greet",), ("heard",)],
-    "introduced": [("greet",), ("heard",), ("hello", _HELLO)],
+    "unidentified": [],
+    "introduced": [("hello", _HELLO)],
 }
 _WAYS["in step"] = [*_WAYS["introduced"], ("admit_in_step",)]
 _WAYS["joining late"] = [*_WAYS["introduced"], ("admit_late", _WHY)]
 _WAYS["fetching"] = [*_WAYS["introduced"], ("admit_fetching", _WHY)]
 _WAYS["out of step"] = [*_WAYS["in step"], ("take_out", _WHY)]
-_WAYS["leaving"] = [*_WAYS["in step"], ("hear_out",)]
+_WAYS["leaving"] = [*_WAYS["in step"], ("end", None, False)]
 _WAYS["closing"] = [*_WAYS["in step"], ("drop", _WHY, _HOW)]
 
-_OUTSIDE = ("connected", "greeted", "hello due", "introduced")
+_OUTSIDE = ("unidentified", "introduced")
 _MEMBERS = ("in step", "joining late")
 _INSIDE = (*_MEMBERS, "fetching", "out of step")
 _OVER = ("leaving", "closing")
@@ -70,96 +68,72 @@ class ConversationTests(SynchronousTestCase):
         return talk, acts
 
     def assert_does(
-        self, state: str, said: tuple[Any, ...], acts: list[tuple[Any, ...]], place: Place
+        self, state: str, said: tuple[Any, ...], acts: list[tuple[Any, ...]], after: str
     ) -> None:
         talk, noted = self.reach(state)
         getattr(talk, said[0])(*said[1:])
         self.assertEqual(noted.done, acts, (state, said))
-        self.assertIs(place_of(talk), place, (state, said))
+        self.assertEqual(state_of(talk), after, (state, said))
 
     def assert_breaks(self, state: str, said: tuple[Any, ...], why: str) -> None:
         talk, noted = self.reach(state)
-        before = place_of(talk)
         error = self.assertRaises(WireError, getattr(talk, said[0]), *said[1:])
-        self.assertEqual((str(error), noted.done, place_of(talk)), (why, [], before), (state, said))
+        self.assertEqual((str(error), noted.done, state_of(talk)), (why, [], state), (state, said))
 
-    def test_places(self) -> None:
-        places = {
-            **dict.fromkeys(_OUTSIDE, Place.UNIDENTIFIED),
-            "in step": Place.IN_STEP,
-            "joining late": Place.LATE,
-            "fetching": Place.FETCHING,
-            "out of step": Place.FETCHING,
-            "leaving": Place.LEAVING,
-            "closing": Place.CLOSING,
-        }
+    def test_which_states_are_the_end(self) -> None:
         for state in _WAYS:
             talk, _ = self.reach(state)
-            self.assertIs(place_of(talk), places[state], state)
+            self.assertEqual((state_of(talk), is_over(talk)), (state, state in _OVER))
 
     def test_a_client_is_let_in(self) -> None:
-        for said, act, place in (
-            (("admit_in_step",), ("join_in_step",), Place.IN_STEP),
-            (("admit_late", _WHY), ("join_late", _WHY), Place.LATE),
-            (("admit_fetching", _WHY), ("join_fetching", _WHY), Place.FETCHING),
-            (("admit_out_of_step", _WHY), ("join_out_of_step", _WHY), Place.FETCHING),
-            (("refuse", _WHY, True), ("refuse", _WHY, True), Place.CLOSING),
+        for said, act, after in (
+            (("admit_in_step",), ("join_in_step",), "in step"),
+            (("admit_late", _WHY), ("join_late", _WHY), "joining late"),
+            (("admit_fetching", _WHY), ("join_fetching", _WHY), "fetching"),
+            (("admit_out_of_step", _WHY), ("join_out_of_step", _WHY), "out of step"),
         ):
-            self.assert_does("introduced", said, [act], place)
+            self.assert_does("introduced", said, [act], after)
         # One that is not asked who it is.
-        self.assert_does("connected", ("admit_in_step",), [("join_in_step",)], Place.IN_STEP)
-        refused = ("refuse_at_once", _WHY, False)
-        self.assert_does("connected", ("refuse", _WHY, False), [refused], Place.CLOSING)
+        self.assert_does("unidentified", ("admit_in_step",), [("join_in_step",)], "in step")
+        for state in _OUTSIDE:
+            for later in (True, False):
+                refusal = ("refuse", _WHY, later)
+                self.assert_does(state, refusal, [refusal], "closing")
 
     def test_what_members_say(self) -> None:
         for state in _MEMBERS:
-            place = place_of(self.reach(state)[0])
-            for answer in (Ready(), Done(), Request((1,))):
-                self.assert_does(state, ("answer", answer), [("answered", answer)], place)
-            self.assert_does(state, ("ask_out",), [("hears_nothing",)], place)
-            self.assert_does(state, ("take_out", _WHY), [("leave_step", _WHY)], Place.FETCHING)
+            self.assert_does(state, ("take_out", _WHY), [("leave_step", _WHY)], "out of step")
         self.assert_breaks("in step", ("fetch", _FETCH), "a fetch by a client in the barrier")
-        act = ("fetches_what_was_before", _FETCH)
-        self.assert_does("joining late", ("fetch", _FETCH), [act], Place.LATE)
 
     def test_what_one_says_that_fetches(self) -> None:
+        for state in ("joining late", "fetching", "out of step"):
+            self.assert_does(state, ("fetch", _FETCH), [("fetches", _FETCH)], state)
         for state in ("fetching", "out of step"):
-            self.assert_does(state, ("fetch", _FETCH), [("fetches", _FETCH)], Place.FETCHING)
-            self.assert_does(state, ("take_out", _WHY), [], Place.FETCHING)
-        for said in (("answer", Ready()), ("answer", Done()), ("ask_out",)):
+            self.assert_does(state, ("take_out", _WHY), [], state)
+        for answer in (Ready(), Done(), Request((1,)), Detach()):
             # Said before it has read that it is out.
-            self.assert_does("out of step", said, [], Place.FETCHING)
+            self.assert_does("out of step", ("answer", answer), [], "out of step")
             why = "a message that only a client in the barrier may send"
-            self.assert_breaks("fetching", said, why)
+            self.assert_breaks("fetching", ("answer", answer), why)
 
     def test_reports(self) -> None:
         for state in _INSIDE:
-            place = place_of(self.reach(state)[0])
-            self.assert_does(state, ("report", _REPORT), [("reported", _REPORT)], place)
-            self.assert_does(state, ("hear_out",), [("close",)], Place.LEAVING)
+            self.assert_does(state, ("report", _REPORT), [("reported", _REPORT)], state)
 
     def test_one_that_is_no_client(self) -> None:
         for state in _OUTSIDE:
-            self.assert_does(
-                state, ("drop", _WHY, _HOW), [("turn_away", _WHY, _HOW)], Place.CLOSING
-            )
-        for state in ("greeted", "hello due"):
-            self.assert_does(state, ("time_out", _WHY), [("close_unheard", _WHY)], Place.CLOSING)
+            for how in Departure:
+                said, act = ("drop", _WHY, how), ("turn_away", _WHY, how)
+                self.assert_does(state, said, [act], "closing")
+            act = ("turn_away", _WHY, Departure.LOST)
+            self.assert_does(state, ("lose", _WHY), [act], "closing")
 
     def test_how_a_client_is_lost(self) -> None:
         for state in _INSIDE:
-            self.assert_does(state, ("drop", _WHY, _HOW), [("put_out", _WHY, _HOW)], Place.CLOSING)
-            self.assert_does(state, ("lose",), [("broken",)], Place.CLOSING)
-        self.assert_does("leaving", ("lose",), [("leave",)], Place.CLOSING)
-        self.assert_does("closing", ("lose",), [], Place.CLOSING)
-
-    def test_one_that_goes_at_the_greeting_is_told_apart_by_its_silence(self) -> None:
-        for state, words in (("greeted", "jasminec"), ("hello due", "the connection was lost")):
-            talk, acts = self.reach(state)
-            talk.lose()
-            [(act, reason, _)] = acts.done
-            self.assertEqual(act, "turn_away")
-            self.assertIn(words, reason)
+            self.assert_does(state, ("drop", _WHY, _HOW), [("put_out", _WHY, _HOW)], "closing")
+            self.assert_does(state, ("lose", _WHY), [("broken", _WHY)], "closing")
+        self.assert_does("leaving", ("lose", _WHY), [("leave",)], "closing")
+        self.assert_does("closing", ("lose", _WHY), [], "closing")
 
     def test_the_end(self) -> None:
         for reason in (None, _WHY):
@@ -167,21 +141,14 @@ class ConversationTests(SynchronousTestCase):
                 said = ("end", reason, later)
                 act = ("ended", reason, later)
                 for state in _OUTSIDE:
-                    self.assert_does(state, said, [act], Place.CLOSING)
+                    self.assert_does(state, said, [act], "closing")
                 for state in _INSIDE:
-                    self.assert_does(state, said, [act], Place.LEAVING)
+                    self.assert_does(state, said, [act], "leaving")
 
     def test_what_comes_behind_the_end_changes_nothing(self) -> None:
         for state in _OVER:
-            place = place_of(self.reach(state)[0])
-            for said in (
-                ("drop", _WHY, _HOW),
-                ("end", _WHY, True),
-                ("take_out", _WHY),
-                ("time_out", _WHY),
-                ("hear_out",),
-            ):
-                self.assert_does(state, said, [], place)
+            for said in (("drop", _WHY, _HOW), ("end", _WHY, True), ("take_out", _WHY)):
+                self.assert_does(state, said, [], state)
 
     def test_nobody_says_anything_before_it_is_in(self) -> None:
         for state in _OUTSIDE:

@@ -63,6 +63,10 @@ class _Work:
         self.under_way = Deferred()
         return self.under_way
 
+    @property
+    def stream(self) -> Any:
+        return self
+
     def accept(self) -> Deferred[None]:
         return self._begin("accept")
 
@@ -78,8 +82,8 @@ class _Work:
     def send(self) -> Deferred[bool]:
         return self._begin("send")
 
-    def finish(self) -> Deferred[None]:
-        return self._begin("finish")
+    def prove(self) -> Deferred[None]:
+        return self._begin("prove")
 
     def consider_end(self) -> None:
         self.called.append("consider_end")
@@ -98,7 +102,7 @@ _WAYS: dict[str, list[Any]] = {
     "synchronize": [None, None],
     "send": [None, None, None],
     "prepare": [None, None, None, True],
-    "finish": [None, None, None, False],
+    "prove": [None, None, None, False],
 }
 _STAGES = {
     "accept": Stage.GATHERING,
@@ -106,7 +110,7 @@ _STAGES = {
     "synchronize": Stage.SENDING,
     "send": Stage.SENDING,
     "prepare": Stage.SENDING,
-    "finish": Stage.PROVING,
+    "prove": Stage.PROVING,
 }
 
 
@@ -135,7 +139,7 @@ class MachineTests(TestCase):
             work.under_way.callback(result)
         self.assertEqual(
             work.called,
-            ["accept", "begin", "synchronize", "send", "prepare", "synchronize", "send", "finish"],
+            ["accept", "begin", "synchronize", "send", "prepare", "synchronize", "send", "prove"],
         )
         work.under_way.callback(None)
         self.assertEqual(work.called[-1], "consider_end")

@@ -10,10 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from kollacast.operator.config import ServerConfig
 from kollacast.operator.outcome import Status
 from kollacast.sending.plan import offer
-from kollacast.server.client_record import ClientRecord
-from kollacast.server.conversation import Place
 from kollacast.server.cycle import Stage
-from kollacast.server.snapshot import ClientEntry, Snapshot
+from kollacast.server.snapshot import ClientEntry, ClientRecord, Snapshot
 from kollacast.wire.checksum import best_crc32c
 from tests.simulation.network import Network
 from tests.simulation.testcase import MemoryTestCase
@@ -22,7 +20,7 @@ _ENGINE, _ = best_crc32c()
 _CONFIG = ServerConfig("10.0.0.1", 2, 18383, "239.0.0.1", 1, 1500)
 
 
-def _entry(number: int, place: Place | None, **account: object) -> ClientEntry:
+def _entry(number: int, place: str | None, **account: object) -> ClientEntry:
     record = ClientRecord(f"host{number}", f"10.0.1.{number}")
     return ClientEntry(dataclasses.replace(record, **account), place)  # type: ignore[arg-type]
 
@@ -46,7 +44,7 @@ def _snapshot(*clients: ClientEntry, stage: Stage = Stage.SENDING) -> Snapshot:
 
 
 _DONE = _entry(1, None, verified=True, packets_repaired=5)
-_HERE = _entry(2, Place.IN_STEP, packets_repaired=2)
+_HERE = _entry(2, "in step", packets_repaired=2)
 _GONE = _entry(2, None, reason="the connection was lost")
 
 
@@ -122,7 +120,7 @@ class MomentTests(MemoryTestCase):
         raw.hello()
         before = server.snapshot
         [entry] = before.clients
-        self.assertEqual((entry.account.name, entry.place), ("raw", Place.IN_STEP))
+        self.assertEqual((entry.account.name, entry.place), ("raw", "in step"))
         self.assertIs(before.stage, Stage.GATHERING)
         network.join()
         network.settle()

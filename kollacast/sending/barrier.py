@@ -28,19 +28,12 @@ class Phase(enum.Enum):
     SENT = "DONE"
     PROVE = "REPORT"
 
-    @property
-    def answer(self) -> str:
-        return self.value
-
 
 class Member(Protocol):
     """A client as its group sees it."""
 
-    def begin(self, phase: Phase, value: BufferCtl | None) -> None:
-        """Tell the client, of a buffer but for the proof.
-
-        It answers through :meth:`ClientGroup.answered`.
-        """
+    # Tells the client, of a buffer but for the proof; it answers through `ClientGroup.answered`.
+    def begin(self, phase: Phase, value: BufferCtl | None) -> None: ...
 
 
 _M = TypeVar("_M", bound=Member)
@@ -125,15 +118,13 @@ class GroupChain(Generic[_M]):
 
     def join(self, member: _M) -> ClientGroup[_M]:
         """Put ``member`` into the first group with room, or into a new last one."""
-        for earlier in self.groups:
-            if earlier.has_room:
-                earlier.join(member)
-                return earlier
-        last = self.groups[-1].zippers if self.groups else self._root
-        group: ClientGroup[_M] = ClientGroup(self._group_size, self._guard)
-        for phase in Phase:
-            last[phase].attach(group.zippers[phase])
-        self.groups.append(group)
+        group = next((earlier for earlier in self.groups if earlier.has_room), None)
+        if group is None:
+            last = self.groups[-1].zippers if self.groups else self._root
+            group = ClientGroup(self._group_size, self._guard)
+            for phase in Phase:
+                last[phase].attach(group.zippers[phase])
+            self.groups.append(group)
         group.join(member)
         return group
 

@@ -15,7 +15,6 @@ from twisted.python.failure import Failure
 from kollacast.events.guard import Guard
 from kollacast.sending.history import History, NotHeld
 from kollacast.sending.plan import Plan
-from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.messages import BufferCtl, Fetch, encode_sealed
 from kollacast.wire.structures import WireError
 
@@ -29,32 +28,16 @@ class Client(Protocol):
     """The client that is served."""
 
     @property
-    def is_in_step(self) -> bool:
-        """Whether it hears of the image's end together with the others."""
-
-    def send(self, message: bytes) -> None:
-        """Send it a message."""
-
-    def served(self, packets: int) -> None:
-        """So many packets have been sent."""
-
-    def told_end(self) -> None:
-        """It knows that the image ends here."""
-
-    def drop(self, reason: str) -> None:
-        """It cannot be served any more."""
+    def member(self) -> object | None: ...  # where it hears of the image's end, with the others
+    def send(self, message: bytes, packets: int = 0) -> None: ...  # with so many packets
+    def told_end(self) -> None: ...  # it knows that the image ends here
+    def drop(self, reason: str) -> None: ...  # it cannot be served any more
 
 
 class Fetches:
     """The fetches of one client."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        history: History,
-        client: Client,
-        guard: Guard,
-    ) -> None:
+    def __init__(self, plan: Plan, history: History, client: Client, guard: Guard) -> None:
         self._plan = plan
         self._history = history
         self._client = client
@@ -81,7 +64,7 @@ class Fetches:
             raise WireError(f"more than {_MAX_WAITING} fetches at once")
         self._waiting.append(fetch)
 
-    def refill(self, queue: SendQueue) -> None:
+    def refill(self) -> None:
         """Begin to read what is sent next, unless that is under way."""
         if self._reading is not None or self._stopped or not self._waiting:
             return
@@ -92,10 +75,9 @@ class Fetches:
             self._waiting.popleft()
         else:
             self._waiting[0] = Fetch(fetch.first + count, fetch.count - count)
-        reading: Deferred[Any] = self._history.read(fetch.first * capacity, count * capacity)
-        self._reading = reading
-        reading.addCallback(self._read, fetch.first, count)
-        reading.addErrback(self._not_read).addErrback(self._guard.failed)
+        self._reading = reading = self._history.read(fetch.first * capacity, count * capacity)
+        answered = reading.addCallback(self._read, fetch.first, count)
+        answered.addErrback(self._not_read).addErrback(self._guard.failed)
 
     def stop(self) -> None:
         """The client is gone, or has it all."""
@@ -111,7 +93,7 @@ class Fetches:
         if self._stopped:
             return
         capacity = self._plan.capacity
-        ended = len(data) < count * capacity and not self._client.is_in_step
+        ended = len(data) < count * capacity and self._client.member is None
         if ended:
             self.stop()
         view = memoryview(data)
@@ -120,8 +102,7 @@ class Fetches:
         if payloads:
             headers = self._plan.codec.sealed(first, payloads)
             message = encode_sealed(dialect, headers, range(len(payloads)), payloads)
-            self._client.served(len(payloads))
-            self._client.send(message)
+            self._client.send(message, len(payloads))
         if ended:
             packets = -(-self._history.bytes_read // capacity)
             self._client.send(BufferCtl(0, 0, packets, 0).encode(dialect))

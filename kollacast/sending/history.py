@@ -8,8 +8,6 @@ from its seq.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from twisted.internet.defer import Deferred
 
 from kollacast.events.observer import Observer
@@ -22,19 +20,15 @@ class NotHeld(Exception):
     """What was read once cannot be read again; the text says why."""
 
 
-class _Store(Protocol):
-    def read_at(self, offset: int, size: int) -> bytes:
-        """Read bytes that have passed before.  Raises OSError."""
-
-
 class History:
     """Reads the past of ``source`` in ``worker``'s thread."""
 
     def __init__(self, source: Source, spool: Spool | None, worker: Worker) -> None:
         self._spool = None if source.identity is not None else spool
-        self._store: _Store | None = source if source.identity is not None else spool
+        self._store: Source | Spool | None = source if source.identity is not None else spool
         self._worker = worker
-        self._bytes = 0
+        #: How much of the image has been read so far.
+        self.bytes_read = 0
         self._over = False
         #: Who waits for more of the image to be read.
         self.waiting: Observer[None] = Observer()
@@ -46,16 +40,6 @@ class History:
             return "its input is a pipe, which is not read twice without --spool"
         return None if self._spool is None else self._spool.broken
 
-    @property
-    def over(self) -> bool:
-        """Whether all of the image has been read."""
-        return self._over
-
-    @property
-    def bytes_read(self) -> int:
-        """How much of the image has been read so far."""
-        return self._bytes
-
     def keep(self, data: memoryview) -> None:
         """``data`` has just been read; called in the thread that has read it."""
         if self._spool is not None:
@@ -63,7 +47,7 @@ class History:
 
     def passed(self, size: int) -> None:
         """``size`` more bytes have been read, or the end for 0."""
-        self._bytes += size
+        self.bytes_read += size
         self._over = size == 0
         self.waiting.fire(None)
 
@@ -81,9 +65,9 @@ class History:
             self._spool.close()
 
     async def _read(self, offset: int, size: int) -> bytes:
-        while not self._over and self._bytes < offset + size:
+        while not self._over and self.bytes_read < offset + size:
             await self.waiting.wait()
-        size = min(size, self._bytes - offset)
+        size = min(size, self.bytes_read - offset)
         if size <= 0:
             return b""
         if self._store is None or self.lack is not None:

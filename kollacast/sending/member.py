@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
-from kollacast.packets.buffer import PacketBuffer
 from kollacast.sending.barrier import ClientGroup, Phase
-from kollacast.sending.plan import Plan
+from kollacast.sending.reach import Listener
 from kollacast.sending.repairs import Repairs
-from kollacast.sending.window import Window
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.dialect import Dialect
@@ -25,52 +22,12 @@ from kollacast.wire.structures import WireError
 _REPAIR_CHUNK = 128 * 1024
 
 
-class Client(Protocol):
+class Client(Listener, Protocol):
     """The client whose place it is."""
 
-    @property
-    def name(self) -> str:
-        """What people call it."""
-
-    @property
-    def can_leave(self) -> bool:
-        """Whether it can leave the barrier and fetch."""
-
-    def sent_all(self) -> None:
-        """It has been told that the empty buffer is sent."""
-
-    def kept_all(self) -> None:
-        """It has kept all that came by multicast."""
-
-    def resent(self, packets: int) -> None:
-        """So many packets have gone to it by TCP."""
-
-
-class Stream(Protocol):
-    """The stream of bytes that it has a part in."""
-
-    @property
-    def plan(self) -> Plan:
-        """What is sent."""
-
-    @property
-    def window(self) -> Window:
-        """The buffers in flight."""
-
-    @property
-    def repairs(self) -> Repairs:
-        """What answers requests."""
-
-    def repairing(self, size: int) -> None:
-        """So many bytes of retransmissions are about to leave by TCP."""
-
-
-@dataclass(slots=True)
-class _Due:
-    """An answer that the client owes, and since when."""
-
-    ctl: BufferCtl
-    since: float
+    def sent_all(self) -> None: ...  # it has been told that the empty buffer is sent
+    def kept_all(self) -> None: ...  # it has kept all that came by multicast
+    def resent(self, packets: int) -> None: ...  # so many have gone to it by TCP
 
 
 class Member:
@@ -85,43 +42,34 @@ class Member:
         *,
         decodes: bool,
     ) -> None:
+        self.client = client
         #: Whether the client can use coded repairs.
         self.decodes = decodes
+        #: Whether the client has ever said READY, as only clients do.
+        self.has_answered = False
+        #: Packets asked for and neither sent nor taken over by a coded repair.
+        self.packets_owed = 0
         self._clock = clock
         self._dialect = dialect
         self._outgoing = outgoing
-        self._client = client
         # Where it takes part, once the stream has begun and until it leaves.
         self._group: ClientGroup[Member] | None = None
-        self._stream: Stream
-        self._has_answered = False
+        self._repairs: Repairs
         self._has_reported = False
         # The first buffer that it was told of.
         self._first: BufferCtl | None = None
-        # Phases that the client has been told of and owes an answer to.
-        self._announced: deque[_Due] = deque()
+        # Phases that the client has been told of and owes an answer to, and since when.
+        self._announced: deque[tuple[BufferCtl, float]] = deque()
         self._ready: deque[BufferCtl] = deque()
-        self._sent: deque[_Due] = deque()
+        self._sent: deque[tuple[BufferCtl, float]] = deque()
         self._requested: deque[int] = deque()
-        # Packets asked for and neither sent nor taken over by a coded repair.
-        self._unanswered = 0
         # Whether the client has been told of coded repairs and has not asked since.
         self._asks_anew = False
 
-    @property
-    def name(self) -> str:
-        """What people call the client."""
-        return self._client.name
-
-    @property
-    def can_leave(self) -> bool:
-        """Whether the client can leave the barrier and fetch."""
-        return self._client.can_leave
-
-    def enter(self, stream: Stream, group: ClientGroup[Member]) -> None:
-        """Take part in ``stream``, as one of ``group``."""
-        self._stream = stream
+    def enter(self, group: ClientGroup[Member], repairs: Repairs) -> None:
+        """Take part in a stream, as one of ``group``."""
         self._group = group
+        self._repairs = repairs
 
     # From the group.
 
@@ -131,7 +79,7 @@ class Member:
             if self._has_reported:
                 self._answered(phase)
             return
-        due = _Due(ctl, self._clock.seconds())
+        due = ctl, self._clock.seconds()
         if phase is Phase.ANNOUNCE:
             if self._first is None:
                 self._first = ctl
@@ -143,7 +91,7 @@ class Member:
             self._sent.append(due)
             self._outgoing.send(Sent().encode(self._dialect))
             if ctl.is_end:
-                self._client.sent_all()
+                self.client.sent_all()
 
     def takes(self, ctl: BufferCtl) -> bool:
         """Whether the client was told of this buffer: who came late was not told of the first."""
@@ -153,11 +101,6 @@ class Member:
         """Whether these packets had been announced before the client was in."""
         first = self._first
         return first is not None and fetch.first + fetch.count <= first.packet_id_base
-
-    @property
-    def is_all_sent(self) -> bool:
-        """Whether the client has been told that the empty buffer is sent."""
-        return bool(self._sent) and self._sent[-1].ctl.is_end
 
     # From the repairs.
 
@@ -171,17 +114,19 @@ class Member:
     def repaired(self, buffer_id: int) -> None:
         """Tell the client that coded repairs of a buffer have been multicast."""
         if self._group is not None:
-            self._unanswered = len(self._requested)
+            self.packets_owed = len(self._requested)
             self._asks_anew = True
             self._outgoing.send(Repaired(buffer_id).encode(self._dialect))
 
     # From the client.
 
     def ready(self) -> None:
+        """It has answered an announcement; as all answers, raises WireError if it is not due."""
         if not self._announced:
             raise WireError("READY for a buffer that was not announced")
-        self._has_answered = True
-        self._ready.append(self._announced.popleft().ctl)
+        self.has_answered = True
+        ctl, _since = self._announced.popleft()
+        self._ready.append(ctl)
         self._answered(Phase.ANNOUNCE)
 
     def done(self) -> None:
@@ -191,10 +136,10 @@ class Member:
         ctl = self._ready.popleft()
         if not self._sent:
             self._close_requests()
-        self._stream.repairs.done(self, ctl.buffer_id)
+        self._repairs.done(self, ctl.buffer_id)
         if ctl.is_end:
             # At once: who has kept all need not wait for the others to bring it to disk.
-            self._client.kept_all()
+            self.client.kept_all()
         self._answered(Phase.SENT)
 
     def request(self, seqs: tuple[int, ...]) -> None:
@@ -205,13 +150,13 @@ class Member:
             self._asks_anew = False
             waiting = set(self._requested)
             seqs = tuple(seq for seq in seqs if seq not in waiting)
-        most = self._stream.plan.max_request
-        if self._unanswered + len(seqs) > most:
+        most = self._repairs.plan.max_request
+        if self.packets_owed + len(seqs) > most:
             raise WireError(f"requests for more than {most} packets at once")
-        if not self._dialect.answers_all and not self._stream.window.holds_all(seqs):
+        if not self._dialect.answers_all and not self._repairs.window.holds_all(seqs):
             raise WireError("a request for a packet that is not held")
-        self._unanswered += len(seqs)
-        self._stream.repairs.requested(self, seqs)
+        self.packets_owed += len(seqs)
+        self._repairs.requested(self, seqs)
 
     def reported(self) -> None:
         self._has_reported = True
@@ -223,9 +168,9 @@ class Member:
     def owes(self) -> str | None:
         """The answer that is due from the client, and for which the others wait, if one is."""
         if self._announced:
-            return Phase.ANNOUNCE.answer
+            return Phase.ANNOUNCE.value
         if self._sent:
-            return Phase.SENT.answer
+            return Phase.SENT.value
         return None
 
     @property
@@ -234,34 +179,24 @@ class Member:
         return len(self._announced) + len(self._sent)
 
     @property
-    def packets_owed(self) -> int:
-        """How many packets the client has asked for and not got."""
-        return self._unanswered
-
-    @property
-    def has_answered(self) -> bool:
-        """Whether the client has ever said READY, as only clients do."""
-        return self._has_answered
-
-    @property
     def is_finishing(self) -> bool:
         """Whether the answer due is the client's last one, before which it syncs its file."""
         return not self._dialect.proves and bool(self._ready) and self._ready[0].is_end
 
     def owed_s(self) -> float:
         """Seconds for which the oldest answer has been due, and the others are held up for it."""
-        since = [due[0].since for due in (self._announced, self._sent) if due]
+        since = [due[0][1] for due in (self._announced, self._sent) if due]
         return self._clock.seconds() - min(since) if since else 0.0
 
     def ready_owed_s(self) -> float:
         """Seconds for which the oldest READY has been due."""
-        return self._clock.seconds() - self._announced[0].since if self._announced else 0.0
+        return self._clock.seconds() - self._announced[0][1] if self._announced else 0.0
 
     def leave(self) -> None:
         """Nothing waits for this client any more."""
         group, self._group = self._group, None
         if group is not None:
-            self._stream.repairs.left(self)
+            self._repairs.left(self)
             group.leave(self)
         self._requested.clear()
 
@@ -275,27 +210,21 @@ class Member:
         """Append the next of the requested packets, a bounded piece at a time."""
         if not self._requested:
             return
-        capacity = self._stream.plan.capacity
+        capacity = self._repairs.plan.capacity
         seqs = list(islice(self._requested, max(_REPAIR_CHUNK // capacity, 1)))
         for _ in seqs:
             self._requested.popleft()
-        self._unanswered -= len(seqs)
-        self._stream.repairing(len(seqs) * capacity)
-        buffer: PacketBuffer | None = None
-        slots: list[int] = []
-        for seq in seqs:
-            slot = None if buffer is None else buffer.slot_of(seq)
-            if slot is None:
-                self._append_packets(queue, buffer, slots)
-                slots = []
-                buffer = self._stream.window.held(seq)
-                slot = None if buffer is None else buffer.slot_of(seq)
-            if slot is None:
-                if self._dialect.answers_all:
+        self.packets_owed -= len(seqs)
+        self._repairs.resending(len(seqs) * capacity)
+        for buffer, run in groupby(seqs, self._repairs.window.held):
+            if buffer is not None:
+                slots = [slot for seq in run if (slot := buffer.slot_of(seq)) is not None]
+                payloads = [buffer.slots(slot, 1)[0] for slot in slots]
+                queue.append(encode_sealed(self._dialect, buffer.headers, slots, payloads))
+                self.client.resent(len(slots))
+            elif self._dialect.answers_all:
+                for seq in run:
                     queue.append(Packet(seq, 0, b"").encode(self._dialect))
-                continue
-            slots.append(slot)
-        self._append_packets(queue, buffer, slots)
 
     def _close_requests(self) -> None:
         """The client is done with all that it may have asked for.
@@ -307,12 +236,4 @@ class Member:
             while self._requested:
                 self.refill(self._outgoing.queue)
         self._requested.clear()
-        self._unanswered = 0
-
-    def _append_packets(
-        self, queue: SendQueue, buffer: PacketBuffer | None, slots: list[int]
-    ) -> None:
-        if buffer is not None and slots:
-            payloads = [buffer.slots(slot, 1)[0] for slot in slots]
-            queue.append(encode_sealed(self._dialect, buffer.headers, slots, payloads))
-            self._client.resent(len(slots))
+        self.packets_owed = 0

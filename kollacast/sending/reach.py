@@ -29,12 +29,9 @@ class Listener(Hashable, Protocol):
     """A client that should hear the multicast."""
 
     @property
-    def name(self) -> str:
-        """What people call it."""
-
+    def name(self) -> str: ...  # what people call it
     @property
-    def can_leave(self) -> bool:
-        """Whether it leaves the barrier and fetches when it hears nothing, and then says so."""
+    def can_leave(self) -> bool: ...  # the barrier and fetch, and then says so
 
 
 class Reach:

@@ -14,52 +14,45 @@ from twisted.python.failure import Failure
 
 from kollacast.files.digest import Digester
 from kollacast.files.source import Source
-from kollacast.operator.expectation import Expectation
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.sending.history import History
+from kollacast.sending.plan import Plan
 from kollacast.transport.worker import Worker
 
 _log = Logger()
+
+#: Buffers that are filled while a full window is in flight.
+_READ_AHEAD = 1
 
 
 class ReadAhead:
     """Buffers of the image in order, the last one empty.
 
-    ``buffers`` of ``buffer_packets`` each are allocated, once there is something
-    to put into each; ``packets_next()`` tells how many of them the next one gets.
+    As many as the ``plan`` has in flight and some more are allocated, once there is something
+    to put into each; ``packets_next()`` tells how many packets the next one gets.
     """
 
     def __init__(
         self,
+        plan: Plan,
         source: Source,
-        digester: Digester,
+        history: History,
         reader: Worker,
         digest_worker: Worker,
-        *,
-        capacity: int,
-        buffer_packets: int,
-        buffers: int,
         packets_next: Callable[[], int],
-        history: History,
-        expectation: Expectation = Expectation(),  # noqa: B008 (it is frozen)
     ) -> None:
+        self._plan = plan
         self._source = source
-        self._digester = digester
-        self._expectation = expectation
-        self._digesters = [digester]
+        self._digesters = [Digester(plan.digest)]
         #: Where the digest that is expected is of another kind, both are computed.
-        self._expected_digester = digester
-        if expectation.digest is not None and expectation.digest.name != digester.name:
-            self._expected_digester = Digester(expectation.digest.name)
-            self._digesters.append(self._expected_digester)
-        self._bytes_read = 0
+        expected = plan.expectation.digest
+        if expected is not None and expected.name != plan.digest:
+            self._digesters.append(Digester(expected.name))
         self._reader = reader
         self._digest_worker = digest_worker
-        self._capacity = capacity
-        self._buffer_packets = buffer_packets
         self._packets_next = packets_next
         self._history = history
-        self._unallocated = buffers
+        self._unallocated = plan.window + _READ_AHEAD
         self._allocated = 0
         self._over: Deferred[None] = Deferred()
         self._failure: Failure | None = None
@@ -88,12 +81,15 @@ class ReadAhead:
         else:
             digested.addCallback(lambda _: self._free.put(buffer))
 
-    def digest(self) -> Deferred[bytes]:
+    async def digest(self) -> bytes:
         """The digest of all that was read; ask once all is read.
 
         Fails where a part of it could not be digested.
         """
-        return self._digest_worker.run(self._digester.value).addCallback(self._of_all)
+        value = await self._digest_worker.run(self._digesters[0].value)
+        if self._failure is not None:
+            self._failure.raiseException()
+        return value
 
     async def _read(self) -> None:
         while True:
@@ -118,25 +114,21 @@ class ReadAhead:
         if not self._over.called:
             self._over.errback(failure)
 
-    def _of_all(self, value: bytes) -> bytes:
-        if self._failure is not None:
-            self._failure.raiseException()
-        return value
-
     def _update(self, views: Sequence[memoryview]) -> None:
         for digester in self._digesters:
             digester.update(views)
 
     async def _check(self, size: int) -> None:
         """``size`` more bytes are read, or the end for 0."""
-        self._bytes_read += size
+        expectation = self._plan.expectation
+        total = self._history.bytes_read + size
         if size:
-            self._expectation.check_size_so_far(self._bytes_read)
+            expectation.check_size_so_far(total)
             return
-        self._expectation.check_size(self._bytes_read)
-        if self._expectation.digest is not None:
-            value = await self._digest_worker.run(self._expected_digester.value)
-            self._expectation.check_digest(value)
+        expectation.check_size(total)
+        if expectation.digest is not None:
+            value = await self._digest_worker.run(self._digesters[-1].value)
+            expectation.check_digest(value)
 
     def _fill(self, buffer: PacketBuffer, packets: int) -> int:
         size = buffer.fill(self._source.readinto, packets)
@@ -154,9 +146,9 @@ class ReadAhead:
         Raises MemoryError where there are none.
         """
         try:
-            buffer = PacketBuffer(self._capacity, self._buffer_packets)
+            buffer = PacketBuffer(self._plan.capacity, self._plan.buffer_packets)
         except OSError as error:
-            size = self._capacity * self._buffer_packets
+            size = self._plan.capacity * self._plan.buffer_packets
             why = (
                 f"no memory for a buffer of {size} bytes: {error.strerror}. --buffer-packets and"
                 " --window take less of it"

@@ -25,6 +25,7 @@ from kollacast.repair import SCHEME, Encoder
 from kollacast.sending.plan import Plan
 from kollacast.sending.reach import Listener, Reach
 from kollacast.sending.window import Flight, Window
+from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol
 
 #: Seconds for which first requests are gathered.
@@ -37,16 +38,15 @@ _WORTH = 0.8
 _SLICE = 1024
 
 
-class Requester(Listener, Protocol):
+class Requester(Hashable, Protocol):
     """A client that lacks packets."""
 
     decodes: bool
 
-    def repair(self, seqs: Sequence[int]) -> None:
-        """Send it these packets by TCP."""
-
-    def repaired(self, buffer_id: int) -> None:
-        """Tell it that the coded repairs of a buffer have been multicast."""
+    @property
+    def client(self) -> Listener: ...
+    def repair(self, seqs: Sequence[int]) -> None: ...  # send it these by TCP
+    def repaired(self, buffer_id: int) -> None: ...  # coded repairs of it have been multicast
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +55,7 @@ class _Round:
 
     flight: Flight
     unheard: set[Requester]
-    grace: IDelayedCall  #: ends the wait for them
+    grace: IDelayedCall = field(init=False)  #: ends the wait for them
     wanted: dict[Requester, tuple[int, ...]] = field(default_factory=dict)
     #: How many packets each client lacked, and in how many runs, that the rate control does not
     #: know of.
@@ -70,18 +70,19 @@ class Repairs:
         self,
         clock: IReactorTime,
         plan: Plan,
-        window: Window,
         sender: MulticastProtocol,
+        pacer: Pacer,
         control: CongestionControl,
-        reach: Reach,
         guard: Guard,
     ) -> None:
         self._clock = clock
-        self._coding = plan.coding
-        self._window = window
+        self.plan = plan
+        #: The buffers in flight.
+        self.window = Window(plan.window)
+        self.reach = Reach(plan.window)
         self._sender = sender
+        self._pacer = pacer
         self._control = control
-        self._reach = reach
         self._guard = guard
         self._rounds: dict[int, _Round] = {}
         self._encoder: Encoder = SCHEME.encoder(plan.capacity)
@@ -91,9 +92,9 @@ class Repairs:
         """``flight`` has been multicast, and ``clients`` are told now."""
         if flight.buffer.ctl.is_end:
             return
-        buffer_id = flight.buffer.ctl.buffer_id
-        grace = self._guard.call_later(self._clock, _GRACE_S, self._time_is_over, buffer_id)
-        self._rounds[buffer_id] = _Round(flight, set(clients), grace)
+        current = _Round(flight, set(clients))
+        current.grace = self._guard.call_later(self._clock, _GRACE_S, self._decide, current)
+        self._rounds[flight.buffer.ctl.buffer_id] = current
 
     def requested(self, client: Requester, seqs: tuple[int, ...]) -> None:
         """``client`` asks for ``seqs``, all of them held."""
@@ -114,9 +115,16 @@ class Repairs:
         if current is not None and client in current.unheard:
             self._hear(current, client, (0, 0))
 
+    def resending(self, size: int) -> None:
+        """So many bytes of retransmissions are about to leave by TCP."""
+        # In stop-and-wait the link is free again before the next buffer leaves, and who waits for
+        # that in the jasmine dialect does not do so for long.
+        if self.plan.dialect.max_window > 1:
+            self._pacer.sent(size)
+
     def left(self, client: Requester) -> None:
         """``client`` is out, and not waited for."""
-        self._reach.left(client)
+        self.reach.left(client.client)
         self._control.forget(client)
         for current in list(self._rounds.values()):
             current.wanted.pop(client, None)
@@ -137,7 +145,7 @@ class Repairs:
             current.grace.cancel()
 
     def _round_of(self, seqs: tuple[int, ...]) -> _Round | None:
-        buffer = self._window.held(seqs[0]) if seqs else None
+        buffer = self.window.held(seqs[0]) if seqs else None
         if buffer is None or any(buffer.slot_of(seq) is None for seq in (min(seqs), max(seqs))):
             return None
         return self._rounds.get(buffer.ctl.buffer_id)
@@ -146,7 +154,7 @@ class Repairs:
         current.unheard.discard(client)
         current.lost[client] = lost
         if current.flight.has_left:
-            self._reach.answered(client, lost[0], current.flight.buffer.ctl)
+            self.reach.answered(client.client, lost[0], current.flight.buffer.ctl)
         self._go_on_if_all(current)
 
     def _go_on_if_all(self, current: _Round) -> None:
@@ -158,17 +166,14 @@ class Repairs:
             current.grace.cancel()
             self._decide(current)
 
-    def _time_is_over(self, buffer_id: int) -> None:
-        self._decide(self._rounds[buffer_id])
-
     def _decide(self, current: _Round) -> None:
         current.decided = True
         self._report(current)
         # Whom nothing reaches any more, these would not reach, either.
-        deaf = self._reach.is_deaf
-        decoding = [c for c in current.wanted if c.decodes and not deaf(c)]
+        deaf = self.reach.is_deaf
+        decoding = [c for c in current.wanted if c.decodes and not deaf(c.client)]
         requested = sum(len(current.wanted[client]) for client in decoding)
-        if len(decoding) < 2 or requested < _MIN_REQUESTED or not self._coding:
+        if len(decoding) < 2 or requested < _MIN_REQUESTED or not self.plan.coding:
             decoding = []
         wanted = {client: current.wanted.pop(client) for client in decoding}
         direct, current.wanted = current.wanted, {}
@@ -210,17 +215,12 @@ class Repairs:
             leaving: list[Deferred[float]] = []
             for seq, payloads in mending.runs():
                 self.packets_coded += len(payloads)
-                coded = _coded_buffer(buffer.capacity, seq, payloads)
+                # Full packets, which count up from the first one.
+                coded = PacketBuffer(buffer.capacity, len(payloads))
+                coded.payload[:] = b"".join(payloads)
+                coded.announce(0, seq, len(coded.payload))
                 leaving.append(self._sender.multicast(coded, urgent=True))
             for left in leaving:
                 await left
         for client in wanted:
             client.repaired(buffer_id)
-
-
-def _coded_buffer(capacity: int, seq: int, payloads: Sequence[bytes]) -> PacketBuffer:
-    """A buffer of full packets that count up from ``seq``."""
-    buffer = PacketBuffer(capacity, len(payloads))
-    buffer.payload[:] = b"".join(payloads)
-    buffer.announce(0, seq, len(buffer.payload))
-    return buffer

@@ -16,7 +16,6 @@ from twisted.internet.interfaces import IReactorTime
 from kollacast.congestion import CongestionControl
 from kollacast.events.guard import Guard
 from kollacast.events.observer import Observer
-from kollacast.files.digest import Digester
 from kollacast.files.source import Source
 from kollacast.operator.expectation import UnexpectedImage
 from kollacast.sending.barrier import GroupChain, Phase
@@ -24,18 +23,14 @@ from kollacast.sending.buffer_sizing import BufferSizing
 from kollacast.sending.history import History
 from kollacast.sending.member import Member
 from kollacast.sending.plan import Plan
-from kollacast.sending.reach import Reach
 from kollacast.sending.read_ahead import ReadAhead
 from kollacast.sending.repairs import Repairs
-from kollacast.sending.window import Flight, Window
+from kollacast.sending.window import Flight
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol
 from kollacast.transport.worker import Worker
 from kollacast.wire.messages import BufferCtl
 from kollacast.wire.structures import SEQ_LIMIT
-
-#: Buffers that are filled while a full window is in flight.
-_READ_AHEAD = 1
 
 
 class CannotSend(Exception):
@@ -43,7 +38,7 @@ class CannotSend(Exception):
 
 
 class Transfer:
-    """Brings ``source`` to its members as ``plan`` says.
+    """Brings ``source`` to its members, ``clients`` in the beginning, as ``plan`` says.
 
     ``reader`` and ``digest_worker`` are its threads.  What is raised on the way, ``guard`` is
     told: :class:`CannotSend`, or an error of the program.
@@ -52,7 +47,6 @@ class Transfer:
     def __init__(
         self,
         clock: IReactorTime,
-        plan: Plan,
         source: Source,
         history: History,
         reader: Worker,
@@ -60,10 +54,11 @@ class Transfer:
         sender: MulticastProtocol,
         pacer: Pacer,
         control: CongestionControl,
+        plan: Plan,
+        clients: int,
         guard: Guard,
     ) -> None:
         self.plan = plan
-        self.window = Window(plan.window)
         #: Payload bytes of all buffers that were multicast, or that everybody had.
         self.bytes_done = 0
         #: The image's digest, once all of it is read.
@@ -75,8 +70,8 @@ class Transfer:
         self._control = control
         self._guard = guard
         self._chain: GroupChain[Member] = GroupChain(plan.group_size, guard)
-        self._reach = Reach(plan.window)
-        self.repairs = Repairs(clock, plan, self.window, sender, control, self._reach, guard)
+        self.repairs = Repairs(clock, plan, sender, pacer, control, guard)
+        self.window = self.repairs.window
         self._digest_known: Observer[bytes] = Observer()
         # Announced and not multicast yet, and when all were ready for it.
         self._next: deque[tuple[Flight, Deferred[None]]] = deque()
@@ -84,33 +79,13 @@ class Transfer:
         self._through: Deferred[None] = succeed(None)
         # How many have left because they hear nothing.
         self._unreached = 0
-        self._source = source
-        self._history = history
-        self._workers = reader, digest_worker
-        self._sizing: BufferSizing
-        self._reader: ReadAhead
+        self._sizing = BufferSizing(
+            plan.capacity, plan.buffer_packets, clients, size=plan.size, fixed=not plan.resizes
+        )
+        self._reader = ReadAhead(plan, source, history, reader, digest_worker, self._sizing.next)
 
     def start(self, members: Sequence[Member]) -> None:
         """Read and announce from now on, to ``members`` first."""
-        plan = self.plan
-        self._sizing = BufferSizing(
-            plan.capacity,
-            plan.buffer_packets,
-            max(len(members), 1),
-            size=plan.size,
-            fixed=not plan.resizes,
-        )
-        self._reader = ReadAhead(
-            self._source,
-            Digester(plan.digest),
-            *self._workers,
-            capacity=plan.capacity,
-            buffer_packets=plan.buffer_packets,
-            buffers=plan.window + _READ_AHEAD,
-            packets_next=self._sizing.next,
-            history=self._history,
-            expectation=plan.expectation,
-        )
         for member in members:
             self.join(member)
         self._guard.run(self._read())
@@ -118,7 +93,7 @@ class Transfer:
 
     def join(self, member: Member) -> None:
         """``member`` is told of whatever is announced from now on."""
-        member.enter(self, self._chain.join(member))
+        member.enter(self._chain.join(member), self.repairs)
 
     def start_anew(self, members: Sequence[Member]) -> None:
         """Whoever was told of the first buffers is gone, and ``members`` are here now."""
@@ -154,7 +129,8 @@ class Transfer:
         members = [member for member in self._chain.members if member.takes(buffer.ctl)]
         self._pacer.rate_bps = self._control.rate_bps
         flight.epoch = self._control.epoch
-        if members and self._reach.is_in_vain(members, buffer.ctl.buffer_id):
+        clients = [member.client for member in members]
+        if self.repairs.reach.is_in_vain(clients, buffer.ctl.buffer_id):
             self._sender.withhold(buffer)
             flight.has_left = False
         # With nobody in step, the image is only read.
@@ -172,19 +148,12 @@ class Transfer:
         """Fires with the image's digest once all of it is read."""
         return self._digest_known.wait() if self.digest is None else succeed(self.digest)
 
-    def repairing(self, size: int) -> None:
-        """So many bytes of retransmissions are about to leave by TCP."""
-        # In stop-and-wait the link is free again before the next buffer leaves, and who waits for
-        # that in the jasmine dialect does not do so for long.
-        if self.plan.dialect.max_window > 1:
-            self._pacer.sent(size)
-
     def unreached(self, member: Member) -> str:
         """``member`` leaves, for it hears nothing; returns what has happened to it."""
         self._unreached += 1
         if self._unreached > 1 and self._chain.members == [member]:
-            self._reach.say_none(self._unreached)
-        return self._reach.what(member)
+            self.repairs.reach.say_none(self._unreached)
+        return self.repairs.reach.what(member.client)
 
     # Parts of it.
 
@@ -205,7 +174,7 @@ class Transfer:
         """
         seq = 0
         for buffer_id in itertools.count(1):
-            await self.window.take_place()
+            await self.window.places.acquire()
             buffer, size = await self._reader.next()
             ctl = buffer.announce(buffer_id, seq, size)
             seq += ctl.pkt_count
@@ -213,11 +182,12 @@ class Transfer:
                 raise CannotSend("the image has more packets than there are sequence numbers")
             if seq <= self.plan.kept and not ctl.is_end:
                 self.bytes_done += size
-                self.window.give_place_back()
+                self.window.places.release()
                 self._reader.release(buffer)
                 continue
             self.announced = ctl
-            flight = self.window.begin(buffer)
+            flight = Flight(buffer)
+            self.window.flights.append(flight)
             self._next.append((flight, self._announce(flight)))
             self._go_on_if_prepared()
             if ctl.is_end:
@@ -245,10 +215,10 @@ class Transfer:
         return not ctl.is_end
 
     def _retire(self, flight: Flight) -> None:
-        self.window.end(flight)
+        self.window.flights.remove(flight)
         self.repairs.end(flight)
         self._reader.release(flight.buffer)
-        self.window.give_place_back()
+        self.window.places.release()
 
     async def _prove(self) -> None:
         await self._through

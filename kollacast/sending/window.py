@@ -31,27 +31,9 @@ class Window:
     """At most ``size`` flights, oldest first."""
 
     def __init__(self, size: int) -> None:
-        self.size = size
         self.flights: deque[Flight] = deque()
-        self._places = DeferredSemaphore(size)
-
-    async def take_place(self) -> None:
-        """Wait until one more buffer may be announced."""
-        await self._places.acquire()
-
-    def give_place_back(self) -> None:
-        """A buffer was not announced after all."""
-        self._places.release()
-
-    def begin(self, buffer: PacketBuffer) -> Flight:
-        """``buffer`` is about to be announced, in the place that was taken for it."""
-        flight = Flight(buffer)
-        self.flights.append(flight)
-        return flight
-
-    def end(self, flight: Flight) -> None:
-        """Nobody needs the packets of ``flight`` any more."""
-        self.flights.remove(flight)
+        #: One is taken before a buffer is announced.
+        self.places = DeferredSemaphore(size)
 
     def held(self, seq: int) -> PacketBuffer | None:
         """The multicast buffer that holds the packet ``seq``, if any does."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 
+from kollacast.operator.config import ServerConfig
 from kollacast.sending.plan import Plan
 from kollacast.server.cycle import Stage
 from kollacast.wire.greeting import Hello
@@ -14,13 +15,11 @@ from kollacast.wire.greeting import Hello
 class Situation:
     """What admission goes by beside a client's hello and address, at one moment."""
 
+    config: ServerConfig
     stage: Stage
     offer: Plan  #: what the greeting says
     agreed: Plan  #: what is sent
     is_end_announced: bool  #: whether all of the image has been announced
-    clients_expected: int
-    allowed: tuple[IPv4Network, ...] | None  #: who may join; None for everyone
-    unicast: bool  #: whether nothing is multicast
     lack: str | None  #: why nobody can fetch; None where whoever knows how can
     has_room: bool = True  #: whether one more may come in, or this one once more
     may_be_back: bool = False  #: whether this may be one that is in, with a broken connection
@@ -28,12 +27,12 @@ class Situation:
     @property
     def all_fetch(self) -> bool:
         """Whether whoever comes now does not get all in step."""
-        return self.unicast or self.stage is not Stage.GATHERING
+        return self.config.unicast or self.stage is not Stage.GATHERING
 
     @property
     def is_joinable(self) -> bool:
         """Whether whoever comes now may get the rest in step."""
-        return not (self.unicast or self.is_end_announced)
+        return not (self.config.unicast or self.is_end_announced)
 
 
 @dataclass(frozen=True)
@@ -68,36 +67,11 @@ class Refused:
 Admission = InStep | Late | Fetching | Refused
 
 
-def may_speak(address: str, now: Situation) -> Refused | None:
-    """Why a connection is not even asked who it is, or None."""
-    return _not_allowed(address, now) or _refused(None, now)
-
-
-def admit(hello: Hello | None, address: str, now: Situation) -> Admission:
-    """What becomes of a client; ``hello`` is None in a dialect that has none."""
-    refused = _not_allowed(address, now) or _refused(hello, now)
-    if refused is not None:
-        return refused
-    if not now.has_room:
-        return Refused(f"all {now.clients_expected} clients are here already", now.may_be_back)
-    reason = _why_not_in_step(hello, now)
-    if reason is None:
-        return InStep()
-    if hello is not None and hello.late_join and now.is_joinable:
-        if now.offer.suits(hello.packets, now.agreed):
-            return Late(reason)
-    # A hello may have crossed the start, or the last announcement.
-    is_news = hello is not None and (hello.late_join or not hello.pull)
-    return Fetching(reason, is_news)
-
-
-def _not_allowed(address: str, now: Situation) -> Refused | None:
-    if now.allowed is None or any(IPv4Address(address) in network for network in now.allowed):
-        return None
-    return Refused("this host is not among those that may join", note="it may not join")
-
-
-def _refused(hello: Hello | None, now: Situation) -> Refused | None:
+def may_speak(address: str, now: Situation, hello: Hello | None = None) -> Refused | None:
+    """Why a connection is not let in, and without a hello not even asked for one, or None."""
+    allowed = now.config.allowed
+    if allowed is not None and not any(IPv4Address(address) in network for network in allowed):
+        return Refused("this host is not among those that may join", note="it may not join")
     if now.stage is Stage.ENDED:
         return Refused("the session has ended", now.may_be_back)
     if now.all_fetch or (hello is not None and hello.pull):
@@ -109,9 +83,27 @@ def _refused(hello: Hello | None, now: Situation) -> Refused | None:
     return None
 
 
+def admit(hello: Hello | None, address: str, now: Situation) -> Admission:
+    """What becomes of a client; ``hello`` is None in a dialect that has none."""
+    refused = may_speak(address, now, hello)
+    if refused is not None:
+        return refused
+    if not now.has_room:
+        return Refused(f"all {now.config.clients} clients are here already", now.may_be_back)
+    reason = _why_not_in_step(hello, now)
+    if reason is None:
+        return InStep()
+    if hello is not None and hello.late_join and now.is_joinable:
+        if now.offer.suits(hello.packets, now.agreed):
+            return Late(reason)
+    # A hello may have crossed the start, or the last announcement.
+    is_news = hello is not None and (hello.late_join or not hello.pull)
+    return Fetching(reason, is_news)
+
+
 def _why_not_in_step(hello: Hello | None, now: Situation) -> str | None:
     """Why a client does not get all of the image in step with the others, or None."""
-    if now.unicast:
+    if now.config.unicast:
         return "the server was told to use no multicast"
     if now.stage is not Stage.GATHERING:
         return "it came after the start"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -15,34 +14,29 @@ from kollacast.sending.fetching import Fetches
 from kollacast.sending.history import History
 from kollacast.sending.member import Member
 from kollacast.sending.plan import Plan
-from kollacast.server.admission import (
-    Admission,
-    InStep,
-    Late,
-    Refused,
-    Situation,
-    admit,
-    may_speak,
-)
-from kollacast.server.client_record import ClientRecord
-from kollacast.server.conversation import (
-    LOST,
-    Answer,
-    Departure,
-    Place,
-    conversation,
-    is_report_due,
-    place_of,
-    proof,
-)
+from kollacast.sending.transfer import Transfer
+from kollacast.server import admission
+from kollacast.server.admission import Admission, InStep, Late, Refused, Situation
+from kollacast.server.conversation import Answer, Departure, conversation, is_report_due, proof
 from kollacast.server.credentials import Credentials
+from kollacast.server.snapshot import ClientRecord
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.greeting import Hello, Refusal
-from kollacast.wire.messages import Detach, Digest, Fetch, Message, Ready, Report, Request
+from kollacast.wire.messages import Detach, Digest, Done, Fetch, Message, Ready, Report, Request
 from kollacast.wire.structures import WireError
 
 _log = Logger()
+
+#: What a C client makes of a greeting, of which it reads the first 16 bytes; ours does so with one
+#: that asks for what it has not.
+_LIKE_JASMINE = (
+    "it closed the connection at the greeting, without a word, as the C client jasminec does,"
+    " which needs a server with --dialect jasmine, or as a kollacast client that lacks"
+    " --token-file or the digest of this run: it says so itself"
+)
+#: What is said of a connection that has ended by itself.
+_LOST = "the connection was lost"
 
 
 class Host(Protocol):
@@ -52,35 +46,18 @@ class Host(Protocol):
     guard: Guard
     credentials: Credentials
     history: History
+    transfer: Transfer | None
 
     @property
-    def lack(self) -> str | None:
-        """Why nobody can fetch, or None."""
-
+    def stream(self) -> Transfer: ...  # the same, once it has begun
     @property
-    def plan(self) -> Plan:
-        """What is sent, as far as it is agreed on."""
-
-    def situation(self, client: Client | None = None) -> Situation:
-        """What admission goes by, for this client where it is known who that is."""
-
-    def greeting(self, nonce: str) -> bytes:
-        """What a connection is told first."""
-
-    def joined(self, client: Client) -> None:
-        """A client is in; it has a member if it is in step from here on."""
-
-    def known_digest(self) -> Deferred[bytes]:
-        """Fires with the image's digest once all of it is read."""
-
-    def unreached(self, client: Client) -> str | None:
-        """A client hears nothing: why it leaves the barrier, or None where it cannot."""
-
-    def verified(self) -> None:
-        """A client has the whole image."""
-
-    def left(self, client: Client, how: Departure) -> None:
-        """A client that was in is out; its record says why."""
+    def lack(self) -> str | None: ...  # why nobody can fetch, or None
+    @property
+    def plan(self) -> Plan: ...  # what is sent, as far as it is agreed on
+    def situation(self, client: Client | None = None) -> Situation: ...  # and who it is, if known
+    def joined(self, client: Client) -> None: ...  # it has a member if it is in step from here on
+    def left(self, client: Client, how: Departure) -> None: ...  # its record says why
+    def consider_end(self) -> None: ...  # for a client has the whole image
 
 
 class Connection(Protocol):
@@ -88,14 +65,9 @@ class Connection(Protocol):
 
     outgoing: Outgoing
 
-    def await_hello(self) -> None:
-        """Give it a while to say who it is."""
-
-    def await_nothing(self) -> None:
-        """It has said who it is."""
-
-    def close(self) -> None:
-        """Close once all is sent, or after a while."""
+    def await_hello(self) -> None: ...  # give it a while to say who it is
+    def await_nothing(self) -> None: ...  # it has said who it is
+    def close(self) -> None: ...  # once all is sent, or after a while
 
 
 class Client:
@@ -109,11 +81,13 @@ class Client:
         self.member: Member | None = None
         #: What it fetches, if it does.
         self.fetching: Fetches | None = None
+        #: What it is told by.
+        self.connection = connection
+        #: What has been said, and may be.
+        self.talk = conversation(self)
         self._host = host
-        self._connection = connection
         self._dialect = host.plan.dialect
         self._nonce = secrets.token_hex(16)
-        self._talk = conversation(self)
         self._proof = proof(self)
         self._heard_at = 0.0
         self._joined_at = 0.0
@@ -123,33 +97,29 @@ class Client:
     def connected(self) -> None:
         """It can be talked to."""
         if not self._dialect.introduces:
-            self._let_in(admit(None, self.record.address, self._host.situation(self)))
+            self._let_in(admission.admit(None, self.record.address, self._host.situation(self)))
             return
-        refused = may_speak(self.record.address, self._host.situation())
+        now = self._host.situation()
+        refused = admission.may_speak(self.record.address, now)
         if refused is not None:
             self._let_in(refused)
-            return
-        self._tell(self._host.greeting(self._nonce))
-        self._talk.greet()
-        self._connection.await_hello()
-
-    def heard(self) -> None:
-        """Something has come."""
-        if self.place is Place.UNIDENTIFIED:
-            self._talk.heard()
+        else:
+            self._tell(self._host.credentials.greet(self._nonce, now))
+            self.connection.await_hello()
 
     def hear(self, message: Message) -> None:
         """It has said this; raises WireError where it may not."""
-        if isinstance(message, Hello):
-            self._talk.hello(message)
-        elif isinstance(message, Report):
-            self._talk.report(message)
+        if isinstance(message, Answer):
+            if self.member is not None:
+                self._answered(self.member, message)
+            else:
+                self.talk.answer(message)
         elif isinstance(message, Fetch):
-            self._talk.fetch(message)
-        elif isinstance(message, Detach):
-            self._talk.ask_out()
-        elif isinstance(message, Answer):
-            self._talk.answer(message)
+            self.talk.fetch(message)
+        elif isinstance(message, Report):
+            self.talk.report(message)
+        elif isinstance(message, Hello):
+            self.talk.hello(message)
         else:
             raise WireError("a message that no client sends")
 
@@ -158,34 +128,15 @@ class Client:
         if self.member is not None:
             self.member.refill(queue)
         if self.fetching is not None:
-            self.fetching.refill(queue)
+            self.fetching.refill()
 
-    def time_out(self, reason: str) -> None:
-        """It has to go without having said who it is."""
-        self._talk.time_out(reason)
-
-    def lost(self) -> None:
-        """Its connection has ended."""
-        self._talk.lose()
+    def lost(self, *, silent: bool) -> None:
+        """Its connection has ended; whether it has never said anything."""
+        self.talk.lose(_LIKE_JASMINE if silent and self._dialect.introduces else _LOST)
         if self.fetching is not None:
             self.fetching.stop()
 
     # From the server.
-
-    @property
-    def place(self) -> Place:
-        """Where it stands."""
-        return place_of(self._talk)
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing that it says counts any more."""
-        return self.place in (Place.LEAVING, Place.CLOSING)
-
-    @property
-    def messages_queued(self) -> int:
-        """How many messages wait for it."""
-        return len(self._connection.outgoing.queue)
 
     @property
     def can_fetch(self) -> bool:
@@ -198,17 +149,12 @@ class Client:
         return self.hello is None and (self.member is None or not self.member.has_answered)
 
     @property
-    def packets(self) -> int | None:
-        """How many packets the client can hold, None where it does not say."""
-        return None if self.hello is None else self.hello.packets
-
-    @property
     def owes(self) -> str | None:
         """What is due from the client, if anything is."""
         if self.member is not None and self.member.owes is not None:
             return self.member.owes
         if is_report_due(self._proof):
-            return Phase.PROVE.answer
+            return Phase.PROVE.value
         if self.member is not None or self.record.verified:
             # What it fetches beside holds nobody up, until its report is due.
             return None
@@ -230,21 +176,9 @@ class Client:
             return silent_s
         return min(self.member.owed_s(), silent_s)
 
-    def take_out(self, reason: str) -> None:
-        """Take the client out of step: it fetches the rest."""
-        self._talk.take_out(reason)
-
     def drop(self, reason: str) -> None:
         """The client is out, and ``reason`` says why; once it has left, a no-op."""
-        self._talk.drop(reason, Departure.PUT_OUT)
-
-    def replace(self) -> None:
-        """The client is here on another connection."""
-        self._talk.drop("it has come back on another connection", Departure.LOST)
-
-    def end(self, reason: str | None, later: bool) -> None:
-        """The session is over, for ``reason`` unless it has ended well."""
-        self._talk.end(reason, later)
+        self.talk.drop(reason, Departure.PUT_OUT)
 
     # From the member, and from what it fetches.
 
@@ -257,11 +191,6 @@ class Client:
     def can_leave(self) -> bool:
         """Whether it can leave the barrier and fetch."""
         return self.can_fetch and self._host.lack is None
-
-    @property
-    def is_in_step(self) -> bool:
-        """Whether it is in the barrier, and hears of the image's end there."""
-        return self.place in (Place.IN_STEP, Place.LATE)
 
     def sent_all(self) -> None:
         """It has been told that the empty buffer is sent."""
@@ -280,13 +209,10 @@ class Client:
         self._moved()
         self.record.packets_repaired += packets
 
-    def served(self, packets: int) -> None:
-        """So many packets that it fetches are about to be sent."""
-        self.record.packets_fetched += packets
-
-    def send(self, message: bytes) -> None:
-        """Send it what it waits for."""
+    def send(self, message: bytes, packets: int = 0) -> None:
+        """Send it what it waits for, with so many of the packets that it fetches."""
         self._moved()
+        self.record.packets_fetched += packets
         self._tell(message)
 
     def told_end(self) -> None:
@@ -296,7 +222,7 @@ class Client:
     # What the conversation has done: who it is.
 
     def introduced(self, hello: Hello) -> None:
-        self._connection.await_nothing()
+        self.connection.await_nothing()
         self.hello = hello
         self.record.name = hello.name or self.record.address
         answer = self._host.credentials.answer(self._nonce, hello)
@@ -305,53 +231,56 @@ class Client:
             self._let_in(Refused(reason, note="it has not the secret"))
             return
         self._tell(answer)
-        self._let_in(admit(hello, self.record.address, self._host.situation(self)))
+        self._let_in(admission.admit(hello, self.record.address, self._host.situation(self)))
 
-    def _let_in(self, admission: Admission) -> None:
-        if isinstance(admission, Refused):
-            if admission.note is not None:
+    def _let_in(self, admitted: Admission) -> None:
+        if isinstance(admitted, Refused):
+            if admitted.note is not None:
                 _log.warn(
-                    "{address} is refused: {note}",
-                    address=self.record.address,
-                    note=admission.note,
+                    "{address} is refused: {note}", address=self.record.address, note=admitted.note
                 )
-            self._talk.refuse(admission.reason, admission.later)
-        elif isinstance(admission, InStep):
-            self._talk.admit_in_step()
-        elif isinstance(admission, Late):
-            self._talk.admit_late(admission.reason)
-        elif admission.is_news:
-            self._talk.admit_out_of_step(admission.reason)
+            self.talk.refuse(admitted.reason, admitted.later)
+        elif isinstance(admitted, InStep):
+            self.talk.admit_in_step()
+        elif isinstance(admitted, Late):
+            self.talk.admit_late(admitted.reason)
+        elif admitted.is_news:
+            self.talk.admit_out_of_step(admitted.reason)
         else:
-            self._talk.admit_fetching(admission.reason)
-
-    def refuse_at_once(self, reason: str, later: bool) -> None:
-        if self._dialect.introduces:
-            self._tell(Refusal(reason).encode())
-        self._connection.close()
+            self.talk.admit_fetching(admitted.reason)
 
     def refuse(self, reason: str, later: bool) -> None:
-        self._tell_and_close(reason, refused=True, later=later)
+        if self.hello is not None:
+            self._tell_and_close(reason, refused=True, later=later)
+            return
+        if self._dialect.introduces:
+            self._tell(Refusal(reason).encode())
+        self.connection.close()
 
     def turn_away(self, reason: str, how: Departure) -> None:
         _log.info("{address} is no client: {reason}", address=self.record.address, reason=reason)
-        self._tell_and_close(reason)
-
-    def close_unheard(self, reason: str) -> None:
-        _log.info("{address} is no client: {reason}", address=self.record.address, reason=reason)
-        self._connection.close()
+        if how is Departure.PUT_OUT:
+            self._tell_and_close(reason)
+        else:
+            # Nothing is said, so that one which the network or its disk has held up comes back.
+            self.connection.close()
 
     # What the conversation has done: how it gets the image.
 
     def join_in_step(self) -> None:
         if not self._dialect.introduces:
-            self._tell(self._host.greeting(self._nonce))
-        self._become_member()
+            self._tell(self._host.credentials.greet(self._nonce, self._host.situation()))
+        self.member = Member(
+            self._host.clock,
+            self._dialect,
+            self.connection.outgoing,
+            self,
+            decodes=self.hello is not None and self.hello.coding,
+        )
         self._join()
 
     def join_late(self, reason: str) -> None:
-        self._become_member()
-        self._join()
+        self.join_in_step()
         self._serve(reason)
 
     def join_fetching(self, reason: str) -> None:
@@ -365,49 +294,38 @@ class Client:
     def leave_step(self, reason: str) -> None:
         member, self.member = self.member, None
         assert member is not None
-        _log.warn(
-            "client {name} ({address}) goes on by itself: {reason}",
-            name=self.record.name,
-            address=self.record.address,
-            reason=reason,
-        )
+        _log.warn("client {name} goes on by itself: {reason}", name=self.name, reason=reason)
         self._proof.leave_step()
         self._serve(reason)
         self._tell(Detach().encode(self._dialect))
         member.leave()
 
-    def answered(self, answer: Answer) -> None:
+    def _answered(self, member: Member, answer: Answer) -> None:
         self._moved()
-        assert self.member is not None
         if isinstance(answer, Ready):
-            self.member.ready()
+            member.ready()
         elif isinstance(answer, Request):
-            self.member.request(answer.seqs)
-        else:
-            self.member.done()
-
-    def hears_nothing(self) -> None:
-        self._moved()
-        reason = self._host.unreached(self)
-        if reason is not None:
-            self._talk.take_out(reason)
+            member.request(answer.seqs)
+        elif isinstance(answer, Done):
+            member.done()
+        elif self.can_leave:
+            # Where nothing can be read again, repairs are all there is.
+            transfer = self._host.transfer
+            what = "no multicast reaches" if transfer is None else transfer.unreached(member)
+            self.talk.take_out(f"{what} it")
 
     def fetches(self, fetch: Fetch) -> None:
+        if self.member is not None and not self.member.is_before(fetch):
+            raise WireError("a fetch of what comes by multicast")
         self._moved()
         assert self.fetching is not None
         self.fetching.fetch(fetch)
-        self._connection.outgoing.pump()
-
-    def fetches_what_was_before(self, fetch: Fetch) -> None:
-        assert self.member is not None
-        if not self.member.is_before(fetch):
-            raise WireError("a fetch of what comes by multicast")
-        self.fetches(fetch)
+        self.connection.outgoing.pump()
 
     # What the conversation has done: the proof.
 
     def ask_digest(self) -> None:
-        known = self._host.known_digest()
+        known = self._host.stream.known_digest()
         known.addCallback(self._proof.digest).addErrback(self._host.guard.failed)
 
     def send_digest(self, digest: bytes) -> None:
@@ -416,7 +334,7 @@ class Client:
     def reported(self, report: Report) -> None:
         self._moved()
         if not report.says("ok"):
-            self._talk.drop(report.reason, Departure.GAVE_UP)
+            self.talk.drop(report.reason, Departure.GAVE_UP)
             return
         self._proof.report()
         self.record.packets_multicast = report.count("packets_multicast")
@@ -428,42 +346,35 @@ class Client:
         if self.member is not None:
             self.member.reported()
         # All is said, and the client waits to see that it was heard.
-        self._talk.hear_out()
+        self.talk.end(None, False)
 
     # What the conversation has done: the end.
 
     def put_out(self, reason: str, how: Departure) -> None:
         if self.is_unidentified:
+            address = self.record.address
             text = "{address} does not count as a client: {reason}"
+            _log.warn(text, address=address, reason=reason)
         else:
-            text = "client {name} ({address}) is out: {reason}"
             self.record.reason = reason
-        _log.warn(text, name=self.record.name, address=self.record.address, reason=reason)
+            _log.warn("client {name} is out: {reason}", name=self.name, reason=reason)
         self._tell_and_close(reason)
-        self._leave(how)
+        self.leave(how)
 
-    def broken(self) -> None:
+    def broken(self, reason: str) -> None:
         if self.record.verified:
             self.leave()
         else:
-            self.put_out(LOST, Departure.LOST if self.can_fetch else Departure.PUT_OUT)
+            self.put_out(reason, Departure.LOST if self.can_fetch else Departure.PUT_OUT)
 
     def ended(self, reason: str | None, later: bool) -> None:
         if reason is None or self.record.verified:
-            self._connection.close()
+            self.connection.close()
         else:
             self.record.reason = reason
             self._tell_and_close(reason, later=later)
 
-    def close(self) -> None:
-        self._connection.close()
-
-    def leave(self) -> None:
-        self._leave(Departure.PUT_OUT)
-
-    # Parts of it.
-
-    def _leave(self, how: Departure) -> None:
+    def leave(self, how: Departure = Departure.PUT_OUT) -> None:
         if self.fetching is not None:
             self.fetching.stop()
         # In this order: a barrier that falls for want of clients must not go on to the end.
@@ -472,14 +383,7 @@ class Client:
         if member is not None:
             member.leave()
 
-    def _become_member(self) -> None:
-        self.member = Member(
-            self._host.clock,
-            self._dialect,
-            self._connection.outgoing,
-            self,
-            decodes=self.hello is not None and self.hello.coding,
-        )
+    # Parts of it.
 
     def _join(self) -> None:
         self._joined_at = self._host.clock.seconds()
@@ -495,10 +399,10 @@ class Client:
         self.record.verified = True
         self.record.reason = None
         self.record.seconds = round(self._host.clock.seconds() - self._joined_at, 3)
-        self._host.verified()
+        self._host.consider_end()
 
     def _tell(self, message: bytes) -> None:
-        self._connection.outgoing.send(message)
+        self.connection.outgoing.send(message)
 
     def _tell_and_close(self, reason: str, *, refused: bool = False, later: bool = False) -> None:
         if self._dialect.proves:
@@ -508,7 +412,7 @@ class Client:
             if later:
                 report["later"] = True
             self._tell(Report(report).encode(self._dialect))
-        self._connection.close()
+        self.connection.close()
 
     def _moved(self) -> None:
         self._heard_at = self._host.clock.seconds()

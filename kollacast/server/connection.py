@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol as Interface
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, ITCPTransport
@@ -11,8 +10,8 @@ from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kollacast.server.client import Client
-from kollacast.server.client import Host as ClientHost
+from kollacast.server.client import Client, Host
+from kollacast.server.conversation import Departure, is_over
 from kollacast.server.lobby import Lobby
 from kollacast.transport.keepalive import watch_peer
 from kollacast.transport.outgoing import Outgoing
@@ -27,18 +26,12 @@ HELLO_TIMEOUT_S = 5.0
 _LINGER_S = 3.0
 
 
-class Host(ClientHost, Interface):
-    """What a connection needs of the server around it."""
-
-    lobby: Lobby[ClientProtocol]
-
-
 class ClientProtocol(Protocol):
     """The connection to one client."""
 
     transport: ITCPTransport
 
-    def __init__(self, host: Host, address: str) -> None:
+    def __init__(self, host: Host, lobby: Lobby[ClientProtocol], address: str) -> None:
         self.address = address
         #: Who is at its other end.
         self.client = Client(host, self, address)
@@ -47,14 +40,17 @@ class ClientProtocol(Protocol):
         #: What is sent.
         self.outgoing: Outgoing
         self._host = host
+        self._lobby = lobby
         self._stream = ClientStream(host.plan.dialect, host.plan.max_request)
+        self._silent = True
         self._timer: IDelayedCall | None = None
+        self._guarded_hear = host.guard.wrap(self._hear)
 
     def connectionMade(self) -> None:
         self._host.guard.wrap(self._begin)()
 
     def dataReceived(self, data: bytes) -> None:
-        self._host.guard.wrap(self._hear)(data)
+        self._guarded_hear(data)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
         self._host.guard.wrap(self._lose)()
@@ -66,25 +62,25 @@ class ClientProtocol(Protocol):
 
         With ``later``, the client is to look for the next server.
         """
-        self.client.end(reason, later)
+        self.client.talk.end(reason, later)
         return self.lost
 
     # For the client.
 
     def await_hello(self) -> None:
         """Give it a while to say who it is."""
-        self._set_timer(HELLO_TIMEOUT_S, self._no_hello)
-        turned_away = self._host.lobby.enter(self)
+        drop = self.client.talk.drop
+        why = f"no valid hello within {HELLO_TIMEOUT_S:g} s"
+        self._set_timer(HELLO_TIMEOUT_S, drop, why, Departure.LOST)
+        turned_away = self._lobby.enter(self)
         if turned_away is not None:
-            others = self._host.lobby.limit
-            turned_away.client.time_out(
-                f"it has not said who it is, and {others} others wait to",
-            )
+            why = f"it has not said who it is, and {self._lobby.limit} others wait to"
+            turned_away.client.talk.drop(why, Departure.LOST)
 
     def await_nothing(self) -> None:
         """It has said who it is."""
         self._stop_timer()
-        self._host.lobby.leave(self)
+        self._lobby.leave(self)
 
     def close(self) -> None:
         """Close once all is sent, or after a while."""
@@ -100,27 +96,24 @@ class ClientProtocol(Protocol):
         self.client.connected()
 
     def _hear(self, data: bytes) -> None:
-        if self.client.is_over:
+        client = self.client
+        if is_over(client.talk):
             return
-        self.client.heard()
+        self._silent = False
         try:
             for message in self._stream.feed(data):
-                self.client.hear(message)
-                if self.client.is_over:
+                client.hear(message)
+                if is_over(client.talk):
                     return
         except WireError as error:
-            self.client.drop(f"broke the protocol: {error}")
+            client.drop(f"broke the protocol: {error}")
 
     def _lose(self) -> None:
         self.outgoing.stopProducing()
-        self.client.lost()
+        self.client.lost(silent=self._silent)
 
-    def _no_hello(self) -> None:
-        # Nothing is said, so that a client which the network or its disk has held up comes back.
-        self.client.time_out(f"no valid hello within {HELLO_TIMEOUT_S:g} s")
-
-    def _set_timer(self, delay_s: float, call: Callable[[], object]) -> None:
-        self._timer = self._host.guard.call_later(self._host.clock, delay_s, call)
+    def _set_timer(self, delay_s: float, call: Callable[..., object], *args: object) -> None:
+        self._timer = self._host.guard.call_later(self._host.clock, delay_s, call, *args)
 
     def _stop_timer(self) -> None:
         if self._timer is not None and self._timer.active():
@@ -132,8 +125,9 @@ class ClientFactory(ServerFactory):
 
     noisy = False
 
-    def __init__(self, host: Host, max_connections: int) -> None:
+    def __init__(self, host: Host, lobby: Lobby[ClientProtocol], max_connections: int) -> None:
         self._host = host
+        self._lobby = lobby
         self._max_connections = max_connections
         #: All that are open, in the order in which they came; a set's would be another each time.
         self.connections: dict[ClientProtocol, None] = {}
@@ -150,7 +144,7 @@ class ClientFactory(ServerFactory):
             # Who is turned away holds its descriptor until the reactor's next turn.
             _log.info("{address} is no client: too many come at once", address=address)
             return None
-        connection = ClientProtocol(self._host, address)
+        connection = ClientProtocol(self._host, self._lobby, address)
         self.connections[connection] = None
         connection.lost.addCallback(lambda _: self.connections.pop(connection))
         return connection

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from kollacast.operator.config import ServerConfig
 from kollacast.sending.plan import Plan
+from kollacast.server.admission import Situation
 from kollacast.wire import proof
 from kollacast.wire.greeting import Greeting, GroupInfo, Hello
 from kollacast.wire.messages import Proof
@@ -38,16 +39,15 @@ class Credentials:
             failsafe=config.failsafe,
         )
 
-    def greet(self, nonce: str, *, fetch: bool, pull: bool, late_join: bool) -> bytes:
-        """The first message to a client that may ``fetch``, and even has to (``pull``).
-
-        With ``late_join`` it fetches only what is announced before it is in.
-        """
+    def greet(self, nonce: str, now: Situation) -> bytes:
+        """The first message to a client that comes ``now``."""
         greeting = self.greeting
         if isinstance(greeting, GroupInfo):
             return greeting.encode()
         if self._secret is not None:
             greeting = replace(greeting, auth=proof.METHOD, nonce=nonce)
+        fetch = now.lack is None
+        pull, late_join = fetch and now.all_fetch, fetch and now.is_joinable
         return replace(greeting, fetch=fetch, pull=pull, late_join=late_join).encode()
 
     def answer(self, nonce: str, hello: Hello) -> bytes | None:

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from kollacast.events.state import state_of
+from kollacast.sending.transfer import Transfer
 
 
 class Stage(enum.Enum):
@@ -30,71 +31,34 @@ class Stage(enum.Enum):
 
 
 class Work(Protocol):
-    """What the machine has done for it, state by state."""
+    """What the machine has done for it, state by state; a Deferred fires once it is done."""
 
-    def accept(self) -> Deferred[None]:
-        """S_ACCEPT: fires when all expected clients are in."""
-
-    def begin(self) -> Deferred[None]:
-        """S_PREP, first: those who are in take part; fires when a buffer is announced to them."""
-
-    def prepare(self) -> Deferred[None]:
-        """S_PREP: fires when the next buffer is filled and announced."""
-
-    def synchronize(self) -> Deferred[None]:
-        """S_SYNC: fires when every client has answered READY for it."""
-
-    def send(self) -> Deferred[bool]:
-        """S_SEND: fires when it is multicast and the clients are told.
-
-        The result is False for the buffer that ends the stream.
-        """
-
-    def finish(self) -> Deferred[None]:
-        """S_EXIT: nothing is left to multicast; fires when all who take part have reported."""
-
-    def consider_end(self) -> None:
-        """S_PROVED: end, unless somebody may come back."""
-
-    def end(self, reason: str | None, later: bool) -> None:
-        """S_ENDED: close all, for ``reason`` unless all is done.
-
-        With ``later``, clients are to look for the next server.
-        """
-
-    def fail(self, failure: Failure) -> None:
-        """Some work has failed, and the session with it."""
+    def accept(self) -> Deferred[None]: ...  # S_ACCEPT: all expected clients are in
+    def begin(self) -> Deferred[None]: ...  # S_PREP, first: a buffer is announced to who is in
+    @property
+    def stream(self) -> Transfer: ...  # what leaves buffer by buffer, once it has begun
+    def consider_end(self) -> None: ...  # S_PROVED: end, unless somebody may come back
+    def end(self, reason: str | None, later: bool) -> None: ...  # S_ENDED: close all
+    def fail(self, failure: Failure) -> None: ...  # some work has failed, and the session with it
 
 
 class Cycle(Protocol):
     """The machine's inputs, in the order of their first use."""
 
-    def start(self) -> None:
-        """The ports are open."""
-
-    def accepted(self) -> None:
-        """All clients are in."""
-
-    def prepared(self) -> None:
-        """The next buffer is announced."""
-
-    def deserted(self) -> None:
-        """Nobody but unidentified connections came, and they are gone: the clients still may."""
-
-    def synchronized(self) -> None:
-        """Every client is ready for it."""
-
-    def sent(self) -> None:
-        """It is multicast, and more follows."""
-
-    def sent_end(self) -> None:
-        """It is the empty buffer that ends the stream."""
-
-    def proved(self) -> None:
-        """Every client that takes part has reported."""
+    def start(self) -> None: ...  # the ports are open
+    def accepted(self) -> None: ...
+    def prepared(self) -> None: ...
+    def deserted(self) -> None: ...  # nobody came but who is no client: the clients still may
+    def synchronized(self) -> None: ...
+    def sent(self) -> None: ...
+    def sent_end(self) -> None: ...
+    def proved(self) -> None: ...
 
     def stop(self, reason: str | None, later: bool) -> None:
-        """The session is over, for ``reason`` unless all is done."""
+        """The session is over, for ``reason`` unless all is done.
+
+        With ``later``, clients are to look for the next server.
+        """
 
 
 def _build() -> TypeMachineBuilder[Cycle, Work]:
@@ -115,37 +79,36 @@ def _build() -> TypeMachineBuilder[Cycle, Work]:
     def accept(cycle: Cycle, work: Work) -> None:
         proceed(work, work.accept(), lambda _: cycle.accepted())
 
-    s_init.upon(Cycle.start).to(s_accept)(accept)
-    s_prep.upon(Cycle.deserted).to(s_accept)(accept)
-    s_sync.upon(Cycle.deserted).to(s_accept)(accept)
-
-    @s_accept.upon(Cycle.accepted).to(s_prep)
     def begin(cycle: Cycle, work: Work) -> None:
         proceed(work, work.begin(), lambda _: cycle.prepared())
 
-    @s_send.upon(Cycle.sent).to(s_prep)
     def prepare(cycle: Cycle, work: Work) -> None:
-        proceed(work, work.prepare(), lambda _: cycle.prepared())
+        proceed(work, work.stream.prepare(), lambda _: cycle.prepared())
 
-    @s_prep.upon(Cycle.prepared).to(s_sync)
     def synchronize(cycle: Cycle, work: Work) -> None:
-        proceed(work, work.synchronize(), lambda _: cycle.synchronized())
+        proceed(work, work.stream.synchronize(), lambda _: cycle.synchronized())
 
-    @s_sync.upon(Cycle.synchronized).to(s_send)
     def send(cycle: Cycle, work: Work) -> None:
-        proceed(work, work.send(), lambda more: cycle.sent() if more else cycle.sent_end())
+        proceed(work, work.stream.send(), lambda more: cycle.sent() if more else cycle.sent_end())
 
-    @s_send.upon(Cycle.sent_end).to(s_exit)
-    def finish(cycle: Cycle, work: Work) -> None:
-        proceed(work, work.finish(), lambda _: cycle.proved())
+    def prove(cycle: Cycle, work: Work) -> None:
+        proceed(work, work.stream.prove(), lambda _: cycle.proved())
 
-    @s_exit.upon(Cycle.proved).to(s_proved)
     def consider_end(cycle: Cycle, work: Work) -> None:
         work.consider_end()
 
     def end(cycle: Cycle, work: Work, reason: str | None, later: bool) -> None:
         work.end(reason, later)
 
+    s_init.upon(Cycle.start).to(s_accept)(accept)
+    s_prep.upon(Cycle.deserted).to(s_accept)(accept)
+    s_sync.upon(Cycle.deserted).to(s_accept)(accept)
+    s_accept.upon(Cycle.accepted).to(s_prep)(begin)
+    s_prep.upon(Cycle.prepared).to(s_sync)(synchronize)
+    s_sync.upon(Cycle.synchronized).to(s_send)(send)
+    s_send.upon(Cycle.sent).to(s_prep)(prepare)
+    s_send.upon(Cycle.sent_end).to(s_exit)(prove)
+    s_exit.upon(Cycle.proved).to(s_proved)(consider_end)
     for state in (s_init, s_accept, s_prep, s_sync, s_send, s_exit, s_proved):
         state.upon(Cycle.stop).to(s_ended)(end)
     # What was begun for those who have gone ends with them.
@@ -154,14 +117,8 @@ def _build() -> TypeMachineBuilder[Cycle, Work]:
     for state in (s_accept, s_ended):
         state.upon(Cycle.deserted).loop().returns(None)
     # Work that ends after the session has nothing left to tell.
-    for late in (
-        Cycle.accepted,
-        Cycle.prepared,
-        Cycle.synchronized,
-        Cycle.sent,
-        Cycle.sent_end,
-        Cycle.proved,
-    ):
+    begun = (Cycle.accepted, Cycle.prepared, Cycle.synchronized)
+    for late in (*begun, Cycle.sent, Cycle.sent_end, Cycle.proved):
         s_ended.upon(late).loop().returns(None)
     s_ended.upon(Cycle.stop).loop().returns(None)
     return machine

@@ -64,14 +64,11 @@ class Gathering:
 
     def gave_up(self, client: Client) -> None:
         """One that was in has gone for good: for a while it may be started again."""
-        self._roster.give_up(client)
+        self._roster.forget(client)
+        self._roster.given_up.append(client.record)
         wait_s = self._config.client_timeout_s
-        _log.warn(
-            "waiting {wait_s:g} s for client {name} ({address}) to be started again",
-            wait_s=wait_s,
-            name=client.record.name,
-            address=client.record.address,
-        )
+        text = "waiting {wait_s:g} s for client {name} to be started again"
+        _log.warn(text, wait_s=wait_s, name=client.name)
         self._set("given up", wait_s, self._start_without_who_gave_up)
 
     def start_now(self) -> None:
@@ -99,9 +96,9 @@ class Gathering:
     @property
     def _is_all_here(self) -> bool:
         """Whether nobody is waited for any more."""
-        roster = self._roster
-        is_rest_here = roster.is_complete_without and len(roster) > 0
-        return roster.is_complete or (is_rest_here and not self._is_set("given up"))
+        here, expected = len(self._roster), self._config.clients
+        is_rest_here = here > 0 and here + len(self._roster.given_up) >= expected
+        return here == expected or (is_rest_here and not self._is_set("given up"))
 
     def _is_set(self, name: str) -> bool:
         timer = self._timers.get(name)
@@ -115,7 +112,7 @@ class Gathering:
         """Nobody has come in their place: the others begin."""
         if len(self._roster):
             self._start_if_complete()
-        elif self._roster.is_complete_without:
+        elif len(self._roster.given_up) >= self._config.clients:
             self._roster.begin()
             self._give_up("no client is left")
 
@@ -130,11 +127,8 @@ class Gathering:
         )
 
     def _start_without_the_rest(self) -> None:
-        _log.warn(
-            "starting with {count} of {expected} clients",
-            count=len(self._roster),
-            expected=self._config.clients,
-        )
+        here, expected = len(self._roster), self._config.clients
+        _log.warn("starting with {here} of {expected} clients", here=here, expected=expected)
         self._start()
 
     def _start(self) -> None:
@@ -144,21 +138,17 @@ class Gathering:
             gathered.callback(None)
 
     def _remind(self) -> None:
-        here, expected = len(self._roster), self._config.clients
+        here, expected, pid = len(self._roster), self._config.clients, os.getpid()
         if here:
-            _log.info(
-                "waiting for clients: {missing} of {expected} are missing; here: {names}."
-                " To start now without the rest: kill -USR2 {pid}",
-                missing=expected - here,
-                expected=expected,
-                names=self._roster.names(_MOST_NAMES),
-                pid=os.getpid(),
+            what = (
+                f"{expected - here} of {expected} are missing; here:"
+                f" {self._roster.names(_MOST_NAMES)}. To start now without the rest:"
+                f" kill -USR2 {pid}"
             )
         else:
-            _log.info(
-                "waiting for clients: none of {expected} has come yet. Once one has, kill -USR2"
-                " {pid} starts without the rest",
-                expected=expected,
-                pid=os.getpid(),
+            what = (
+                f"none of {expected} has come yet. Once one has, kill -USR2 {pid} starts without"
+                " the rest"
             )
+        _log.info("waiting for clients: {what}", what=what)
         self._set("reminder", _REMIND_S[1], self._remind)

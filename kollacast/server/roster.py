@@ -6,11 +6,12 @@ from dataclasses import replace
 
 from twisted.internet.interfaces import IReactorTime
 
+from kollacast.events.state import state_of
 from kollacast.sending.member import Member
 from kollacast.sending.plan import Plan
 from kollacast.server.client import Client
-from kollacast.server.client_record import ClientRecord
-from kollacast.server.snapshot import ClientEntry
+from kollacast.server.conversation import Departure
+from kollacast.server.snapshot import ClientEntry, ClientRecord
 from kollacast.wire.greeting import Hello
 
 
@@ -28,37 +29,17 @@ class Roster:
         self._absent: dict[int, float] = {}
         # The run of each client that has one: a host's address may change, and this does not.
         self._runs: dict[str, ClientRecord] = {}
-        # Of those that have given up before the start, and have not come again.
-        self._given_up: list[ClientRecord] = []
+        #: Of those that have given up before the start, and have not come again.
+        self.given_up: list[ClientRecord] = []
 
     def __len__(self) -> int:
         """How many clients are in."""
         return len(self.clients)
 
     @property
-    def is_complete(self) -> bool:
-        """Whether as many are in as are expected."""
-        return len(self.clients) == self._expected
-
-    @property
-    def is_complete_without(self) -> bool:
-        """Whether as many are in as are expected, but for those that have given up."""
-        return len(self.clients) + len(self._given_up) >= self._expected
-
-    @property
     def members(self) -> list[Member]:
         """Those that are in step."""
         return [client.member for client in self.clients if client.member is not None]
-
-    @property
-    def verified(self) -> int:
-        """How many have the image, here or gone."""
-        return sum(record.verified for record in self.records)
-
-    @property
-    def all_verified(self) -> bool:
-        """Whether all that are in have the image."""
-        return all(client.record.verified for client in self.clients)
 
     def entries(self) -> tuple[ClientEntry, ...]:
         """What there is to say of each, at this moment."""
@@ -67,17 +48,13 @@ class Roster:
 
     def agree(self, offer: Plan) -> Plan:
         """As much of it as all can hold, without what all have."""
-        packets = [client.packets for client in self.clients if client.member is not None]
+        packets = [c.hello.packets if c.hello else None for c in self.clients if c.member]
         kept = min((c.hello.kept if c.hello else 0 for c in self.clients), default=0)
         return offer.agreed(packets, kept)
 
     def has_room(self, hello: Hello | None) -> bool:
         """Whether one more may come in, or the one of ``hello`` once more."""
-        others = [
-            client
-            for client in self.clients
-            if not client.record.verified and not _is_same(client, hello)
-        ]
+        others = [c for c in self.clients if not (c.record.verified or _is_same(c, hello))]
         return len(others) < self._expected
 
     def may_be_back(self, client: Client) -> bool:
@@ -88,7 +65,8 @@ class Roster:
         """``client`` is in, in the place of its earlier connection if it has one."""
         for other in list(self.clients):
             if _is_same(other, client.hello):
-                other.replace()
+                reason = "it has come back on another connection"
+                other.talk.drop(reason, Departure.LOST)
         self._remember(client)
         self.clients.append(client)
 
@@ -105,17 +83,12 @@ class Roster:
         self.clients.remove(client)
         self.records.remove(client.record)
 
-    def give_up(self, client: Client) -> None:
-        """``client`` has gone before anything has begun, and says that it does not come back."""
-        self.forget(client)
-        self._given_up.append(client.record)
-
     def begin(self) -> None:
         """Who has given up, and has not been made good for, is without the image now."""
         lacking = self._expected - len(self.clients)
         if lacking > 0:
-            self.records += self._given_up[-lacking:]
-        self._given_up.clear()
+            self.records += self.given_up[-lacking:]
+        self.given_up.clear()
 
     def awaited_s(self, patience_s: float) -> float:
         """Seconds for which somebody is still waited for who may come back; 0 for nobody."""
@@ -137,7 +110,7 @@ class Roster:
     def _remember(self, client: Client) -> None:
         """Give a client that has been here before its record again."""
         new = client.record
-        self._given_up = [record for record in self._given_up if not _are_alike(record, new)]
+        self.given_up = [record for record in self.given_up if not _are_alike(record, new)]
         run = client.hello.run if client.hello is not None else ""
         record = self._earlier(run, new)
         if record is None:
@@ -168,20 +141,17 @@ def _entry(record: ClientRecord, client: Client | None) -> ClientEntry:
     member = client.member
     return ClientEntry(
         replace(record),
-        client.place,
+        state_of(client.talk),
         packets_owed=0 if member is None else member.packets_owed,
         answers_due=0 if member is None else member.answers_due,
-        messages_queued=client.messages_queued,
+        messages_queued=len(client.connection.outgoing.queue),
     )
 
 
 def _is_same(client: Client, hello: Hello | None) -> bool:
     """Whether ``hello`` is of the same run as ``client``."""
-    return (
-        hello is not None
-        and client.hello is not None
-        and (bool(hello.run) and client.hello.run == hello.run)
-    )
+    run = hello.run if hello is not None else ""
+    return bool(run) and client.hello is not None and client.hello.run == run
 
 
 def _are_alike(one: ClientRecord, other: ClientRecord) -> bool:

@@ -12,7 +12,6 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from kollacast import congestion
-from kollacast.events.guard import Guard
 from kollacast.events.reactor import IReactor
 from kollacast.files.source import Source
 from kollacast.files.spool import Spool
@@ -20,7 +19,7 @@ from kollacast.operator.config import ServerConfig
 from kollacast.operator.expectation import UnexpectedImage
 from kollacast.operator.outcome import Outcome, Progress
 from kollacast.sending.history import History
-from kollacast.sending.plan import Plan, offer
+from kollacast.sending.plan import offer
 from kollacast.sending.transfer import Transfer
 from kollacast.server.connection import ClientFactory
 from kollacast.server.credentials import Credentials
@@ -79,27 +78,27 @@ class Server:
         self._open_port = open_port
         plan = offer(config, engine, source.size, source.identity)
         self._workers = [make_worker(reactor, name) for name in ("read", "digest", "history")]
-        self._pacer = Pacer(reactor, config.rate_bps)
+        reading, digesting, looking_back = self._workers
+        pacer = Pacer(reactor, config.rate_bps)
         self._sender = MulticastProtocol(
             reactor,
             plan.codec,
-            self._pacer,
+            pacer,
             (config.group, config.port),
             descending=plan.dialect.descending,
         )
+        history = History(source, spool, looking_back)
+        control = congestion.choose(config.rate_bps)
+        make_transfer = partial(
+            Transfer, reactor, source, history, reading, digesting, self._sender, pacer, control
+        )
+        credentials = Credentials(config, plan, source.name)
+        self._session = Session(
+            reactor, config, plan, credentials, history, make_transfer, self._close
+        )
         # Half of what the clients leave: as many may just have been turned away.
         unidentified = min((max_connections - config.clients) // 2, _MAX_UNIDENTIFIED)
-        self._session = Session(
-            reactor,
-            config,
-            plan,
-            Credentials(config, plan, source.name),
-            History(source, spool, self._workers[2]),
-            Lobby(max(unidentified, 1)),
-            self._make_transfer,
-            self._close,
-        )
-        self._factory = ClientFactory(self._session, max_connections)
+        self._factory = ClientFactory(self._session, Lobby(max(unidentified, 1)), max_connections)
         self._ports: list[Port] = []
         self._ended_at: float | None = None
         self._finished: Deferred[Outcome] = Deferred()
@@ -143,7 +142,7 @@ class Server:
 
     def start_now(self) -> None:
         """Start with those who came; unless that is nobody, or all has started."""
-        self._session.start_now()
+        self._session.gathering.start_now()
 
     def progress(self) -> Progress:
         """How far the run is."""
@@ -170,21 +169,6 @@ class Server:
         )
 
     # Parts of it.
-
-    def _make_transfer(self, plan: Plan, guard: Guard) -> Transfer:
-        reader, digester, _ = self._workers
-        return Transfer(
-            self._reactor,
-            plan,
-            self._source,
-            self._session.history,
-            reader,
-            digester,
-            self._sender,
-            self._pacer,
-            congestion.choose(self._config.rate_bps),
-            guard,
-        )
 
     def _close(self, reason: str | None, later: bool) -> None:
         """The run is over: for ``reason``, or because all is done."""

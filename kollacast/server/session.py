@@ -16,12 +16,10 @@ from kollacast.sending.plan import Plan
 from kollacast.sending.transfer import CannotSend, Transfer
 from kollacast.server.admission import Situation
 from kollacast.server.client import Client
-from kollacast.server.connection import ClientProtocol
 from kollacast.server.conversation import Departure
 from kollacast.server.credentials import Credentials
 from kollacast.server.cycle import Stage, cycle, stage_of
 from kollacast.server.gathering import Gathering
-from kollacast.server.lobby import Lobby
 from kollacast.server.roster import Roster
 from kollacast.server.watch import Watch
 
@@ -31,7 +29,7 @@ _log = Logger()
 class Session:
     """The clients that ``config`` expects, and the stream that all of them get.
 
-    ``make_transfer`` makes that of a plan once it is known who begins.  ``ended`` is told the
+    ``make_transfer`` makes that of a plan, for so many clients.  ``end`` is told the
     reason, and whether clients are to look for the next server, at the one end.
     """
 
@@ -42,14 +40,12 @@ class Session:
         offer: Plan,
         credentials: Credentials,
         history: History,
-        lobby: Lobby[ClientProtocol],
-        make_transfer: Callable[[Plan, Guard], Transfer],
-        ended: Callable[[str | None, bool], None],
+        make_transfer: Callable[[Plan, int, Guard], Transfer],
+        end: Callable[[str | None, bool], None],
     ) -> None:
         self.clock = clock
         self.credentials = credentials
         self.history = history
-        self.lobby = lobby
         self.guard = Guard(self.fail)
         self.roster = Roster(clock, config.clients)
         #: The stream, once it has begun.
@@ -59,17 +55,12 @@ class Session:
         self._config = config
         self._offer = offer
         self._make_transfer = make_transfer
-        self._ended = ended
+        self.end = end
         self._cycle = cycle(self)
-        self._gathering = Gathering(clock, config, self.roster, self.stop, self.guard)
+        self.gathering = Gathering(clock, config, self.roster, self.stop, self.guard)
+        ready_wait_s = offer.dialect.ready_wait_s
         self._watch = Watch(
-            clock,
-            self.roster,
-            timeout_s=config.client_timeout_s,
-            patience_s=config.patience_s,
-            ready_wait_s=offer.dialect.ready_wait_s,
-            can_fetch=lambda: self.lack is None,
-            guard=self.guard,
+            clock, self.roster, config, ready_wait_s, lambda: self.lack is None, self.guard
         )
         self._return_timer: IDelayedCall | None = None
 
@@ -84,10 +75,6 @@ class Session:
         """Clients can come."""
         self.guard.wrap(self._cycle.start)()
 
-    def start_now(self) -> None:
-        """Start with those who came; unless that is nobody, or all has started."""
-        self._gathering.start_now()
-
     def interrupt(self, reason: str) -> None:
         """End now; before anything is sent, clients are told to look for the next server."""
         is_sent = self.transfer is not None and self.transfer.announced is not None
@@ -99,7 +86,7 @@ class Session:
 
     def stops(self) -> list[Callable[[], object]]:
         """What is left to be stopped once it has ended, each for itself."""
-        stops: list[Callable[[], object]] = [self._watch.stop, self._gathering.stop]
+        stops: list[Callable[[], object]] = [self._watch.stop, self.gathering.stop]
         stops += [self._await_no_more, self.history.close]
         return stops if self.transfer is None else [self.transfer.stop, *stops]
 
@@ -122,42 +109,26 @@ class Session:
             offer=self._offer,
             agreed=self.plan,
             is_end_announced=announced is not None and announced.is_end,
-            clients_expected=self._config.clients,
-            allowed=self._config.allowed,
-            unicast=self._config.unicast,
+            config=self._config,
             lack=self.lack,
             has_room=client is None or self.roster.has_room(client.hello),
             may_be_back=client is not None and self.roster.may_be_back(client),
         )
 
-    def greeting(self, nonce: str) -> bytes:
-        now = self.situation()
-        can_fetch = now.lack is None
-        return self.credentials.greet(
-            nonce,
-            fetch=can_fetch,
-            pull=can_fetch and now.all_fetch,
-            late_join=can_fetch and now.is_joinable,
-        )
-
     def joined(self, client: Client) -> None:
         self.roster.join(client)
-        _log.info(
-            "client {name} ({address}) is in: {count} of {expected}",
-            name=client.record.name,
-            address=client.record.address,
-            count=len(self.roster),
-            expected=self._config.clients,
-        )
-        self._gathering.came()
+        here, expected = len(self.roster), self._config.clients
+        text = "client {name} is in: {here} of {expected}"
+        _log.info(text, name=client.name, here=here, expected=expected)
+        self.gathering.came()
         if client.member is not None and self.stage is not Stage.GATHERING:
-            self._stream.join(client.member)
+            self.stream.join(client.member)
 
     def left(self, client: Client, how: Departure) -> None:
         stage = self.stage
         if stage is Stage.GATHERING:
             if how is Departure.GAVE_UP:
-                self._gathering.gave_up(client)
+                self.gathering.gave_up(client)
             else:
                 self.roster.forget(client)
             return
@@ -170,24 +141,15 @@ class Session:
             self.roster.leave(client, is_awaited=how is Departure.LOST and self.lack is None)
         self.consider_end()
 
-    def verified(self) -> None:
-        self.consider_end()
-
-    def known_digest(self) -> Deferred[bytes]:
-        return self._stream.known_digest()
-
-    def unreached(self, client: Client) -> str | None:
-        # Where nothing can be read again, repairs are all there is.
-        if client.member is None or not client.can_leave:
-            return None
-        if self.transfer is None:
-            return "no multicast reaches it"
-        return f"{self.transfer.unreached(client.member)} it"
-
     # The machine's work, state by state.
 
+    @property
+    def stream(self) -> Transfer:
+        assert self.transfer is not None
+        return self.transfer
+
     def accept(self) -> Deferred[None]:
-        return self._gathering.begin()
+        return self.gathering.begin()
 
     def begin(self) -> Deferred[None]:
         self.started_at = self.clock.seconds()
@@ -196,30 +158,19 @@ class Session:
             self.transfer.start_anew(members)
         else:
             self.roster.begin()
-            self.transfer = self._make_transfer(self.roster.agree(self._offer), self.guard)
+            plan = self.roster.agree(self._offer)
+            self.transfer = self._make_transfer(plan, len(members), self.guard)
             self._watch.start()
             self.transfer.start(members)
         return self.transfer.prepare()
-
-    def prepare(self) -> Deferred[None]:
-        return self._stream.prepare()
-
-    def synchronize(self) -> Deferred[None]:
-        return self._stream.synchronize()
-
-    def send(self) -> Deferred[bool]:
-        return self._stream.send()
-
-    def finish(self) -> Deferred[None]:
-        return self._stream.prove()
 
     def consider_end(self) -> None:
         """End once nobody is left who has not got the image, and nobody may come back."""
         self._await_no_more()
         stage = self.stage
-        if stage is Stage.ENDED or not self.roster.all_verified:
+        if stage is Stage.ENDED or not all(c.record.verified for c in self.roster.clients):
             return
-        has_verified = self.roster.verified > 0
+        has_verified = any(record.verified for record in self.roster.records)
         if has_verified and stage is not Stage.PROVED:
             return
         back_s = self.roster.awaited_s(self._config.patience_s)
@@ -228,9 +179,6 @@ class Session:
             return
         is_well = has_verified and stage is Stage.PROVED
         self.stop(None if is_well else "no client is left")
-
-    def end(self, reason: str | None, later: bool) -> None:
-        self._ended(reason, later)
 
     def fail(self, failure: Failure) -> None:
         """Some work has failed, and the run with it."""
@@ -242,11 +190,6 @@ class Session:
             self.stop(f"an error of the program: {error!r}")
 
     # Parts of it.
-
-    @property
-    def _stream(self) -> Transfer:
-        assert self.transfer is not None
-        return self.transfer
 
     def _await_no_more(self) -> None:
         if self._return_timer is not None and self._return_timer.active():

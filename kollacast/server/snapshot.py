@@ -8,8 +8,6 @@ from typing import Any
 from kollacast.operator.config import ServerConfig
 from kollacast.operator.outcome import Outcome, Progress, Status
 from kollacast.sending.plan import Plan
-from kollacast.server.client_record import ClientRecord
-from kollacast.server.conversation import Place
 from kollacast.server.cycle import Stage
 
 _PHASES = {
@@ -22,12 +20,31 @@ _PHASES = {
 }
 
 
+@dataclass(slots=True)
+class ClientRecord:
+    """One client, over all of its connections.
+
+    ``fetching`` says why it is that, and not in step with the others; None where it is in step.
+    """
+
+    name: str
+    address: str
+    verified: bool = False
+    reason: str | None = None
+    fetching: str | None = None
+    connections: int = 1
+    packets_multicast: int | None = None
+    packets_repaired: int = 0
+    packets_fetched: int = 0
+    seconds: float | None = None
+
+
 @dataclass(frozen=True)
 class ClientEntry:
     """One client, over all of its connections."""
 
     account: ClientRecord  #: a copy
-    place: Place | None  #: None while it has no connection
+    place: str | None  #: where its conversation is; None while it has no connection
     packets_owed: int = 0  #: that it has asked for
     answers_due: int = 0  #: that the others wait for
     messages_queued: int = 0

@@ -8,6 +8,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
 from kollacast.events.guard import Guard
+from kollacast.operator.config import ServerConfig
 from kollacast.server.roster import Roster
 
 #: A client syncs several GB to its disk before its last answer: so much longer it may take.
@@ -19,7 +20,7 @@ _WATCH_S = 1.0
 
 
 class Watch:
-    """Drops who has been silent for ``timeout_s``; takes out of step who is late by ``patience_s``.
+    """Drops who has been silent for too long, and takes out of step who is late.
 
     Nobody is taken out while ``can_fetch()`` is false.  Who has answered READY gives up
     after ``ready_wait_s``, so the others have to answer before.
@@ -29,16 +30,14 @@ class Watch:
         self,
         clock: IReactorTime,
         roster: Roster,
-        *,
-        timeout_s: float,
-        patience_s: float,
+        config: ServerConfig,
         ready_wait_s: float,
         can_fetch: Callable[[], bool],
         guard: Guard,
     ) -> None:
         self._roster = roster
-        self._timeout_s = timeout_s
-        self._patience_s = patience_s
+        self._timeout_s = config.client_timeout_s
+        self._patience_s = config.patience_s
         self._ready_s = _READY_SHARE * ready_wait_s
         self._can_fetch = can_fetch
         self._looking = LoopingCall(guard.wrap(self._look))
@@ -77,4 +76,4 @@ class Watch:
         for client in late:
             # While most are late, a client is slow only if nothing moves at all.
             if client.can_fetch and (len(late) <= others or client.silent_s() > patience):
-                client.take_out(f"no {client.owes} for {patience:g} s")
+                client.talk.take_out(f"no {client.owes} for {patience:g} s")
