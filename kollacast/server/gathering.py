@@ -121,10 +121,9 @@ class Gathering:
         if least is not None and len(self._roster) >= least:
             self._start_without_the_rest()
             return
-        self._give_up(
-            f"{len(self._roster)} of {self._config.clients} clients came within"
-            f" {self._config.accept_timeout_s:g} s: {self._roster.names()}"
-        )
+        here, expected = len(self._roster), self._config.clients
+        came = f"{here} of {expected} clients came within {self._config.accept_timeout_s:g} s"
+        self._give_up(f"{came}: {self._roster.names()}" if here else came)
 
     def _start_without_the_rest(self) -> None:
         here, expected = len(self._roster), self._config.clients
@@ -150,5 +149,5 @@ class Gathering:
                 f"none of {expected} has come yet. Once one has, kill -USR2 {pid} starts without"
                 " the rest"
             )
-        _log.info("waiting for clients: {what}", what=what)
+        _log.info("waiting for clients: {what}", what=what, pid=pid)
         self._set("reminder", _REMIND_S[1], self._remind)

@@ -105,7 +105,7 @@ class Roster:
         names = [f"{record.name} ({record.address})" for record in self.records]
         if most is not None and len(names) > most:
             names[most:] = [f"and {len(names) - most} more"]
-        return ", ".join(names) or "none"
+        return ", ".join(names)
 
     def _remember(self, client: Client) -> None:
         """Give a client that has been here before its record again."""
