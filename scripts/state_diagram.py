@@ -14,14 +14,14 @@ from automat import TypeMachine
 
 from kollacast.client.conversation import AttemptConversation
 from kollacast.client.conversation import conversation as client_conversation
-from kollacast.server.conversation import Conversation, Proof, conversation, proof
+from kollacast.server.conversation import Conversation, Proving, conversation, proving
 from kollacast.server.cycle import Cycle, cycle
 
 #: Each machine: its name on the page, itself, and the protocol of its inputs.
 MACHINES: list[tuple[str, TypeMachine[Any, Any], type]] = [
     ("the server's cycle", cycle, Cycle),
     ("the conversation with one client", conversation, Conversation),
-    ("the proof of one client", proof, Proof),
+    ("the proof of one client", proving, Proving),
     ("a client's attempt", client_conversation, AttemptConversation),
 ]
 

@@ -19,10 +19,10 @@ from kollacast.sending.member import Member
 from kollacast.sending.reach import Reach
 from kollacast.sending.read_ahead import ReadAhead
 from kollacast.sending.repairs import Repairs
-from kollacast.server.client import Client
 from kollacast.server.connection import ClientProtocol
 from kollacast.server.gathering import Gathering
 from kollacast.server.lobby import Lobby
+from kollacast.server.participant import Participant
 from kollacast.server.roster import Roster
 from kollacast.server.watch import Watch
 from kollacast.transport.pacing import Pacer
@@ -163,7 +163,7 @@ class ServerErrorTests(MemoryTestCase):
                 self.assert_ends(server)
 
     def test_fetching(self) -> None:
-        for owner, name in ((History, "read"), (Client, "told_end")):
+        for owner, name in ((History, "read"), (Participant, "told_end")):
             self.run_with(owner, name, unicast=True)
 
     def test_timers(self) -> None:
@@ -192,6 +192,7 @@ class ServerErrorTests(MemoryTestCase):
             with self.raising(owner, name):
                 self.network = Network()
                 server = self.network.serve(_IMAGE, clients=2, accept_timeout_s=40.0)
+                self.network.join()
                 self.network.run_for(41.0)
                 self.assert_ends(server, 1.0)
 

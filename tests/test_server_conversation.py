@@ -16,7 +16,7 @@ from kollacast.server.conversation import (
     conversation,
     is_over,
     is_report_due,
-    proof,
+    proving,
 )
 from kollacast.wire.greeting import Hello
 from kollacast.wire.messages import Detach, Done, Fetch, Ready, Report, Request
@@ -162,7 +162,7 @@ class ProofTests(SynchronousTestCase):
 
     def run_through(self, *words: str) -> tuple[Any, list[tuple[Any, ...]]]:
         acts = _Acts()
-        machine = proof(acts)
+        machine = proving(acts)
         for word in words:
             getattr(machine, word)(*([b"digest"] if word == "digest" else []))
         return machine, acts.done

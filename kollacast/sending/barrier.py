@@ -29,14 +29,14 @@ class Phase(enum.Enum):
     PROVE = "REPORT"
 
 
-class Member(Protocol):
+class GroupMember(Protocol):
     """A client as its group sees it."""
 
     # Tells the client, of a buffer but for the proof; it answers through `ClientGroup.answered`.
     def begin(self, phase: Phase, value: BufferCtl | None) -> None: ...
 
 
-_M = TypeVar("_M", bound=Member)
+_M = TypeVar("_M", bound=GroupMember)
 
 
 class ClientGroup(Generic[_M]):

@@ -24,7 +24,7 @@ _PIECE = 64 * 1024
 _MAX_WAITING = 16
 
 
-class Client(Protocol):
+class FetchingClient(Protocol):
     """The client that is served."""
 
     @property
@@ -37,7 +37,7 @@ class Client(Protocol):
 class Fetches:
     """The fetches of one client."""
 
-    def __init__(self, plan: Plan, history: History, client: Client, guard: Guard) -> None:
+    def __init__(self, plan: Plan, history: History, client: FetchingClient, guard: Guard) -> None:
         self._plan = plan
         self._history = history
         self._client = client

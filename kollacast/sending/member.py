@@ -22,7 +22,7 @@ from kollacast.wire.structures import WireError
 _REPAIR_CHUNK = 128 * 1024
 
 
-class Client(Listener, Protocol):
+class MemberClient(Listener, Protocol):
     """The client whose place it is."""
 
     def sent_all(self) -> None: ...  # it has been told that the empty buffer is sent
@@ -38,7 +38,7 @@ class Member:
         clock: IReactorTime,
         dialect: Dialect,
         outgoing: Outgoing,
-        client: Client,
+        client: MemberClient,
         *,
         decodes: bool,
     ) -> None:

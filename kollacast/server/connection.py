@@ -10,9 +10,9 @@ from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kollacast.server.client import Client, Host
 from kollacast.server.conversation import Departure, is_over
 from kollacast.server.lobby import Lobby
+from kollacast.server.participant import Host, Participant
 from kollacast.transport.keepalive import watch_peer
 from kollacast.transport.outgoing import Outgoing
 from kollacast.wire.parser import ClientStream
@@ -34,7 +34,7 @@ class ClientProtocol(Protocol):
     def __init__(self, host: Host, lobby: Lobby[ClientProtocol], address: str) -> None:
         self.address = address
         #: Who is at its other end.
-        self.client = Client(host, self, address)
+        self.client = Participant(host, self, address)
         #: Fires when the connection is closed.
         self.lost: Deferred[None] = Deferred()
         #: What is sent.

@@ -48,7 +48,7 @@ class Acts(Protocol):
     def ended(self, reason: str | None, later: bool) -> None: ...  # for it, or for all
     def broken(self, reason: str) -> None: ...  # the connection of one that was in has ended
     def leave(self) -> None: ...  # it counts no more
-    def ask_digest(self) -> None: ...  # :meth:`Proof.digest` follows, once all is read
+    def ask_digest(self) -> None: ...  # :meth:`Proving.digest` follows, once all is read
     def send_digest(self, digest: bytes) -> None: ...
 
 
@@ -152,7 +152,7 @@ def _build() -> TypeMachineBuilder[Conversation, Acts]:
     return machine
 
 
-class Proof(Protocol):
+class Proving(Protocol):
     """The inputs, in the order of their first use."""
 
     def sent_all(self) -> None: ...  # in step, it has been told that the empty buffer is sent
@@ -163,8 +163,8 @@ class Proof(Protocol):
     def report(self) -> None: ...  # it says that it has the image
 
 
-def _build_proof() -> TypeMachineBuilder[Proof, Acts]:
-    machine = TypeMachineBuilder(Proof, Acts)  # type: ignore[type-abstract]
+def _build_proving() -> TypeMachineBuilder[Proving, Acts]:
+    machine = TypeMachineBuilder(Proving, Acts)  # type: ignore[type-abstract]
 
     begun = machine.state("begun")
     end_known = machine.state("end known")
@@ -175,29 +175,29 @@ def _build_proof() -> TypeMachineBuilder[Proof, Acts]:
     due = machine.state("report due")
     proved = machine.state("proved")
 
-    def refuse_report(proof: Proof, acts: Acts) -> None:
+    def refuse_report(proving: Proving, acts: Acts) -> None:
         raise WireError("a report that is not due")
 
     ask, tell = _do(Acts.ask_digest), _do(Acts.send_digest)
     # In step a client is told before it has all, so that it need not ask for more.
-    begun.upon(Proof.sent_all).to(end_known)(ask)
-    begun.upon(Proof.told_end).to(kept)(ask)
-    end_known.upon(Proof.digest).to(told)(tell)
-    end_known.upon(Proof.kept_all).to(kept).returns(None)
+    begun.upon(Proving.sent_all).to(end_known)(ask)
+    begun.upon(Proving.told_end).to(kept)(ask)
+    end_known.upon(Proving.digest).to(told)(tell)
+    end_known.upon(Proving.kept_all).to(kept).returns(None)
     # It is told again that the image ends, once it has fetched the rest.
-    end_known.upon(Proof.leave_step).to(begun).returns(None)
-    told.upon(Proof.kept_all).to(due).returns(None)
-    told.upon(Proof.leave_step).to(told_out_of_step).returns(None)
-    told_out_of_step.upon(Proof.told_end).to(due).returns(None)
-    kept.upon(Proof.digest).to(due)(tell)
+    end_known.upon(Proving.leave_step).to(begun).returns(None)
+    told.upon(Proving.kept_all).to(due).returns(None)
+    told.upon(Proving.leave_step).to(told_out_of_step).returns(None)
+    told_out_of_step.upon(Proving.told_end).to(due).returns(None)
+    kept.upon(Proving.digest).to(due)(tell)
     for state in (told_out_of_step, due):
-        state.upon(Proof.report).to(proved).returns(None)
+        state.upon(Proving.report).to(proved).returns(None)
 
     for state in (begun, end_known, told, kept, proved):
-        state.upon(Proof.report).loop()(refuse_report)
-    _ignore(Proof.leave_step, begun, kept, due, proved, told_out_of_step)
-    _ignore(Proof.digest, begun, told, told_out_of_step, due, proved)
-    _ignore(Proof.told_end, kept, due, proved)
+        state.upon(Proving.report).loop()(refuse_report)
+    _ignore(Proving.leave_step, begun, kept, due, proved, told_out_of_step)
+    _ignore(Proving.digest, begun, told, told_out_of_step, due, proved)
+    _ignore(Proving.told_end, kept, due, proved)
     return machine
 
 
@@ -206,11 +206,11 @@ def is_over(machine: Conversation) -> bool:
     return state_of(machine) in ("leaving", "closing")
 
 
-def is_report_due(machine: Proof) -> bool:
+def is_report_due(machine: Proving) -> bool:
     """Whether a report is all that a client owes."""
     return state_of(machine) == "report due"
 
 
 #: Each makes a machine that drives the given :class:`Acts`.
 conversation = _build().build()
-proof = _build_proof().build()
+proving = _build_proving().build()

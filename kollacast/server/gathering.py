@@ -11,7 +11,7 @@ from twisted.logger import Logger
 
 from kollacast.events.guard import Guard
 from kollacast.operator.config import ServerConfig
-from kollacast.server.client import Client
+from kollacast.server.participant import Participant
 from kollacast.server.roster import Roster
 
 _log = Logger()
@@ -62,7 +62,7 @@ class Gathering:
             # The client must be in its group before anything begins.
             self._set("start", 0, self._start_if_complete)
 
-    def gave_up(self, client: Client) -> None:
+    def gave_up(self, client: Participant) -> None:
         """One that was in has gone for good: for a while it may be started again."""
         self._roster.forget(client)
         self._roster.given_up.append(client.record)

@@ -9,8 +9,8 @@ from twisted.internet.interfaces import IReactorTime
 from kollacast.events.state import state_of
 from kollacast.sending.member import Member
 from kollacast.sending.plan import Plan
-from kollacast.server.client import Client
 from kollacast.server.conversation import Departure
+from kollacast.server.participant import Participant
 from kollacast.server.snapshot import ClientEntry, ClientRecord
 from kollacast.wire.greeting import Hello
 
@@ -19,7 +19,7 @@ class Roster:
     """The clients of a session that expects so many."""
 
     def __init__(self, clock: IReactorTime, expected: int) -> None:
-        self.clients: list[Client] = []
+        self.clients: list[Participant] = []
         #: Of all that have ever been in, but for those that left before the start, or that never
         #: said who they were.
         self.records: list[ClientRecord] = []
@@ -57,11 +57,11 @@ class Roster:
         others = [c for c in self.clients if not (c.record.verified or _is_same(c, hello))]
         return len(others) < self._expected
 
-    def may_be_back(self, client: Client) -> bool:
+    def may_be_back(self, client: Participant) -> bool:
         """Whether one that is in may be the same as ``client``, with a broken connection."""
         return any(_are_alike(other.record, client.record) for other in self.clients)
 
-    def join(self, client: Client) -> None:
+    def join(self, client: Participant) -> None:
         """``client`` is in, in the place of its earlier connection if it has one."""
         for other in list(self.clients):
             if _is_same(other, client.hello):
@@ -70,7 +70,7 @@ class Roster:
         self._remember(client)
         self.clients.append(client)
 
-    def leave(self, client: Client, *, is_awaited: bool) -> None:
+    def leave(self, client: Participant, *, is_awaited: bool) -> None:
         """``client`` is out; if it ``is_awaited``, it may come back."""
         if client not in self.clients:
             return  # an error has kept it from coming in
@@ -78,7 +78,7 @@ class Roster:
         if is_awaited:
             self._absent[id(client.record)] = self._clock.seconds()
 
-    def forget(self, client: Client) -> None:
+    def forget(self, client: Participant) -> None:
         """``client`` is out, as if it had never come: nothing has begun, or it was no client."""
         self.clients.remove(client)
         self.records.remove(client.record)
@@ -107,7 +107,7 @@ class Roster:
             names[most:] = [f"and {len(names) - most} more"]
         return ", ".join(names)
 
-    def _remember(self, client: Client) -> None:
+    def _remember(self, client: Participant) -> None:
         """Give a client that has been here before its record again."""
         new = client.record
         self.given_up = [record for record in self.given_up if not _are_alike(record, new)]
@@ -135,7 +135,7 @@ class Roster:
         return next((record for record in free if _are_alike(record, new)), None)
 
 
-def _entry(record: ClientRecord, client: Client | None) -> ClientEntry:
+def _entry(record: ClientRecord, client: Participant | None) -> ClientEntry:
     if client is None:
         return ClientEntry(replace(record), None)
     member = client.member
@@ -148,7 +148,7 @@ def _entry(record: ClientRecord, client: Client | None) -> ClientEntry:
     )
 
 
-def _is_same(client: Client, hello: Hello | None) -> bool:
+def _is_same(client: Participant, hello: Hello | None) -> bool:
     """Whether ``hello`` is of the same run as ``client``."""
     run = hello.run if hello is not None else ""
     return bool(run) and client.hello is not None and client.hello.run == run

@@ -15,11 +15,11 @@ from kollacast.sending.history import History
 from kollacast.sending.plan import Plan
 from kollacast.sending.transfer import CannotSend, Transfer
 from kollacast.server.admission import Situation
-from kollacast.server.client import Client
 from kollacast.server.conversation import Departure
 from kollacast.server.credentials import Credentials
 from kollacast.server.cycle import Stage, cycle, stage_of
 from kollacast.server.gathering import Gathering
+from kollacast.server.participant import Participant
 from kollacast.server.roster import Roster
 from kollacast.server.watch import Watch
 
@@ -102,7 +102,7 @@ class Session:
             return "in this dialect nobody can join later"
         return self.history.lack
 
-    def situation(self, client: Client | None = None) -> Situation:
+    def situation(self, client: Participant | None = None) -> Situation:
         announced = None if self.transfer is None else self.transfer.announced
         return Situation(
             stage=self.stage,
@@ -115,7 +115,7 @@ class Session:
             may_be_back=client is not None and self.roster.may_be_back(client),
         )
 
-    def joined(self, client: Client) -> None:
+    def joined(self, client: Participant) -> None:
         self.roster.join(client)
         here, expected = len(self.roster), self._config.clients
         text = "client {name} is in: {here} of {expected}"
@@ -124,7 +124,7 @@ class Session:
         if client.member is not None and self.stage is not Stage.GATHERING:
             self.stream.join(client.member)
 
-    def left(self, client: Client, how: Departure) -> None:
+    def left(self, client: Participant, how: Departure) -> None:
         stage = self.stage
         if stage is Stage.GATHERING:
             if how is Departure.GAVE_UP:

@@ -17,7 +17,7 @@ from kollacast.sending.plan import Plan
 from kollacast.sending.transfer import Transfer
 from kollacast.server import admission
 from kollacast.server.admission import Admission, InStep, Late, Refused, Situation
-from kollacast.server.conversation import Answer, Departure, conversation, is_report_due, proof
+from kollacast.server.conversation import Answer, Departure, conversation, is_report_due, proving
 from kollacast.server.credentials import Credentials
 from kollacast.server.snapshot import ClientRecord
 from kollacast.transport.outgoing import Outgoing
@@ -54,9 +54,9 @@ class Host(Protocol):
     def lack(self) -> str | None: ...  # why nobody can fetch, or None
     @property
     def plan(self) -> Plan: ...  # what is sent, as far as it is agreed on
-    def situation(self, client: Client | None = None) -> Situation: ...  # and who it is, if known
-    def joined(self, client: Client) -> None: ...  # it has a member if it is in step from here on
-    def left(self, client: Client, how: Departure) -> None: ...  # its record says why
+    def situation(self, client: Participant | None = None) -> Situation: ...  # and who, if known
+    def joined(self, client: Participant) -> None: ...  # it has a member where it is in step
+    def left(self, client: Participant, how: Departure) -> None: ...  # its record says why
     def consider_end(self) -> None: ...  # for a client has the whole image
 
 
@@ -70,7 +70,7 @@ class Connection(Protocol):
     def close(self) -> None: ...  # once all is sent, or after a while
 
 
-class Client:
+class Participant:
     """Whoever is at the other end of ``connection``."""
 
     def __init__(self, host: Host, connection: Connection, address: str) -> None:
@@ -88,7 +88,7 @@ class Client:
         self._host = host
         self._dialect = host.plan.dialect
         self._nonce = secrets.token_hex(16)
-        self._proof = proof(self)
+        self._proof = proving(self)
         self._heard_at = 0.0
         self._joined_at = 0.0
 
