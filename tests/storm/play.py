@@ -69,10 +69,9 @@ def _play(seed: int, trace: bool = False) -> tuple[list[str], str]:
             wrong += verdict.faults(session)
             for way, data in session.network.trace or ():
                 print_.update(way.encode() + data)
-            for run in session.running():
-                print_.update(repr(run.outcome).encode())
+            print_.update("".join(repr(run.outcome) for run in session.running()).encode())
             gone += [weakref.ref(run) for run in session.running()]
-            del session, run
+            del session
         except Exception:
             wrong.append(traceback.format_exc())
         # A Deferred whose failure nobody has seen says so when it goes.

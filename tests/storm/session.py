@@ -206,6 +206,8 @@ class Session:
 
     def join_again(self, before: ClientRun) -> None:
         """A client begins where another one was killed."""
+        # Both count until the connection of the first one is known to be broken.
+        self.causes[ALL].add("counted twice")
         hears = before.host.hears_multicast
         secret, hosts = before.config.secret, before.host.address.rpartition(".")[0]
         options = self._client_options(secret=secret, hosts=hosts)

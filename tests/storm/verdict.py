@@ -17,7 +17,7 @@ _REASONS: tuple[tuple[str, set[str]], ...] = (
     (r"interrupted", {"interrupted"}),
     (r"the server gave up: interrupted", {"server interrupted"}),
     (r"the server gave up: cannot read the image: .+", {"bad input"}),
-    (r"the server gave up: \d of \d clients came within \d+ s: .+", {"missing", "late"}),
+    (r"the server gave up: \d of \d clients came within \d+ s(: .+)?", {"missing", "late"}),
     (r"the server gave up: no (READY|DONE|REPORT|FETCH|room for more) for \d+ s", {"slow", "cut"}),
     (r"the server gave up: broke the protocol: .+", {"damaged stream"}),
     (
@@ -30,13 +30,14 @@ _REASONS: tuple[tuple[str, set[str]], ...] = (
     ),
     (
         r"the server refuses this client: all (\d clients are here already|is fetched.*)",
-        {"crowd"},
+        {"crowd", "counted twice"},
     ),
     (r"the image is proved by .*", {"damaged stream"}),
     (r"the server does not know the shared secret", {"damaged stream"}),
     (
         r"the server refuses this client: the session has (ended|begun without this client, .+)",
-        {"late", "cut", "server killed", "crowd"},
+        # Who may not join is one too many, as well.
+        {"late", "cut", "server killed", "crowd", "counted twice", *_STRANGERS},
     ),
     (r"the server refuses this client: .+, and it cannot fetch", {"damaged stream"}),
     (r"the server refuses this client: it does not know the shared secret", {"wrong secret"}),
@@ -47,7 +48,16 @@ _REASONS: tuple[tuple[str, set[str]], ...] = (
     ),
     (
         r"(the connection was lost, and )?no server at .+ within 100 s: .+",
-        {"late", "cut", "slow", "crowd", "server killed", "server interrupted", *_STRANGERS},
+        {
+            "late",
+            "cut",
+            "slow",
+            "crowd",
+            "counted twice",
+            "server killed",
+            "server interrupted",
+            *_STRANGERS,
+        },
     ),
     (
         r"the server closed the connection before the image was complete",
@@ -148,6 +158,9 @@ def _faults_of_entry(
     name = _name(client)
     later = [run for run in session.clients if run.number == client.number][-1]
     if entry is None or client is not later:
+        return
+    if client.outcome is not None and client.outcome.report["dialect"] is None:
+        # It has met no server any more: the report is of a run before.
         return
     if session.causes[name] & _STRANGERS:
         yield f"{name} may not join and is in the server's report"
