@@ -266,7 +266,7 @@ async def test_a_jasmine_client_and_the_default_dialect(crew: Crew) -> None:
     await server.said("waiting for clients")
     theirs = crew.peer("jasmine_client", LOOPBACK, LOOPBACK, str(crew.port))
     line = await server.said("as the C client jasminec does")
-    assert line.endswith("which needs a server with --dialect jasmine")
+    assert "which needs a server with --dialect jasmine" in line
     assert await ends(theirs) == [1]
     client = crew.client()
     await _all_well(server, client)

@@ -166,8 +166,10 @@ def _faults_of_entry(
         yield f"{name} may not join and is in the server's report"
     if entry["verified"] and client.outcome is not None and not is_ok(client):
         yield f"{name} counts as verified and says {_say(client.outcome)}"
-    # Whoever has the image says so, unless there is nobody to hear it.
+    # Whoever has the image says so, unless there is nobody to hear it, or it has said already that
+    # it is interrupted, and its commit was quicker.
     unheard = {"cut", "server interrupted", "server killed", "slow", "damaged stream", "bad input"}
+    unheard.add("interrupted")
     if is_ok(client) and not entry["verified"]:
         if not (session.causes[name] | session.causes[ALL]) & unheard:
             yield f"{name} has the image, and the server says: {entry['reason']}"
