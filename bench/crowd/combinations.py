@@ -1,0 +1,65 @@
+"""The coded repairs that have come by multicast, kept once for all simulated hosts.
+
+What is in a combination does not matter here, only which packets it is made of; and who has lost
+a recipe or a combination is for each host to draw.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kollacast.wire.packets import PacketCodec
+from kollacast.wire.recipes import RECIPE_BASE, Recipe
+from kollacast.wire.structures import PACKET_HEADER_SIZE, SEQ_LIMIT
+
+
+@dataclass(slots=True, eq=False)
+class Combination:
+    """One combination: its terms, the datagrams that told of it, and whether it came itself."""
+
+    terms: tuple[int, ...]
+    recipes: list[int] = field(default_factory=list)
+    has_come: bool = False
+
+
+class Combinations:
+    """Takes datagrams; tells which combinations a packet is part of."""
+
+    def __init__(self, codec: PacketCodec) -> None:
+        self.packets = 0  #: coded packets, recipes among them
+        self._codec = codec
+        self._recipes = 0
+        self._by_seq: dict[int, Combination] = {}
+        self._by_term: dict[int, list[Combination]] = {}
+
+    def take(self, datagram: bytes) -> None:
+        """A datagram has come, of whatever kind."""
+        payload = memoryview(datagram)[PACKET_HEADER_SIZE:]
+        if not payload:
+            return
+        (seq,), intact = self._codec.open(datagram, 0, [payload], (len(payload),))
+        if seq < SEQ_LIMIT or not intact[0]:
+            return
+        self.packets += 1
+        if seq < RECIPE_BASE:
+            combination = self._by_seq.pop(seq, None)
+            if combination is not None:
+                combination.has_come = True
+            return
+        self._recipes += 1
+        for number, terms in Recipe.decode(payload).named():
+            combination = self._by_seq.get(number)
+            if combination is None:
+                combination = self._by_seq[number] = Combination(terms)
+                for term in terms:
+                    self._by_term.setdefault(term, []).append(combination)
+            combination.recipes.append(self._recipes)
+
+    def with_term(self, seq: int) -> list[Combination]:
+        """Those that have come, and that this packet is part of."""
+        return [c for c in self._by_term.get(seq, ()) if c.has_come]
+
+    def forget(self, seqs: range) -> None:
+        """No host lacks any of these packets any more."""
+        for seq in seqs:
+            self._by_term.pop(seq, None)
