@@ -1,8 +1,8 @@
 """The program: ``python -m bench.crowd LOCAL_IP SERVER_IP HOSTS``; see ``--help``.
 
-All hosts have the address LOCAL_IP and connections of their own; one socket takes the coded repairs
-for all of them. Where LOCAL_IP's network drops all other multicast, only the server works. Ends with
-0 when the server has taken every host's report, else with 1 and a line on standard error.
+All hosts have the address LOCAL_IP and connections of their own; one socket takes the coded
+repairs for all of them. Where LOCAL_IP's network drops all other multicast, only the server works.
+Ends with 0 when the server has taken every host's report, else with 1 and a line on standard error.
 
 The report, as JSON: "hosts", "verified", "detached"; "began_s" and "ended_s", monotonic seconds of
 the first BUFFER at any host and of the last report; "tcp_bytes" that the server has sent to all,
@@ -80,13 +80,19 @@ class Crowd:
         first = self._connect_patiently()
         for number in range(self._options.hosts):
             self._add(number, first if number == 0 else self._connect())
+            # A server does not wait long for a hello, and the others may take their time.
+            self._look(0)
         while self._connections:
-            for fd, event in self._poll.poll(-1, _MOST_EVENTS):
-                if self._multicast is not None and fd == self._multicast.fileno():
-                    self._drain()
-                elif fd in self._connections:
-                    self._serve(self._connections[fd], event)
+            self._look(-1)
         return self._report()
+
+    def _look(self, timeout_s: float) -> None:
+        """Deal with what has come, or comes within so many seconds; -1 waits for something."""
+        for fd, event in self._poll.poll(timeout_s, _MOST_EVENTS):
+            if self._multicast is not None and fd == self._multicast.fileno():
+                self._drain()
+            elif fd in self._connections:
+                self._serve(self._connections[fd], event)
 
     def _connect_patiently(self) -> socket.socket:
         """The first connection: until there is a server."""

@@ -183,7 +183,7 @@ class SimulatedHost:
                 if len(lacked.intersection(combination.terms)) != 1:
                     continue
                 # Each of the recipe's datagrams may have come, and then the combination's.
-                told = any([self._has_recipe(flight, number) for number in combination.recipes])
+                told = any(self._has_recipe(flight, number) for number in combination.recipes)
                 if told and not self._losses.lost() and seq in flight.missing:
                     flight.missing.discard(seq)
                     self.tally.decoded += 1

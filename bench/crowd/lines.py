@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Greeting
-from kollacast.wire.messages import Message, Packet
+from kollacast.wire.messages import Message, Packet, Report, TaggedMessage
 from kollacast.wire.parser import ServerStream
 from kollacast.wire.structures import payload_capacity
 
@@ -39,12 +39,12 @@ class Line:
         messages = []
         self._incomplete += len(data)
         for message in self._stream.feed(data):
-            if isinstance(message, Greeting):
+            if self._has_begun:
+                self._incomplete -= _length(message)
+            elif isinstance(message, Greeting):
                 self._stream.capacity = payload_capacity(message.mtu)
                 self._has_begun = True
                 self._incomplete = self._stream.buffered
-            else:
-                self._incomplete -= _length(message)
             messages.append(message)
             yield message
         if is_between and not self._incomplete and len(data) <= _SHORT:
@@ -54,5 +54,5 @@ class Line:
 def _length(message: Message) -> int:
     if isinstance(message, Packet):
         return _PACKET_HEAD + len(message.payload)
-    assert not isinstance(message, Greeting)
+    assert isinstance(message, TaggedMessage | Report)
     return len(message.encode(KOLLACAST))
