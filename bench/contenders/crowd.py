@@ -10,7 +10,7 @@ from bench.contenders.kollacast import ENVIRONMENT, Kollacast, read_report
 from bench.crew import Crew, Side
 
 #: Multicast whose packets' seqs are the image's: the first bit of the UDP payload is 0.
-_IMAGE_PACKETS = "@th,64,1 0"
+IMAGE_PACKETS = "@th,64,1 0"
 
 
 class Crowd(Kollacast):
@@ -18,7 +18,7 @@ class Crowd(Kollacast):
 
     def transfer(self, crew: Crew, scene: Scene) -> dict[str, Any]:
         lab, client = scene.lab, scene.lab.clients[0]
-        lab.block_multicast(client, of=_IMAGE_PACKETS)
+        lab.block_multicast(client, of=IMAGE_PACKETS)
         crowd_report = scene.folder / "crowd.json"
         crowd = crew.start(
             client,

@@ -15,20 +15,19 @@ from kollacast.wire.structures import PACKET_HEADER_SIZE, SEQ_LIMIT
 
 @dataclass(slots=True, eq=False)
 class Combination:
-    """One combination: its terms, the datagrams that told of it, and whether it came itself."""
+    """One combination: its terms, and the numbers of the datagrams that told of it and had it."""
 
     terms: tuple[int, ...]
     recipes: list[int] = field(default_factory=list)
-    has_come: bool = False
+    number: int | None = None  #: None until it has come
 
 
 class Combinations:
     """Takes datagrams; tells which combinations a packet is part of."""
 
     def __init__(self, codec: PacketCodec) -> None:
-        self.packets = 0  #: coded packets, recipes among them
+        self.packets = 0  #: coded packets, recipes among them; they are numbered from 0
         self._codec = codec
-        self._recipes = 0
         self._by_seq: dict[int, Combination] = {}
         self._by_term: dict[int, list[Combination]] = {}
 
@@ -40,24 +39,24 @@ class Combinations:
         (seq,), intact = self._codec.open(datagram, 0, [payload], (len(payload),))
         if seq < SEQ_LIMIT or not intact[0]:
             return
-        self.packets += 1
+        number, self.packets = self.packets, self.packets + 1
         if seq < RECIPE_BASE:
             combination = self._by_seq.pop(seq, None)
             if combination is not None:
-                combination.has_come = True
+                combination.number = number
             return
-        self._recipes += 1
-        for number, terms in Recipe.decode(payload).named():
-            combination = self._by_seq.get(number)
+        for named, terms in Recipe.decode(payload).named():
+            combination = self._by_seq.get(named)
             if combination is None:
-                combination = self._by_seq[number] = Combination(terms)
+                combination = self._by_seq[named] = Combination(terms)
                 for term in terms:
                     self._by_term.setdefault(term, []).append(combination)
-            combination.recipes.append(self._recipes)
+            combination.recipes.append(number)
 
-    def with_term(self, seq: int) -> list[Combination]:
-        """Those that have come, and that this packet is part of."""
-        return [c for c in self._by_term.get(seq, ()) if c.has_come]
+    def with_term(self, seq: int) -> list[tuple[int, Combination]]:
+        """Those that have come, by their numbers, and that this packet is part of."""
+        found = self._by_term.get(seq, ())
+        return [(c.number, c) for c in found if c.number is not None]
 
     def forget(self, seqs: range) -> None:
         """No host lacks any of these packets any more."""

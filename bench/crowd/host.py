@@ -176,22 +176,22 @@ class SimulatedHost:
         # What the host lacked when the recipes came, which were there before all combinations.
         lacked = frozenset(flight.missing)
         for seq in sorted(lacked):
-            for combination in heard.with_term(seq):
+            for number, combination in heard.with_term(seq):
                 if combination in flight.judged:
                     continue
                 flight.judged.add(combination)
                 if len(lacked.intersection(combination.terms)) != 1:
                     continue
                 # Each of the recipe's datagrams may have come, and then the combination's.
-                told = any(self._has_recipe(flight, number) for number in combination.recipes)
-                if told and not self._losses.lost() and seq in flight.missing:
+                told = any(self._has_recipe(flight, recipe) for recipe in combination.recipes)
+                if told and not self._losses.has_lost(number) and seq in flight.missing:
                     flight.missing.discard(seq)
                     self.tally.decoded += 1
 
     def _has_recipe(self, flight: _Flight, number: int) -> bool:
         """Whether one recipe has reached this host: one draw for all that it describes."""
         if number not in flight.recipes:
-            flight.recipes[number] = not self._losses.lost()
+            flight.recipes[number] = not self._losses.has_lost(number)
         return flight.recipes[number]
 
     def _packet(self, seq: int) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Greeting
-from kollacast.wire.messages import Message, Packet, Report, TaggedMessage
+from kollacast.wire.messages import Message, Packet, TaggedMessage
 from kollacast.wire.parser import ServerStream
 from kollacast.wire.structures import payload_capacity
 
@@ -54,5 +54,5 @@ class Line:
 def _length(message: Message) -> int:
     if isinstance(message, Packet):
         return _PACKET_HEAD + len(message.payload)
-    assert isinstance(message, TaggedMessage | Report)
+    assert isinstance(message, TaggedMessage)
     return len(message.encode(KOLLACAST))

@@ -14,8 +14,8 @@ class Losses:
         self._random = Random(seed)
         self._log_kept = math.log1p(-share)
 
-    def lost(self) -> bool:
-        """Whether the next packet is lost."""
+    def has_lost(self, number: int) -> bool:
+        """Whether this datagram of all coded repairs is lost; asked once for each."""
         return self._share > 0 and self._random.random() < self._share
 
     def of(self, first: int, count: int) -> set[int]:
