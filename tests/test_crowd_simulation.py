@@ -152,16 +152,17 @@ class LineTests(TestCase):
     """Pieces that were heard before are the same messages, wherever a stream is cut."""
 
     def test_however_the_stream_is_cut(self) -> None:
-        said: list[Message] = [_ctl(1, 0, 9), Sent(), Packet(3, 5, b"0123"), Sent(), Repaired(1)]
+        said: list[Message] = [_ctl(1, 0, 9), Sent(), Packet(3, 5, b"0123"), Packet(4, 5, b"0")]
+        said += [Sent(), Packet(5, 5, b"0"), Repaired(1), Packet(6, 5, b"0")]
         stream = b"".join(m.encode(KOLLACAST) for m in said)  # type: ignore[call-arg]
         known: Known = {}
-        for piece in (1, 2, 3, 17, 18, 40, len(stream), len(stream)):
+        for piece in (1, 2, 3, 17, 17, 18, 40, len(stream), len(stream)):
             line = Line(known)
             heard = list(line.feed(_GREETING.encode()))
             for start in range(0, len(stream), piece):
                 heard += line.feed(stream[start : start + piece])
             self.assertEqual(heard, [_GREETING, *said], piece)
-        self.assertIn(stream, known)
+        self.assertIn(_ctl(1, 0, 9).encode(KOLLACAST), known)
 
 
 class LossesTests(TestCase):
