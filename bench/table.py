@@ -210,7 +210,8 @@ def _costs(row: Row, record: Record) -> str:
 def _scale(rows: Sequence[Row], records: dict[str, Record]) -> str:
     """What simulated hosts cost the server, by their number."""
     head = ["row", "network", "image", "hosts", "time, s", "server, CPU s"]
-    lines = [[*head, "CPU µs for each host and buffer", "peak MiB", "sent / image", "detached"]]
+    head += ["CPU µs for each host and buffer", "peak MiB", "sent / image", "detached"]
+    lines = [[*head, "crowd, CPU s"]]
     for row in rows:
         record = records[row.name]
         for hosts in host_counts(record):
@@ -220,7 +221,8 @@ def _scale(rows: Sequence[Row], records: dict[str, Record]) -> str:
         "kollacast's server, medians. The hosts are simulated by one process that speaks the "
         "protocol and draws each host's losses; multicast of the image ends in its kernel. Time "
         "goes from the first announcement to the end of the last host. Sent is what left by "
-        "multicast and by TCP, without headers. All CPU time of the server counts, its start, too."
+        "multicast and by TCP, without headers. All CPU time of the server counts, its start, too. "
+        "Where the crowd was busy for most of the time, it is the crowd that was measured."
     )
     return f"## {SCALE_NAME}\n\n{_grid(lines)}\n\n{note}" if rows else ""
 
@@ -228,12 +230,12 @@ def _scale(rows: Sequence[Row], records: dict[str, Record]) -> str:
 def _scale_cells(record: Record, hosts: int) -> list[str]:
     cost = cpu_per_host_and_buffer(record, SUBJECT, hosts)
     sent = sent_per_image(record, SUBJECT, hosts)
-    seconds, cpu_s, peak = (
+    seconds, cpu_s, peak, crowd_s = (
         median(record, SUBJECT, hosts, figure)
-        for figure in ("data_s", "sender_cpu_s", "sender_peak_bytes")
+        for figure in ("data_s", "sender_cpu_s", "sender_peak_bytes", "receivers_cpu_s")
     )
     if cost is None or sent is None or seconds is None or cpu_s is None or peak is None:
-        return [_absent(record, SUBJECT, hosts), *5 * ["n/a"]]
+        return [_absent(record, SUBJECT, hosts), *6 * ["n/a"]]
     good = [t for t in transfers(record, SUBJECT, hosts) if "error" not in t]
     detached = max(t["report"]["crowd"]["detached"] for t in good)
     return [
@@ -243,6 +245,7 @@ def _scale_cells(record: Record, hosts: int) -> list[str]:
         f"{peak / MIB:.0f}",
         f"{sent:.3f}",
         str(detached),
+        f"{crowd_s:.2f}",
     ]
 
 

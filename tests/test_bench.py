@@ -195,10 +195,10 @@ class RecordTests(TestCase):
         self.assertEqual(cpu_per_host_and_buffer(record, "kollacast", 1000), 1.0 / 1000 / 100)
         self.assertEqual(sent_per_image(record, "kollacast", 1000), 1.1000320)
         page = markdown({"scale-1000-loss": record})
-        self.assertIn("| 1000 | 6.00 | 1.00 | 10 | 1 | 1.100 | 2 |", page)
+        self.assertIn("| 1000 | 6.00 | 1.00 | 10 | 1 | 1.100 | 2 | 1.00 |", page)
         self.assertNotIn("sweep", page)
         failed = markdown({"scale-1000": _record(MIB, kollacast={1000: [{"error": "no"}]})})
-        self.assertIn("| 1000 | failed: no | n/a | n/a | n/a | n/a | n/a |", failed)
+        self.assertIn("| 1000 | failed: no | n/a | n/a | n/a | n/a | n/a | n/a |", failed)
 
     def test_simulated_hosts_keep_no_copies(self) -> None:
         self.assertEqual(by_name("scale-1000").copies(1000), 0)
