@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.ballast import Ballast
-from bench.contenders import CONTENDERS, Contender, Crowd, sweep
+from bench.contenders import CONTENDERS, Contender, KollacastToCrowd, sweep
 from bench.image import Image, ImageError, make_image, require_room, work_folder
 from bench.plot import PlotError, draw
 from bench.results import has_failed, load, save
@@ -97,7 +97,7 @@ def _measure(options: argparse.Namespace) -> Iterator[tuple[Row, dict[str, Any]]
 
 def _contenders(options: argparse.Namespace, row: Row) -> list[Contender]:
     if row.is_simulated:
-        return [Crowd()]
+        return [KollacastToCrowd()]
     return [*sweep()] if row.goal is None else options.contenders
 
 

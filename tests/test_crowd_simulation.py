@@ -252,8 +252,10 @@ def _lab(clients: int, **traffic: Any) -> Iterator[Lab]:
 _LOSS = 0.05
 _HOSTS = 4
 _RATE_BPS = 1_000_000_000
+#: What the server paces to, so that no host has so much to do that it is late.
+_PACE = "100M"
 #: On a busy machine hosts are late at times.
-_TRIES = 4
+_TRIES = 10
 
 _Run = Callable[[Crew, list[str]], Awaitable[dict[str, int]]]
 
@@ -292,7 +294,7 @@ async def _of_a_crowd(crew: Crew, words: list[str]) -> dict[str, int]:
     report: dict[str, int] = json.loads((crew.folder / "crowd.json").read_text())
     assert (report["hosts"], report["verified"], report["detached"]) == (_HOSTS, _HOSTS, 0)
     assert report["coded_packets"] == _read(crew.folder / "server.json")["packets_coded"]
-    assert report["asked_after_sent"] == report["lost"]
+    assert report["image_packets"] == 0
     assert report["decoded"] + report["retransmitted"] == report["lost"]
     return report
 
@@ -320,9 +322,9 @@ def _by_chance(draws: float, share: float) -> float:
 @on_the_reactor
 async def test_four_simulated_hosts_cost_what_four_clients_do(crew: Crew) -> None:
     """They ask for as much, are sent as much by multicast again, and as much by TCP."""
-    image = image_of(16_000_001)
+    image = image_of(8_000_001)
     packets = -(-len(image) // 1460)
-    words = ["--input", str(crew.file("image", image)), "--report", "server.json"]
+    words = ["--input", str(crew.file("image", image)), "--report", "server.json", "--rate", _PACE]
     clients = await _undisturbed(_of_clients, crew, words)
     crowd = await _undisturbed(_of_a_crowd, crew, words)
     for figures in (clients, crowd):

@@ -13,7 +13,7 @@ from bench.crew import Crew, Side
 IMAGE_PACKETS = "@th,64,1 0"
 
 
-class Crowd(Kollacast):
+class KollacastToCrowd(Kollacast):
     """One process is all hosts; what is multicast of the image ends in its kernel."""
 
     def transfer(self, crew: Crew, scene: Scene) -> dict[str, Any]:

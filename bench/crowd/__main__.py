@@ -6,8 +6,8 @@ Ends with 0 when the server has taken every host's report, else with 1 and a lin
 
 The report, as JSON: "hosts", "verified", "detached"; "began_s" and "ended_s", monotonic seconds of
 the first BUFFER at any host and of the last report; "tcp_bytes" that the server has sent to all,
-"coded_packets" that came by multicast; "buffers", the empty one left out; and what
-`bench.crowd.host.Tally` counts, in packets of all hosts.
+"coded_packets" that came by multicast, and "image_packets", which should not have come; "buffers",
+the empty one left out; and what `bench.crowd.host.Tally` counts, in packets of all hosts.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from bench.crowd.combinations import Combinations
 from bench.crowd.host import HostError, SimulatedHost, Tally
 from bench.crowd.lines import Known, Line
 from bench.crowd.losses import Losses
+from kollacast.transport.multicast import SO_RCVBUFFORCE
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Greeting
@@ -167,8 +168,7 @@ class Crowd:
         sock = socket.socket(type=socket.SOCK_DGRAM)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            # SO_RCVBUFFORCE, which root may use and the socket module does not name.
-            sock.setsockopt(socket.SOL_SOCKET, 33, _MULTICAST_BYTES)
+            sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, _MULTICAST_BYTES)
         except PermissionError:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _MULTICAST_BYTES)
         sock.bind((greeting.group, greeting.port))
@@ -211,7 +211,7 @@ class Crowd:
 
     def _report(self) -> dict[str, Any]:
         tallies = [asdict(host.tally) for host in self._hosts]
-        coded = self._combinations.packets if self._combinations is not None else 0
+        heard = self._combinations
         return {
             "hosts": len(self._hosts),
             "verified": self._verified,
@@ -219,7 +219,8 @@ class Crowd:
             "began_s": self._began_s,
             "ended_s": self._ended_s,
             "tcp_bytes": self._tcp_bytes,
-            "coded_packets": coded,
+            "coded_packets": heard.packets if heard is not None else 0,
+            "image_packets": heard.of_image if heard is not None else 0,
             "buffers": self._buffers,
             **{field.name: sum(t[field.name] for t in tallies) for field in fields(Tally)},
         }

@@ -27,6 +27,7 @@ class Combinations:
 
     def __init__(self, codec: PacketCodec) -> None:
         self.packets = 0  #: coded packets, recipes among them; they are numbered from 0
+        self.of_image = 0  #: packets of the image, which tell nothing here
         self._codec = codec
         self._by_seq: dict[int, Combination] = {}
         self._by_term: dict[int, list[Combination]] = {}
@@ -37,7 +38,10 @@ class Combinations:
         if not payload:
             return
         (seq,), intact = self._codec.open(datagram, 0, [payload], (len(payload),))
-        if seq < SEQ_LIMIT or not intact[0]:
+        if not intact[0]:
+            return
+        if seq < SEQ_LIMIT:
+            self.of_image += 1
             return
         number, self.packets = self.packets, self.packets + 1
         if seq < RECIPE_BASE:
