@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.ballast import Ballast
-from bench.contenders import CONTENDERS, Contender, sweep
+from bench.contenders import CONTENDERS, Contender, KollacastToCrowd, sweep
 from bench.image import Image, ImageError, make_image, require_room, work_folder
 from bench.plot import PlotError, draw
 from bench.results import has_failed, load, save
@@ -21,6 +21,7 @@ from bench.rows import (
     COST_NAME,
     MIB,
     ROWS,
+    SCALE_NAME,
     SUBJECT,
     SWEEP_NAME,
     Row,
@@ -34,7 +35,14 @@ from lab import Lab, LabError
 _RESULTS = Path(__file__).with_name("results")
 _NAME = "benchmark"
 #: What `--quick` runs: one row of each kind of network, images of a few blinks.
-_QUICK_HOSTS = {"raw-1": (1,), "frames-4": (4,), "loss-5": (4,), "slow-port": (4,), "hosts": (1, 8)}
+_QUICK_HOSTS = {
+    "raw-1": (1,),
+    "frames-4": (4,),
+    "loss-5": (4,),
+    "slow-port": (4,),
+    "hosts": (1, 8),
+    "scale-64-loss": (64,),
+}
 _QUICK_SIZE = 8 * MIB
 _SUFFIXES = {"K": 1024, "M": MIB, "G": 1024 * MIB}
 
@@ -72,7 +80,7 @@ def _measure(options: argparse.Namespace) -> Iterator[tuple[Row, dict[str, Any]]
     sizes = {
         row: options.size or (_QUICK_SIZE if options.quick else row.size) for row in _rows(options)
     }
-    copies = max((size * max(row.hosts) for row, size in sizes.items()), default=0)
+    copies = max((size * row.copies(max(row.hosts)) for row, size in sizes.items()), default=0)
     images: dict[int, Image] = {}
     with work_folder() as folder:
         require_room(folder, copies + sum(set(sizes.values())))
@@ -88,6 +96,8 @@ def _measure(options: argparse.Namespace) -> Iterator[tuple[Row, dict[str, Any]]
 
 
 def _contenders(options: argparse.Namespace, row: Row) -> list[Contender]:
+    if row.is_simulated:
+        return [KollacastToCrowd()]
     return [*sweep()] if row.goal is None else options.contenders
 
 
@@ -123,7 +133,7 @@ def _complain(line: str, status: int) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    names = ",".join([*(row.name for row in ROWS), COST_NAME, SWEEP_NAME])
+    names = ",".join([*(row.name for row in ROWS), COST_NAME, SCALE_NAME, SWEEP_NAME])
     parser.add_argument(
         "--quick",
         action="store_true",

@@ -18,6 +18,8 @@ SUBJECT = "kollacast"
 #: A transfer may take this many times what it should take at least, and never less than the floor.
 _PATIENCE = 3
 _LEAST_LIMIT_S = 90.0
+#: A crowd is there to show how much too long it takes.
+_CROWD_LIMIT_S = 300.0
 #: What any tool at all should manage where no link limits it.
 _EXPECTED_BYTES_PER_S = 25 * MIB
 
@@ -47,7 +49,7 @@ class Row:
     """One row. Rates are bits/s on the wire; `loss` is a share of each host's datagrams.
 
     `hosts` are the numbers of hosts that it is measured with; the other tools only with
-    `others_hosts` of them, where those are given. A row without a goal is one of the sweep.
+    `others_hosts` of them, where those are given. Rows of the sweep and of the crowd have no goal.
     """
 
     name: str
@@ -61,6 +63,12 @@ class Row:
     loss: float = 0.0
     others_hosts: tuple[int, ...] | None = None
     repetitions: int = 3
+    #: The hosts are a crowd in one process, which draws `loss` for each of them.
+    is_simulated: bool = False
+
+    def copies(self, hosts: int) -> int:
+        """How many copies of the image so many hosts make."""
+        return 0 if self.is_simulated else hosts
 
     @property
     def compares_tools(self) -> bool:
@@ -77,7 +85,8 @@ class Row:
         """The longest that a transfer may take before it counts as failed."""
         copies = hosts if is_unicast else 1
         rate = min(self.limit_bytes_per_s or _EXPECTED_BYTES_PER_S, _EXPECTED_BYTES_PER_S)
-        return max(_LEAST_LIMIT_S, _PATIENCE * copies * size / rate)
+        least = _CROWD_LIMIT_S if self.is_simulated else _LEAST_LIMIT_S
+        return max(least, _PATIENCE * copies * size / rate)
 
 
 _MBIT = 1_000_000
@@ -136,7 +145,39 @@ SWEEP_ROWS = (
     Row("sweep-raw", "no limit", None, size=256 * MIB, repetitions=1),
     Row("sweep-link", "1 Gbit/s", None, size=256 * MIB, rate_bps=1000 * _MBIT, repetitions=1),
 )
-ALL_ROWS = (*ROWS, *SWEEP_ROWS)
+
+#: What the server takes for how many hosts, which are simulated: kollacast alone.
+SCALE_HOSTS = (1, 64, 256, 1000)
+SCALE_LOSS = 0.01
+SCALE_NAME = "scale"
+SCALE_ROWS = (
+    *(
+        Row(
+            f"{SCALE_NAME}-{hosts}",
+            "1 Gbit/s, simulated hosts",
+            None,
+            hosts=(hosts,),
+            size=512 * MIB,
+            rate_bps=1000 * _MBIT,
+            is_simulated=True,
+        )
+        for hosts in SCALE_HOSTS
+    ),
+    *(
+        Row(
+            f"{SCALE_NAME}-{hosts}-loss",
+            f"1 Gbit/s, simulated hosts, {SCALE_LOSS:.0%} loss",
+            None,
+            hosts=(hosts,),
+            size=256 * MIB,
+            rate_bps=1000 * _MBIT,
+            loss=SCALE_LOSS,
+            is_simulated=True,
+        )
+        for hosts in SCALE_HOSTS
+    ),
+)
+ALL_ROWS = (*ROWS, *SCALE_ROWS, *SWEEP_ROWS)
 
 #: What processes may cost: a table of its own, read off this row's transfers.
 COST_ROW = "raw-4"
@@ -151,5 +192,6 @@ def by_name(name: str) -> Row:
 
 
 def some_by_name(name: str) -> tuple[Row, ...]:
-    """The same, or all rows of the sweep by the name of that."""
-    return SWEEP_ROWS if name == SWEEP_NAME else (by_name(name),)
+    """The same, or all rows of the sweep or of the crowd by the name of those."""
+    groups = {SWEEP_NAME: SWEEP_ROWS, SCALE_NAME: SCALE_ROWS}
+    return groups.get(name) or (by_name(name),)

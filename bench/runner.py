@@ -15,6 +15,9 @@ kollacast and its variants have "is_subject", and "digest", those of the sweep "
      "sender_cpu_s", "receivers_cpu_s", "machine_cpu_s": CPU seconds,
      "sender_peak_bytes", "receiver_peak_bytes": the largest process of each side,
      "port": [[seconds, packets, drops], ...] of a slow port, "report": what the tool reports}
+
+Where the hosts are simulated, data_s goes from the first BUFFER to the end of the last host, the
+receiver is the crowd, and the report has "crowd", what `bench.crowd` counts, and no "clients".
 """
 
 from __future__ import annotations
@@ -115,19 +118,18 @@ class Runner:
         copies: list[Path] = []
         try:
             with Lab(
-                hosts,
+                1 if row.is_simulated else hosts,
                 prefix=_PREFIX,
                 rate_bps=row.rate_bps,
                 slow_ports=slow_ports,
-                loss=row.loss,
+                loss=0.0 if row.is_simulated else row.loss,
                 own_frames=row.own_frames,
             ) as lab:
-                scene = Scene(lab, row, image.path, folder)
+                scene = Scene(lab, row, image.path, folder, hosts)
                 copies = scene.copies
                 port: list[list[float]] = []
-                with Crew(
-                    folder, limit_s, before=lambda: self._ballast.release(hosts * image.size)
-                ) as crew:
+                wanted = row.copies(hosts) * image.size
+                with Crew(folder, limit_s, before=lambda: self._ballast.release(wanted)) as crew:
                     if slow_ports:
                         crew.every(_PORT_TICK_S, lambda s: port.append([round(s, 2), *_port(lab)]))
                     report = contender.transfer(crew, scene)
@@ -176,6 +178,6 @@ def _figures(crew: Crew) -> _Record:
 
 
 def _tell(row: Row, contender: Contender, hosts: int, repetition: int, transfer: _Record) -> None:
-    what = f"{row.name:10} {hosts:2} hosts  {contender.name:16} #{repetition + 1}"
+    what = f"{row.name:15} {hosts:4} hosts  {contender.name:16} #{repetition + 1}"
     said = transfer.get("error") or f"{transfer['wall_s']:.2f} s ({transfer['data_s']:.2f} s data)"
     tell(f"{what}  {said}")

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from bench.results import (
     Record,
     Verdict,
+    cpu_per_host_and_buffer,
     host_counts,
     judge,
     judge_cost,
     median,
+    sent_per_image,
     settled_port_loss,
     share_of_limit,
     speed,
@@ -25,6 +27,7 @@ from bench.rows import (
     GIB,
     MIB,
     PAYLOAD_BYTES,
+    SCALE_NAME,
     SUBJECT,
     SWEEP_BUFFER_PACKETS,
     SWEEP_NAME,
@@ -47,7 +50,9 @@ within a row mean more than a figure beside one of another day."""
 def markdown(records: dict[str, Record]) -> str:
     """The whole page; rows that were not measured are left out."""
     every = [row for row in ALL_ROWS if row.name in records]
-    rows, sweeps = [r for r in every if r.goal is not None], [r for r in every if r.goal is None]
+    rows = [row for row in every if row.goal is not None]
+    crowds = [row for row in every if row.is_simulated]
+    sweeps = [row for row in every if row.goal is None and not row.is_simulated]
     small = [row.name for row in every if records[row.name]["size"] < row.size]
     parts = ["# kollacast beside the tools in use"]
     if small:
@@ -61,6 +66,7 @@ def markdown(records: dict[str, Record]) -> str:
     parts.append(_digests(rows, records))
     if COST_ROW in records:
         parts.append(_costs(next(r for r in rows if r.name == COST_ROW), records[COST_ROW]))
+    parts.append(_scale(crowds, records))
     parts += [_sweep(row, records[row.name]) for row in sweeps]
     parts += [_failures(every, records), _options(rows, records), _machines(every, records)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -199,6 +205,48 @@ def _costs(row: Row, record: Record) -> str:
         "figure leaves nothing out, and includes whatever else ran."
     )
     return f"## cost: {row.name}, {hosts} hosts\n\n{_grid(lines)}\n\n{note}"
+
+
+def _scale(rows: Sequence[Row], records: dict[str, Record]) -> str:
+    """What simulated hosts cost the server, by their number."""
+    head = ["row", "network", "image", "hosts", "time, s", "server, CPU s"]
+    head += ["CPU µs for each host and buffer", "peak MiB", "sent / image", "detached"]
+    lines = [[*head, "crowd, CPU s"]]
+    for row in rows:
+        record = records[row.name]
+        for hosts in host_counts(record):
+            about = [f"**{row.name}**", row.network, _size(record["size"]), str(hosts)]
+            lines.append([*about, *_scale_cells(record, hosts)])
+    note = (
+        "kollacast's server, medians. The hosts are simulated by one process that speaks the "
+        "protocol and draws each host's losses; multicast of the image ends in its kernel. Time "
+        "goes from the first announcement to the end of the last host. Sent is what left by "
+        "multicast and by TCP, without headers. All CPU time of the server counts, its start, too. "
+        "Where the crowd was busy for most of the time, it is the crowd that was measured."
+    )
+    return f"## {SCALE_NAME}\n\n{_grid(lines)}\n\n{note}" if rows else ""
+
+
+def _scale_cells(record: Record, hosts: int) -> list[str]:
+    cost = cpu_per_host_and_buffer(record, SUBJECT, hosts)
+    sent = sent_per_image(record, SUBJECT, hosts)
+    seconds, cpu_s, peak, crowd_s = (
+        median(record, SUBJECT, hosts, figure)
+        for figure in ("data_s", "sender_cpu_s", "sender_peak_bytes", "receivers_cpu_s")
+    )
+    if cost is None or sent is None or seconds is None or cpu_s is None or peak is None:
+        return [_absent(record, SUBJECT, hosts), *6 * ["n/a"]]
+    good = [t for t in transfers(record, SUBJECT, hosts) if "error" not in t]
+    detached = max(t["report"]["crowd"]["detached"] for t in good)
+    return [
+        f"{seconds:.2f}{_how_often(record, SUBJECT, hosts)}",
+        f"{cpu_s:.2f}",
+        f"{1e6 * cost:.0f}",
+        f"{peak / MIB:.0f}",
+        f"{sent:.3f}",
+        str(detached),
+        f"{crowd_s:.2f}",
+    ]
 
 
 def _sweep(row: Row, record: Record) -> str:

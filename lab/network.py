@@ -157,9 +157,12 @@ class Lab:
         """Pull `host`'s cable out of the switch, or plug it in again."""
         _run("ip", "-n", self._switch, "link", "set", host.port, "up" if up else "down")
 
-    def block_multicast(self, host: Host) -> None:
-        """From now on no multicast gets into `host`, as behind a firewall or in a wrong VLAN."""
-        _nft(host.namespace, "eth0", "ip daddr 224.0.0.0/4 drop", table="wall")
+    def block_multicast(self, host: Host, of: str = "") -> None:
+        """From now on no multicast gets into `host`, as behind a firewall or in a wrong VLAN.
+
+        `of` keeps it to some of it, in nft's words.
+        """
+        _nft(host.namespace, "eth0", f"ip daddr 224.0.0.0/4 {of} drop", table="wall")
 
     @contextlib.contextmanager
     def partition(self, one: Host, other: Host) -> Iterator[None]:

@@ -13,8 +13,17 @@ from bench.ballast import Ballast
 from bench.contenders import CONTENDERS, sweep
 from bench.crew import Crew, Side, TransferError
 from bench.image import make_image
-from bench.results import has_failed, judge, judge_cost, load, save, settled_port_loss
-from bench.rows import MIB, SWEEP_ROWS, by_name
+from bench.results import (
+    cpu_per_host_and_buffer,
+    has_failed,
+    judge,
+    judge_cost,
+    load,
+    save,
+    sent_per_image,
+    settled_port_loss,
+)
+from bench.rows import MIB, SCALE_ROWS, SWEEP_ROWS, by_name, some_by_name
 from bench.runner import has_turn
 from bench.table import markdown
 from lab import Host
@@ -177,6 +186,24 @@ class RecordTests(TestCase):
         path = Path(self.mktemp()) / "results.json"
         save(path, {row.name: record})
         self.assertEqual(list(load(path)), [row.name])
+
+    def test_simulated_hosts_stand_in_a_table_of_their_own(self) -> None:
+        crowd = {"buffers": 100, "tcp_bytes": 500_000, "detached": 2}
+        report = {"packets_multicast": 7192, "crowd": crowd}  # 10,500,320 bytes
+        quick, slow = _transfer(4.0, report=report), _transfer(6.0, report=report)
+        record = _record(10_000_000, kollacast={1000: [quick, slow, slow]})
+        self.assertEqual(cpu_per_host_and_buffer(record, "kollacast", 1000), 1.0 / 1000 / 100)
+        self.assertEqual(sent_per_image(record, "kollacast", 1000), 1.1000320)
+        page = markdown({"scale-1000-loss": record})
+        self.assertIn("| 1000 | 6.00 | 1.00 | 10 | 1 | 1.100 | 2 | 1.00 |", page)
+        self.assertNotIn("sweep", page)
+        failed = markdown({"scale-1000": _record(MIB, kollacast={1000: [{"error": "no"}]})})
+        self.assertIn("| 1000 | failed: no | n/a | n/a | n/a | n/a | n/a | n/a |", failed)
+
+    def test_simulated_hosts_keep_no_copies(self) -> None:
+        self.assertEqual(by_name("scale-1000").copies(1000), 0)
+        self.assertEqual(by_name("link").copies(4), 4)
+        self.assertEqual(some_by_name("scale"), SCALE_ROWS)
 
     def test_what_makes_the_command_fail(self) -> None:
         wrong = {"error": "copy-1 differs", "is_wrong": True}

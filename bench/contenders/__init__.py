@@ -1,6 +1,7 @@
 """The tools that are compared, by the names that the command line and the table use."""
 
 from bench.contenders.base import Contender, Scene
+from bench.contenders.crowd import KollacastToCrowd
 from bench.contenders.kollacast import Kollacast, sweep, with_sha256
 from bench.contenders.udpcast import Udpcast
 from bench.contenders.uftp import Uftp
@@ -11,4 +12,4 @@ CONTENDERS: dict[str, Contender] = {
     for contender in (Kollacast(), with_sha256(), Udpcast(), Uftp(), Unicast())
 }
 
-__all__ = ["CONTENDERS", "Contender", "Scene", "sweep"]
+__all__ = ["CONTENDERS", "Contender", "KollacastToCrowd", "Scene", "sweep"]

@@ -25,10 +25,14 @@ class Scene:
     row: Row
     image: Path
     folder: Path
+    #: Simulated ones share the lab's only client.
+    hosts: int
 
     @property
     def copies(self) -> list[Path]:
-        """Where each client's copy goes, in the order of `lab.clients`."""
+        """Where each client's copy goes, in the order of `lab.clients`; none of simulated hosts."""
+        if self.row.is_simulated:
+            return []
         return [self.folder / f"copy-{number}" for number in range(len(self.lab.clients))]
 
 

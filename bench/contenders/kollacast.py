@@ -17,6 +17,8 @@ from bench.crew import Crew, Side, TransferError
 from bench.rows import SUBJECT, SWEEP_BUFFER_PACKETS, SWEEP_WINDOWS, Row
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
+#: Of every process that runs this project's code.
+ENVIRONMENT = {"PYTHONPATH": str(_CHECKOUT)}
 _QUIET = ("--progress", "none")
 _DEFAULT_DIGEST, _FAST_DIGEST = "sha256", "blake3"
 
@@ -84,43 +86,53 @@ class Kollacast(Contender):
         return [*([] if is_default else ["--digest", digest]), *self._options]
 
     def transfer(self, crew: Crew, scene: Scene) -> dict[str, Any]:
-        lab, env = scene.lab, {"PYTHONPATH": str(_CHECKOUT)}
+        lab = scene.lab
         _compile()
-        # Many clients share one working directory here: each without twistd's file of its pid.
-        twistd = [str(_twistd()), "-n", "--pidfile="]
-        server_report = scene.folder / "server.json"
         receivers = [
             crew.start(
                 host,
                 Side.RECEIVER,
                 [
-                    *(*twistd, "kollacast-client", *_QUIET),
+                    *(*_twistd_words(), "kollacast-client", *_QUIET),
                     *("--output", str(copy), "--report", f"{copy}.json"),
                     *(host.address, lab.server.address),
                 ],
-                env,
+                ENVIRONMENT,
             )
             for host, copy in zip(lab.clients, scene.copies, strict=True)
         ]
         crew.wait_until_idle(receivers)
         crew.begin(receivers[0])
-        crew.start(
-            lab.server,
-            Side.SENDER,
-            [
-                *(*twistd, "kollacast-server", *_QUIET, *self._server_options(scene.row)),
-                *("--input", str(scene.image), "--report", str(server_report)),
-                *(lab.server.address, str(len(receivers))),
-            ],
-            env,
-        )
+        server_report = self._start_server(crew, scene)
         crew.finish(scene.copies, crew.wait(receivers))
         crew.wait(crew.running())
-        try:
-            report: dict[str, Any] = json.loads(server_report.read_text())
-        except (OSError, ValueError) as error:
-            raise TransferError(f"the server's report cannot be read: {error}") from None
+        return read_report(server_report, "the server")
+
+    def _start_server(self, crew: Crew, scene: Scene) -> Path:
+        """Start it for all hosts of the scene; where its report will be."""
+        _compile()
+        report, address = scene.folder / "server.json", scene.lab.server.address
+        crew.start(
+            scene.lab.server,
+            Side.SENDER,
+            [
+                *(*_twistd_words(), "kollacast-server", *_QUIET),
+                *self._server_options(scene.row),
+                *("--input", str(scene.image), "--report", str(report)),
+                *(address, str(scene.hosts)),
+            ],
+            ENVIRONMENT,
+        )
         return report
+
+
+def read_report(path: Path, whose: str) -> dict[str, Any]:
+    """A report in JSON; TransferError where there is none."""
+    try:
+        report: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise TransferError(f"the report of {whose} cannot be read: {error}") from None
+    return report
 
 
 def with_sha256() -> Kollacast:
@@ -153,6 +165,11 @@ def _compile() -> None:
     """
     for folder in ("kollacast", "twisted"):
         compileall.compile_dir(_CHECKOUT / folder, quiet=2)
+
+
+def _twistd_words() -> list[str]:
+    """Many clients share one working directory here: each without twistd's file of its pid."""
+    return [str(_twistd()), "-n", "--pidfile="]
 
 
 def _twistd() -> Path | None:

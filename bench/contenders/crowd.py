@@ -1,0 +1,42 @@
+"""kollacast's server, and a crowd of simulated hosts in the place of its clients."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from bench.contenders.base import Scene
+from bench.contenders.kollacast import ENVIRONMENT, Kollacast, read_report
+from bench.crew import Crew, Side
+
+#: Multicast whose packets' seqs are the image's: the first bit of the UDP payload is 0.
+IMAGE_PACKETS = "@th,64,1 0"
+
+
+class KollacastToCrowd(Kollacast):
+    """One process is all hosts; what is multicast of the image ends in its kernel."""
+
+    def transfer(self, crew: Crew, scene: Scene) -> dict[str, Any]:
+        lab, client = scene.lab, scene.lab.clients[0]
+        lab.block_multicast(client, of=IMAGE_PACKETS)
+        crowd_report = scene.folder / "crowd.json"
+        crowd = crew.start(
+            client,
+            Side.RECEIVER,
+            [
+                *(sys.executable, "-m", "bench.crowd"),
+                *("--loss", str(scene.row.loss), "--report", str(crowd_report)),
+                *(client.address, lab.server.address, str(scene.hosts)),
+            ],
+            ENVIRONMENT,
+        )
+        crew.wait_until_idle([crowd])
+        crew.begin(crowd)
+        server_report = self._start_server(crew, scene)
+        crew.finish([], crew.wait([crowd]))
+        crew.wait(crew.running())
+        report = read_report(crowd_report, "the crowd")
+        crew.data_began, crew.completed = report["began_s"], report["ended_s"]
+        server = read_report(server_report, "the server")
+        # One entry for each of a thousand hosts says nothing that the crowd's sums do not.
+        return {**{key: server[key] for key in server if key != "clients"}, "crowd": report}
