@@ -17,7 +17,7 @@ SECONDS ?= 60
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-large soak check fuzz bench bench-quick clean
+.PHONY: demo test test-large check-crowd soak check fuzz bench bench-quick clean
 
 # A real server and three real clients, as processes of their own, over loopback multicast.
 demo: $(VENV)/installed
@@ -34,6 +34,10 @@ test: $(VENV)/installed-test
 # the folder for temporary files while it runs.
 test-large: $(VENV)/installed-test
 	KOLLACAST_LARGE_IMAGE_MIB=1024 $(BIN)/python -m pytest tests/test_hosts.py -k memory
+
+# The benchmark's simulated hosts beside real clients, as root, on a quiet machine.
+check-crowd: $(VENV)/installed-test
+	$(BIN)/python -m pytest tests/crowd_beside_clients.py
 
 # Transfers back to back under random faults, for half an hour, as root; ends with the figures. More
 # options as in `make soak SOAK="--minutes 120 --report figures.json"`.
