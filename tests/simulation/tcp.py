@@ -267,6 +267,9 @@ class MemoryTransport:
         # What the peer sends from now on has nowhere to go.
         self.peer.wire.clear()
         self.peer._reads.wake()
+        if self.peer.disconnecting:
+            # It need not wait for room, either.
+            self.peer._sends.wake()
         producer, self._producer = self._producer, None
         if producer is not None:
             producer.stopProducing()
