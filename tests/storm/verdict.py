@@ -41,7 +41,10 @@ _REASONS: tuple[tuple[str, set[str]], ...] = (
     ),
     (r"the server refuses this client: .+, and it cannot fetch", {"damaged stream"}),
     (r"the server refuses this client: it does not know the shared secret", {"wrong secret"}),
-    (r"the server (asks for|does not ask for) a?(the)? ?shared secret.*", {"wrong secret"}),
+    (
+        r"the server (asks for|does not ask for) a?(the)? ?shared secret.*",
+        {"wrong secret", "damaged stream"},
+    ),
     (
         r"the server refuses this client: this host is not among those that may join",
         {"not allowed"},
