@@ -1,1 +1,1 @@
-"""Who waits for what."""
+"""What happens when: who waits for it, what has failed, which state follows, on which reactor."""
