@@ -539,9 +539,7 @@ class ReturningTests(_LadderTestCase):
     def test_the_server_has_not_noticed(self) -> None:
         """Its end of the old connection gives way to the new one."""
         server, slow, quick = self.begin()
-        transport = quick.transport
-        transport.peer = _deaf(transport)
-        transport.reset()
+        quick.transport.reset(peer_notices=False)
         self.network.run_for(1.0)
         self.assert_whole(quick)
         slow.threads["disk"].release()
@@ -711,26 +709,6 @@ class ReturningTests(_LadderTestCase):
             quick.finish().line,
             "the server has another image now, and a part of the first one is written already",
         )
-
-
-def _deaf(transport: Any) -> Any:
-    """Stands for the other end of ``transport``, to which nothing gets through."""
-
-    class _Deaf:
-        host = transport.peer.host
-        connected = True
-
-        def _cut_wire(self, reason: Any) -> None:
-            pass
-
-        class _reads:
-            @staticmethod
-            def wake() -> None:
-                pass
-
-        wire = bytearray()
-
-    return _Deaf()
 
 
 class FailsafeTests(_LadderTestCase):

@@ -48,6 +48,8 @@ class MemoryTransport:
         self.ending: type[Exception] | None = None
         self._reading = False
         self._aborting = False
+        #: The other end is gone, and no word of it came through.
+        self._is_unaware = False
         self._keep_alive = False
         self._kernel_timer: IDelayedCall | None = None
         #: Options of TCP that the program has set.
@@ -197,10 +199,12 @@ class MemoryTransport:
             flip_bit(stream, bit)
         return bool(stream)
 
-    def reset(self) -> None:
+    def reset(self, *, peer_notices: bool = True) -> None:
         """The connection breaks, on both sides; nothing on the way arrives."""
+        self.peer._is_unaware = not peer_notices
         self._cut_wire(error.ConnectionLost)
-        self.peer._cut_wire(error.ConnectionLost)
+        if peer_notices:
+            self.peer._cut_wire(error.ConnectionLost)
         self._close(error.ConnectionLost())
 
     def _cut_wire(self, reason: type[Exception]) -> None:
@@ -250,7 +254,7 @@ class MemoryTransport:
                 peer._sends.wake()
             self._reads.wake()
             self.protocol.dataReceived(data)
-        elif peer.ending is not None and not peer.wire:
+        elif peer.ending is not None and not peer.wire and not self._is_unaware:
             # A broken connection is seen even by who does not read.
             if self._reading or peer.ending is error.ConnectionLost or self.disconnecting:
                 self._close(peer.ending())
