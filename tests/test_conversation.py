@@ -102,7 +102,7 @@ class SizeTests(_ConversationTestCase):
             self.assertLessEqual(max(map(len, self.network.datagrams)), mtu - 28)
 
     def test_with_the_smallest_packets(self) -> None:
-        self.converse(_image(50), mtu=44)
+        self.converse(_image(50), mtu=68)
 
     def test_one_packet_a_buffer(self) -> None:
         for window in (1, 5):

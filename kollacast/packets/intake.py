@@ -19,6 +19,7 @@ from kollacast.packets.buffer import PacketBuffer
 from kollacast.repair import SCHEME, Decoder
 from kollacast.wire.messages import BufferCtl
 from kollacast.wire.packets import Opened, PacketCodec, header_at
+from kollacast.wire.recipes import CONTROL_BASE
 from kollacast.wire.structures import SEQ_LIMIT
 
 #: The most packets of one batch: what recvmmsg is asked for at once, and more
@@ -71,6 +72,8 @@ class Intake:
         self._codec = codec
         self._decoder: Decoder | None = SCHEME.decoder(capacity, self) if coded else None
         self._buffers: list[PacketBuffer] = []
+        #: The data of control packets that have come.
+        self.controls: list[bytes] = []
         self._expected = 0
         self._full_sizes = (capacity,) * RUN
 
@@ -242,6 +245,8 @@ class Intake:
         if not intact or not payload:
             # Another session's packets look like damaged ones of this session.
             self.counts.damaged += 1
+        elif seq >= CONTROL_BASE and self._decoder is not None:
+            self.controls.append(bytes(payload))
         elif seq >= SEQ_LIMIT and self._decoder is not None:
             self._coded(self._decoder.take(seq, payload))
         elif buffer is None:

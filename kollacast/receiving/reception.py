@@ -17,11 +17,12 @@ from twisted.logger import Logger
 from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake
+from kollacast.receiving.answers import Answers, answers_of
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.output import Output, Writer
 from kollacast.receiving.shape import Shape
 from kollacast.receiving.tally import Tally
-from kollacast.wire.messages import BufferCtl, Done, Packet, Ready, Request
+from kollacast.wire.messages import BufferCtl, Packet, Request
 from kollacast.wire.packets import PacketCodec
 from kollacast.wire.structures import WireError
 
@@ -44,6 +45,7 @@ class _Flight:
     buffer: PacketBuffer | None = None
     ready: bool = False
     sent: bool = False
+    asks: bool = False  #: what is missing is to be asked for
     flushing: bool = False
     flushed: bool = False
 
@@ -63,9 +65,8 @@ class Reception:
     """Receives an image, or the rest of one, a window of buffers at a time, into ``output``.
 
     The first packet is ``first``, or what the first announcement says for None.
-    ``drain`` empties the multicast socket.
     :attr:`ended` fires when the empty buffer is sent and all before it is
-    flushed: DONE for it is then due.  ``guard`` is told of what goes wrong behind
+    flushed.  ``guard`` is told of what goes wrong behind
     that, and callers of InconsistentBuffer, and of MemoryError where there is not
     enough for what is announced.
     """
@@ -81,7 +82,6 @@ class Reception:
         first: int | None,
     ) -> None:
         self.intake = Intake(codec, shape.capacity, coded=shape.dialect.codes, counts=tally)
-        self.drain: Callable[[], None] = lambda: None
         self.ended: Deferred[None] = Deferred()
         #: Called when buffers go by of which no datagram has come.
         self.silent: Callable[[Silence], None] = lambda silence: None
@@ -96,19 +96,17 @@ class Reception:
         self._codec = codec
         self._output = output
         self._guard = guard
+        self._answers: Answers = answers_of(connection, shape)
         self._keep: Writer | None = None
         self._flights: deque[_Flight] = deque()
         self._free: list[PacketBuffer] = []
         self._unallocated = shape.window
         self._next_seq = first
+        # The first announced buffer.
+        self._first_id = 1 << 32
         self._end_announced = False
         self._damaged = 0
         self._stopped = False
-
-    @property
-    def over(self) -> bool:
-        """Whether the empty buffer is sent, and so all that is multicast."""
-        return self._end_announced and all(flight.sent for flight in self._flights)
 
     def stop(self) -> None:
         """The session is over: nothing more is sent, whatever still ends.
@@ -133,35 +131,34 @@ class Reception:
             raise WireError(f"a buffer is announced that begins with seq {ctl.packet_id_base}")
         if self._keep is None:
             self._keep = self._output.writer(ctl.packet_id_base * self._shape.capacity)
+            self._first_id = ctl.buffer_id
         self._next_seq += ctl.pkt_count
         if ctl.is_end:
             # No other buffer follows, so none is kept for it.
             self._end_announced = True
             self._free.clear()
         self._flights.append(_Flight(ctl))
+        self._answers.announced(ctl)
         self._make_ready()
 
-    def sent(self) -> None:
-        """The oldest buffer that was still under way is multicast."""
+    def sent(self, buffer_id: int) -> None:
+        """A buffer is multicast, for 0 the oldest that still was under way.
+
+        :meth:`arrived` follows.
+        """
+        if 0 < buffer_id < self._first_id:
+            return  # others were told of it, before this host was in
         flight = next((f for f in self._flights if not f.sent), None)
-        if flight is None or not flight.ready:
+        if flight is None or not (flight.ready or self._answers.is_ahead):
             raise WireError("SENT for a buffer that was not announced or is not ready")
-        flight.sent = True
-        # The announcement may have overtaken datagrams that wait in the socket.
-        self.drain()
+        flight.sent = flight.asks = True
         self._listen(flight)
-        if flight.buffer is not None and not flight.buffer.complete:
-            self._ask(flight.buffer.missing())
-        self.arrived()
 
     def repaired(self, buffer_id: int) -> None:
-        """Coded repairs of a buffer have been multicast: ask for what they did not mend."""
-        self.drain()
+        """Coded repairs of a buffer have been multicast; :meth:`arrived` follows."""
         for flight in self._flights:
-            buffer = flight.buffer
-            if buffer is not None and buffer.ctl.buffer_id == buffer_id and not buffer.complete:
-                self._ask(buffer.missing())
-        self.arrived()
+            if flight.ctl.buffer_id == buffer_id:
+                flight.asks = True
 
     def packet(self, packet: Packet) -> None:
         """A retransmission."""
@@ -185,7 +182,8 @@ class Reception:
                 self.arrived()
 
     def arrived(self) -> None:
-        """Packets have come: flush what is complete, in order."""
+        """Packets have come, or word of them: ask for what is lost, flush what is complete."""
+        self._ask_for_lost()
         # A flush that ends at once takes its flight out of the deque.
         for flight in tuple(self._flights):
             if self._stopped:
@@ -227,6 +225,13 @@ class Reception:
         if silence.buffers == _UNHEARD:
             self.silent(silence)
 
+    def _ask_for_lost(self) -> None:
+        for flight in self._flights:
+            if flight.asks and flight.ready:
+                flight.asks = False
+                if flight.buffer is not None and not flight.buffer.complete:
+                    self._ask(flight.buffer.missing())
+
     def _ask(self, seqs: list[int]) -> None:
         self._connection.stream.expect_packets(len(seqs))
         self._connection.send(Request(tuple(seqs)).encode(self._shape.dialect))
@@ -239,9 +244,11 @@ class Reception:
                 try:
                     buffer = self._take_buffer(flight.ctl.pkt_count)
                 except OSError as error:
-                    if any(other.buffer is not None for other in self._flights):
-                        # Those that go round have to do: the server waits for READY.
+                    going_round = sum(other.buffer is not None for other in self._flights)
+                    if going_round:
+                        # These have to do.
                         self._unallocated = 0
+                        self._answers.fewer(going_round)
                         return
                     text = f"a buffer of {flight.ctl.pkt_count} packets: {error.strerror}"
                     raise MemoryError(f"no memory for {text}") from None
@@ -251,7 +258,8 @@ class Reception:
                 flight.buffer = buffer
                 self.intake.arm(buffer)
             flight.ready = True
-            self._connection.send(Ready().encode(self._shape.dialect))
+            self._answers.ready()
+        self._ask_for_lost()
 
     def _take_buffer(self, packets: int) -> PacketBuffer | None:
         """One for so many packets, or None for now.  Raises OSError when there is no memory."""
@@ -286,13 +294,15 @@ class Reception:
             if self._stopped:
                 return
             flight = self._flights.popleft()
+            self._answers.done(flight.ctl)
             if flight.buffer is not None:
                 if not self._end_announced:
                     self._free.append(flight.buffer)
-                self._connection.send(Done().encode(self._shape.dialect))
                 self._make_ready()
             else:
+                self._answers.settle()
                 self.ended.callback(None)
+        self._answers.settle()
 
 
 def _came(tally: Tally) -> int:

@@ -10,12 +10,13 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 
 from kollacast.sending.barrier import ClientGroup, Phase
+from kollacast.sending.control import ControlStream
 from kollacast.sending.reach import Listener
 from kollacast.sending.repairs import Repairs
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.dialect import Dialect
-from kollacast.wire.messages import BufferCtl, Fetch, Packet, Repaired, Sent, encode_sealed
+from kollacast.wire.messages import BufferCtl, Credit, Fetch, Packet, Sent, encode_sealed
 from kollacast.wire.structures import WireError
 
 #: Payload bytes of retransmissions made at a time.
@@ -55,21 +56,35 @@ class Member:
         # Where it takes part, once the stream has begun and until it leaves.
         self._group: ClientGroup[Member] | None = None
         self._repairs: Repairs
+        self._control: ControlStream | None = None
         self._has_reported = False
         # The first buffer that it was told of.
         self._first: BufferCtl | None = None
+        # Up to which buffers it has said to have all and to have room.
+        self._credit = Credit(0, 0)
         # Phases that the client has been told of and owes an answer to, and since when.
         self._announced: deque[tuple[BufferCtl, float]] = deque()
         self._ready: deque[BufferCtl] = deque()
         self._sent: deque[tuple[BufferCtl, float]] = deque()
         self._requested: deque[int] = deque()
-        # Whether the client has been told of coded repairs and has not asked since.
-        self._asks_anew = False
 
-    def enter(self, group: ClientGroup[Member], repairs: Repairs) -> None:
-        """Take part in a stream, as one of ``group``."""
+    def enter(
+        self,
+        group: ClientGroup[Member],
+        repairs: Repairs,
+        control: ControlStream | None,
+        known: int,
+    ) -> None:
+        """Take part in a stream, as one of ``group``.
+
+        Its client is told by TCP where ``control`` goes on behind the number ``known``, so that it
+        knows from which notice on it has to know all.
+        """
         self._group = group
         self._repairs = repairs
+        self._control = control
+        if control is not None:
+            control.ask(self, known)
 
     # From the group.
 
@@ -83,13 +98,18 @@ class Member:
         if phase is Phase.ANNOUNCE:
             if self._first is None:
                 self._first = ctl
+                self._credit = Credit(ctl.buffer_id - 1, ctl.buffer_id - 1)
             self._announced.append(due)
-            self._outgoing.send(ctl.encode(self._dialect))
+            if self._control is None:
+                self.tell(ctl.encode(self._dialect))
+            elif ctl.buffer_id <= self._credit.room:
+                self.ready()
         elif not self.takes(ctl):
             self._answered(phase)
         else:
             self._sent.append(due)
-            self._outgoing.send(Sent().encode(self._dialect))
+            if self._control is None:
+                self.tell(Sent().encode(self._dialect))
             if ctl.is_end:
                 self.client.sent_all()
 
@@ -102,6 +122,12 @@ class Member:
         first = self._first
         return first is not None and fetch.first + fetch.count <= first.packet_id_base
 
+    # From the control stream.
+
+    def tell(self, message: bytes) -> None:
+        """Send the client a message."""
+        self._outgoing.send(message)
+
     # From the repairs.
 
     def repair(self, seqs: Sequence[int]) -> None:
@@ -111,12 +137,9 @@ class Member:
             self._close_requests()
         self._outgoing.pump()
 
-    def repaired(self, buffer_id: int) -> None:
-        """Tell the client that coded repairs of a buffer have been multicast."""
-        if self._group is not None:
-            self.packets_owed = len(self._requested)
-            self._asks_anew = True
-            self._outgoing.send(Repaired(buffer_id).encode(self._dialect))
+    def repaired(self) -> None:
+        """What the client has asked for has been multicast: it asks anew for what it lacks."""
+        self.packets_owed = len(self._requested)
 
     # From the client.
 
@@ -142,12 +165,30 @@ class Member:
             self.client.kept_all()
         self._answered(Phase.SENT)
 
+    def credit(self, credit: Credit) -> None:
+        """It has buffers, and has room for more: the answer in place of READY and DONE."""
+        said = self._credit
+        if credit.done < said.done or credit.room < said.room:
+            raise WireError("credit that goes back")
+        if credit.room - credit.done > self._repairs.plan.window:
+            raise WireError(f"credit for {credit.room - credit.done} buffers")
+        self._credit = credit
+        while self._announced and self._announced[0][0].buffer_id <= credit.room:
+            self.ready()
+        for _ in range(credit.done - said.done):
+            self.done()
+
+    def ask(self, known: int) -> None:
+        """It has missed control packets, and knows of what has this number."""
+        if self._control is None or self._first is None:
+            raise WireError("a question about a stream that has not begun")
+        self._control.ask(self, known)
+
     def request(self, seqs: tuple[int, ...]) -> None:
         if not self._sent or not self._ready:
             raise WireError("a request before SENT")
-        if self._asks_anew:
-            # What coded repairs left to TCP may still wait here, and is asked for again.
-            self._asks_anew = False
+        if self._requested and not self._dialect.answers_all:
+            # What still waits here is on its way, and is asked for again behind coded repairs.
             waiting = set(self._requested)
             seqs = tuple(seq for seq in seqs if seq not in waiting)
         most = self._repairs.plan.max_request
@@ -197,6 +238,8 @@ class Member:
         group, self._group = self._group, None
         if group is not None:
             self._repairs.left(self)
+            if self._control is not None:
+                self._control.forget(self)
             group.leave(self)
         self._requested.clear()
 

@@ -9,7 +9,7 @@ rate control is told of those that came late when all of them have come.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
@@ -27,6 +27,7 @@ from kollacast.sending.reach import Listener, Reach
 from kollacast.sending.window import Flight, Window
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol
+from kollacast.wire.messages import Notice, Repaired
 
 #: Seconds for which first requests are gathered.
 _GRACE_S = 0.1
@@ -46,7 +47,7 @@ class Requester(Hashable, Protocol):
     @property
     def client(self) -> Listener: ...
     def repair(self, seqs: Sequence[int]) -> None: ...  # send it these by TCP
-    def repaired(self, buffer_id: int) -> None: ...  # coded repairs of it have been multicast
+    def repaired(self) -> None: ...  # what it has asked for has been multicast
 
 
 @dataclass(slots=True, eq=False)
@@ -73,8 +74,10 @@ class Repairs:
         sender: MulticastProtocol,
         pacer: Pacer,
         control: CongestionControl,
+        post: Callable[[Notice, int], None],
         guard: Guard,
     ) -> None:
+        self._post = post
         self._clock = clock
         self.plan = plan
         #: The buffers in flight.
@@ -223,4 +226,5 @@ class Repairs:
             for left in leaving:
                 await left
         for client in wanted:
-            client.repaired(buffer_id)
+            client.repaired()
+        self._post(Repaired(buffer_id), buffer_id)

@@ -23,7 +23,18 @@ from kollacast.server.snapshot import ClientRecord
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.greeting import Hello, Refusal
-from kollacast.wire.messages import Detach, Digest, Done, Fetch, Message, Ready, Report, Request
+from kollacast.wire.messages import (
+    Ask,
+    Credit,
+    Detach,
+    Digest,
+    Done,
+    Fetch,
+    Message,
+    Ready,
+    Report,
+    Request,
+)
 from kollacast.wire.structures import WireError
 
 _log = Logger()
@@ -302,10 +313,14 @@ class Participant:
 
     def _answered(self, member: Member, answer: Answer) -> None:
         self._moved()
-        if isinstance(answer, Ready):
-            member.ready()
+        if isinstance(answer, Credit):
+            member.credit(answer)
         elif isinstance(answer, Request):
             member.request(answer.seqs)
+        elif isinstance(answer, Ask):
+            member.ask(answer.known)
+        elif isinstance(answer, Ready):
+            member.ready()
         elif isinstance(answer, Done):
             member.done()
         elif self.can_leave:

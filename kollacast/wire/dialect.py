@@ -24,6 +24,8 @@ class Dialect:
     #: one, and what comes next follows from what went before.
     tags: frozenset[Tag]
     introduces: bool  #: both sides introduce themselves in JSON
+    #: What is told to all clients is numbered and multicast, and they answer with credit.
+    multicasts_control: bool
     seeds_crc: bool  #: a packet's checksum depends on session and seq
     resizes: bool  #: buffers may differ in size
     codes: bool  #: one packet can mend different losses of several clients
@@ -57,8 +59,9 @@ class Dialect:
 KOLLACAST = Dialect(
     name="kollacast",
     byte_order="!",
-    tags=frozenset(Tag),
+    tags=frozenset(Tag) - {Tag.CLIENT_READY, Tag.CLIENT_DONE},
     introduces=True,
+    multicasts_control=True,
     seeds_crc=True,
     resizes=True,
     codes=True,
@@ -81,6 +84,7 @@ JASMINE = Dialect(
     byte_order="<",
     tags=frozenset({Tag.CLIENT_READY, Tag.CLIENT_REQ, Tag.CLIENT_DONE, Tag.SERVER_SENT}),
     introduces=False,
+    multicasts_control=False,
     seeds_crc=False,
     resizes=False,
     codes=False,

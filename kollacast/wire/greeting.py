@@ -29,7 +29,7 @@ MAGIC = b"KCST"
 #: Opens a jasmine server's group info: AF_INET of Linux as a little-endian u16.
 GROUP_INFO_START = b"\x02\x00"
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 _MAX_TEXT = 200
 _IDENTITY = re.compile(r"[0-9a-f]{0,64}")

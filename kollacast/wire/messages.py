@@ -27,6 +27,7 @@ from kollacast.wire.greeting import (
 )
 from kollacast.wire.packets import header_at
 from kollacast.wire.structures import (
+    MAX_CONTROL_SIZE,
     MAX_FETCH,
     PACKET_HEADER_SIZE,
     SEQ_LIMIT,
@@ -108,6 +109,30 @@ class Done(TaggedMessage):
 
 
 @dataclass(frozen=True, slots=True)
+class Credit(TaggedMessage):
+    """The client has all buffers up to the id ``done``, and room for those up to ``room``."""
+
+    tag = Tag.CREDIT
+    layout = "2I"
+    done: int
+    room: int
+
+    def _checked(self) -> Credit:
+        if self.room < self.done:
+            raise WireError(f"credit up to buffer {self.room} behind buffer {self.done}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(TaggedMessage):
+    """The client knows the control stream up to this number, and asks for what follows by TCP."""
+
+    tag = Tag.ASK
+    layout = "I"
+    known: int
+
+
+@dataclass(frozen=True, slots=True)
 class Fetch(TaggedMessage):
     """The client asks for ``count`` packets from seq ``first`` on, whatever the others do."""
 
@@ -165,9 +190,16 @@ class BufferCtl(TaggedMessage):
 
 @dataclass(frozen=True, slots=True)
 class Sent(TaggedMessage):
-    """The multicast of the next announced buffer is over."""
+    """The multicast of a buffer is over: the next announced one, where ``buffer_id`` is 0."""
 
     tag = Tag.SERVER_SENT
+    layout = "I"
+    buffer_id: int = 0
+
+    def encode(self, dialect: Dialect) -> bytes:
+        if dialect.multicasts_control:
+            return super(Sent, self).encode(dialect)
+        return dialect.head(self.tag)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +268,67 @@ class Proof(TaggedMessage):
     value: bytes
 
 
+#: What is told to all clients alike.
+Notice = BufferCtl | Sent | Repaired
+_NOTICES: dict[int, type[TaggedMessage]] = {kind.tag: kind for kind in (BufferCtl, Sent, Repaired)}
+
+
+@dataclass(frozen=True, slots=True)
+class Control(TaggedMessage):
+    """A part of the control stream, whose notices are numbered from 1.
+
+    Those before the number ``oldest`` concern nobody any more; ``notices`` begin with the number
+    ``first``.  The same fields cross the network by TCP and as the data of a packet.
+    """
+
+    tag = Tag.CONTROL
+    oldest: int
+    first: int
+    notices: tuple[Notice, ...]
+
+    #: Bytes before the notices.
+    HEAD_SIZE: ClassVar[int] = 8
+
+    def encode(self, dialect: Dialect) -> bytes:
+        data = self.data(dialect)
+        return dialect.head(self.tag) + _body(dialect.byte_order, "I").pack(len(data)) + data
+
+    def data(self, dialect: Dialect) -> bytes:
+        """What a packet carries."""
+        head = _body(dialect.byte_order, "2I").pack(self.oldest, self.first)
+        return head + b"".join([notice.encode(dialect) for notice in self.notices])
+
+    @classmethod
+    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Control]:
+        (size,) = _body(dialect.byte_order, "I").unpack((yield 4))
+        if not cls.HEAD_SIZE <= size <= MAX_CONTROL_SIZE:
+            raise WireError(f"{size} bytes of the control stream")
+        return cls.of_data(dialect, (yield size))
+
+    @classmethod
+    def of_data(cls, dialect: Dialect, data: bytes) -> Control:
+        """Read what a packet carries."""
+        if len(data) < cls.HEAD_SIZE:
+            raise WireError(f"{len(data)} bytes of the control stream")
+        oldest, first = _body(dialect.byte_order, "2I").unpack_from(data)
+        if not 0 < oldest <= first:
+            raise WireError(
+                f"number {first} of the control stream, of which {oldest} is the oldest"
+            )
+        notices: list[Notice] = []
+        at = cls.HEAD_SIZE
+        while at < len(data):
+            kind = _NOTICES.get(data[at])
+            size = 0 if kind is None else struct.calcsize(dialect.byte_order + kind.layout)
+            at += 1
+            if kind is None or len(data) - at < size:
+                raise WireError("a part of the control stream that nobody writes")
+            fields = _body(dialect.byte_order, kind.layout).unpack_from(data, at)
+            notices.append(kind(*fields)._checked())  # type: ignore[arg-type]
+            at += size
+        return cls(oldest, first, tuple(notices))
+
+
 # From both.
 
 
@@ -280,6 +373,8 @@ Message = (
     Ready
     | Request
     | Done
+    | Credit
+    | Ask
     | Fetch
     | Detach
     | Sent
@@ -287,6 +382,7 @@ Message = (
     | BufferCtl
     | Packet
     | Digest
+    | Control
     | Proof
     | Report
     | Hello

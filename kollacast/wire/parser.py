@@ -23,7 +23,10 @@ from kollacast.wire.greeting import (
     length_prefixed,
 )
 from kollacast.wire.messages import (
+    Ask,
     BufferCtl,
+    Control,
+    Credit,
     Decoding,
     Detach,
     Digest,
@@ -33,7 +36,6 @@ from kollacast.wire.messages import (
     Packet,
     Proof,
     Ready,
-    Repaired,
     Report,
     Request,
     Sent,
@@ -43,10 +45,10 @@ from kollacast.wire.structures import GROUP_INFO_SIZE, Tag, WireError
 
 #: What each side may say, by the byte that a message begins with.
 _FROM_CLIENT: dict[int, type[TaggedMessage]] = {
-    kind.tag: kind for kind in (Ready, Request, Done, Fetch, Detach, Report)
+    kind.tag: kind for kind in (Ready, Request, Done, Credit, Ask, Fetch, Detach, Report)
 }
 _FROM_SERVER: dict[int, type[TaggedMessage]] = {
-    kind.tag: kind for kind in (Sent, BufferCtl, Packet, Proof, Detach, Repaired, Digest, Report)
+    kind.tag: kind for kind in (BufferCtl, Packet, Proof, Detach, Control, Digest, Report)
 }
 
 

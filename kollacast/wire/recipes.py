@@ -12,11 +12,12 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-#: Seqs of combinations begin here, those of recipes there.
+#: Seqs of combinations begin here, those of recipes and of control packets there.
 COMBINATION_BASE = 0x8000_0000
 RECIPE_BASE = 0xC000_0000
-#: Combinations count up modulo this, and so do recipes.
-SEQ_SPAN = 0x4000_0000
+CONTROL_BASE = 0xE000_0000
+#: Each of them counts up modulo this.
+SEQ_SPAN = 0x2000_0000
 
 #: Packets of one combination at the most: each one more is work for everyone.
 _MAX_TERMS = 32
@@ -30,6 +31,11 @@ def combination_seq(number: int) -> int:
 def recipe_seq(number: int) -> int:
     """The seq of the recipe with this running number."""
     return RECIPE_BASE + number % SEQ_SPAN
+
+
+def control_seq(number: int) -> int:
+    """The seq of the control packet with this running number."""
+    return CONTROL_BASE + number % SEQ_SPAN
 
 
 def max_terms(capacity: int) -> int:
