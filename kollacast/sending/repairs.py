@@ -81,7 +81,7 @@ class Repairs:
         self._clock = clock
         self.plan = plan
         #: The buffers in flight.
-        self.window = Window(plan.window)
+        self.window = Window(plan.window + plan.dialect.announced_ahead)
         self.reach = Reach(plan.window)
         self._sender = sender
         self._pacer = pacer

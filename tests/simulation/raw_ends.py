@@ -202,6 +202,9 @@ class _Accepted(RawConnection):
     closes = True
 
     def _consider(self, message: Message) -> None:
+        if isinstance(message, Ask):
+            # All is told by TCP, as soon as a test says it.
+            self.heard.remove(message)
         if self.closes and isinstance(message, Report) and message.fields["ok"]:
             self.transport.loseConnection()
 
@@ -256,7 +259,11 @@ class RawServer(Factory):
 
     def sent(self) -> None:
         self._sent += 1
-        self.tell(Sent(self._sent if self._dialect.multicasts_control else 0))
+        self.tell(Sent(self._sent, 1) if self._dialect.multicasts_control else Sent())
+
+    def end(self, base: int) -> None:
+        """Say to who fetches that the image ends before seq ``base``."""
+        self.send(BufferCtl(1, 0, base, 0).encode(self._dialect))
 
     def tell(self, notice: Notice) -> None:
         """Say what is told to all clients."""
