@@ -67,6 +67,8 @@ class Member:
         self._ready: deque[BufferCtl] = deque()
         self._sent: deque[tuple[BufferCtl, float]] = deque()
         self._requested: deque[int] = deque()
+        # Of those that the client has asked anew after.
+        self._rounds_known = 0
 
     def enter(
         self,
@@ -102,7 +104,7 @@ class Member:
             self._announced.append(due)
             if self._control is None:
                 self.tell(ctl.encode(self._dialect))
-            elif ctl.buffer_id <= self._credit.room:
+            elif ctl.buffer_id <= self._room:
                 self.ready()
         elif not self.takes(ctl):
             self._answered(phase)
@@ -171,7 +173,7 @@ class Member:
         if credit.done < said.done or credit.room < said.room:
             raise WireError("credit that goes back")
         self._credit = credit
-        while self._announced and self._announced[0][0].buffer_id <= credit.room:
+        while self._announced and self._announced[0][0].buffer_id <= self._room:
             self.ready()
         for _ in range(credit.done - said.done):
             self.done()
@@ -185,8 +187,9 @@ class Member:
     def request(self, seqs: tuple[int, ...]) -> None:
         if not self._sent or not self._ready:
             raise WireError("a request before SENT")
-        if self._requested and not self._dialect.answers_all:
-            # What still waits here is on its way, and is asked for again behind coded repairs.
+        if self._rounds_known != self._repairs.rounds_told:
+            # All were told to ask anew, and what still waits here is asked for again.
+            self._rounds_known = self._repairs.rounds_told
             waiting = set(self._requested)
             seqs = tuple(seq for seq in seqs if seq not in waiting)
         most = self._repairs.plan.max_request
@@ -229,6 +232,11 @@ class Member:
     def ready_owed_s(self) -> float:
         """Seconds for which the oldest READY has been due."""
         return self._seconds_since(self._announced) if self._is_ready_due else 0.0
+
+    @property
+    def _room(self) -> int:
+        """Up to which buffer the client has room: no more than a window is in flight."""
+        return min(self._credit.room, self._credit.done + self._repairs.plan.window)
 
     @property
     def _is_ready_due(self) -> bool:
