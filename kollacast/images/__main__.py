@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, BinaryIO, NoReturn
 
 from twisted.python.usage import UsageError
@@ -209,7 +210,10 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     check.add_argument(
-        "--registry", metavar="HOST:PORT", required=True, type=values.host_and_port("--registry")
+        "--registry",
+        metavar="HOST:PORT",
+        required=True,
+        type=partial(values.host_and_port, "--registry"),
     )
     expected = check.add_mutually_exclusive_group(required=True)
     expected.add_argument("--root", metavar="DIR", help="the registry root of this host")
@@ -221,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--timeout",
         metavar="TIME",
-        type=values.duration_s("--timeout", 0),
+        type=partial(values.duration_s, "--timeout", least_s=0),
         default=30.0,
         help="how long the registry may take to answer, as in 90, 30s or 5m; default 30",
     )
@@ -289,7 +293,8 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _unpack(options: argparse.Namespace) -> None:
-    _prove_root(options.root)
+    with values.refusing(f"--root {options.root}: cannot be written"):
+        prove_root(options.root)
     with _opened(options.file) as file:
         try:
             is_new = unpack_file(file, options.root, console.write_line)
@@ -354,18 +359,9 @@ def _about(path: str, error: BadImage) -> OSError:
     return OSError(error.errno, error.strerror, "standard input" if path == "-" else path)
 
 
-def _prove_root(root: str) -> None:
-    try:
-        prove_root(root)
-    except OSError as error:
-        raise UsageError(f"--root {root}: cannot be written: {error.strerror}") from None
-
-
 def _prove_output(path: str) -> None:
-    try:
+    with values.refusing(f"--output {path}: cannot be written"):
         prove_writable(path)
-    except OSError as error:
-        raise UsageError(f"--output {path}: cannot be written: {error.strerror}") from None
 
 
 def _count(number: int, what: str) -> str:
