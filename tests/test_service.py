@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast.command.progress import Nothing
+from kollacast.command.progress import Display
 from kollacast.command.service import INTERRUPT_S, KollacastService, Running, describe, write_report
 from kollacast.operator.outcome import Outcome, Progress, Status
 
@@ -68,7 +68,7 @@ class _RunCase(SynchronousTestCase):
             self.reactor,
             self.reactor,
             self.prepare,
-            Nothing(),
+            Display(),
             self.announced.append,
             self.statuses.append,
             str(self.report) if with_report else None,

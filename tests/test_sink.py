@@ -198,7 +198,7 @@ class FileSinkTests(SynchronousTestCase):
         self.assertEqual(os.listdir(self.folder), [])
 
     def test_not_inherited(self) -> None:
-        with self.sink()._file.descriptor() as fd:
+        with self.sink().descriptor() as fd:
             self.assertFalse(os.get_inheritable(fd))
 
     def test_prove_writable(self) -> None:
