@@ -314,10 +314,10 @@ class ReportTests(SynchronousTestCase):
         folder.mkdir()
         path = folder / "report.json"
         path.write_text("older")
-        self.patch(os, "write", self._fail)
+        self.patch(os, "writev", self._fail)
         self.assertRaises(OSError, write_report, str(path), _DONE)
         self.assertEqual(path.read_text(), "older")
         self.assertEqual(os.listdir(folder), ["report.json"])
 
-    def _fail(self, fd: int, data: bytes) -> int:
+    def _fail(self, fd: int, data: list[bytes]) -> int:
         raise OSError(28, "No space left on device")

@@ -74,16 +74,12 @@ class ClientOptions(CommandOptions):
         self._check_file_to_write("report")
         self._check_apart("output", 1)
         self.config = ClientConfig(
-            local_ip=self["local_ip"],
+            **self._shared(),
             server_ip=self["server_ip"],
-            port=self["port"],
             connect_timeout_s=self["connect-timeout"],
-            failsafe=self["failsafe"],
-            secret=self._read_secret(),
             name=self["name"] or socket.gethostname() or self["local_ip"],
             output_path=self["output"],
             registry_root=self["registry-root"],
-            **self._shared(),
         )
 
     def _check_output(self) -> None:

@@ -136,6 +136,10 @@ class CommandOptions(usage.Options):
     def _shared(self) -> dict[str, Any]:
         """What of a configuration both command lines have."""
         return {
+            "local_ip": self["local_ip"],
+            "port": self["port"],
+            "failsafe": self["failsafe"],
+            "secret": self._read_secret(),
             "report_path": self["report"],
             "progress_mode": self["progress"],
             "is_daemon": self.is_daemon,

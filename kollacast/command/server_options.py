@@ -206,9 +206,8 @@ class ServerOptions(CommandOptions):
         self._check_file_to_write("report")
         self._check_apart("input", 0)
         self.config = ServerConfig(
-            local_ip=self["local_ip"],
+            **self._shared(),
             clients=self["clients"],
-            port=self["port"],
             group=group,
             ttl=self["ttl"],
             mtu=self["mtu"],
@@ -220,8 +219,6 @@ class ServerOptions(CommandOptions):
             client_timeout_s=self["client-timeout"],
             min_clients=self["min-clients"],
             allowed=self.get("allow"),
-            failsafe=self["failsafe"],
-            secret=self._read_secret(),
             patience_s=self["patience"] or _PATIENCE_S,
             unicast=bool(self["unicast"]),
             rate_bps=self["rate"],
@@ -230,7 +227,6 @@ class ServerOptions(CommandOptions):
             input_path=self["input"],
             spool_path=self["spool"],
             spool_bytes=self["spool-size"] or _SPOOL_BYTES,
-            **self._shared(),
         )
 
     def _expectation(self) -> Expectation:

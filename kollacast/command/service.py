@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,9 +15,15 @@ from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kollacast.command.progress import Display, ProgressWatch
+from kollacast.command.exit_status import end_process_with
+from kollacast.command.logs import announce
+from kollacast.command.progress import Display, ProgressWatch, choose_display
+from kollacast.command.streams import console
+from kollacast.events.reactor import IMainReactor
 from kollacast.files.atomic_file import AtomicFile
+from kollacast.files.fdio import write_all
 from kollacast.files.path_text import path_text
+from kollacast.operator.config import Config
 from kollacast.operator.outcome import Outcome, Progress, Status
 
 #: How long an interrupted run may take to tell its peers and end by itself.
@@ -170,23 +175,27 @@ class KollacastService(Service):
             _log.failure("cannot give back what the run held open")
 
 
+def service_of(
+    reactor: IMainReactor, config: Config, prepare: Callable[[], Running]
+) -> KollacastService:
+    """The service of the process's one run, shown and ended as `config` asks for."""
+    display = choose_display(config.progress_mode, console, reactor, announce)
+    return KollacastService(
+        reactor, reactor, prepare, display, announce, end_process_with, config.report_path
+    )
+
+
 def write_report(path: str, outcome: Outcome) -> None:
     """Write `outcome` as JSON to `path`, whole or not at all.
 
     Raises OSError, and ValueError for what JSON has no word for.
     """
-    report = {
-        "exit_status": int(outcome.status),
-        "message": outcome.line,
-        **outcome.report,
-    }
+    report = {"exit_status": int(outcome.status), "message": outcome.line, **outcome.report}
     text = json.dumps(report, indent=2, allow_nan=False, default=str) + "\n"
     file = AtomicFile(path)
     try:
         with file.descriptor() as fd:
-            rest = memoryview(text.encode())
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+            write_all(fd, [memoryview(text.encode())], False, file.is_off)
         file.commit()
     finally:
         file.abandon()

@@ -166,7 +166,7 @@ class AtomicFile:
             self._give_name()
             self._is_committed = True
             os.close(self._fd)
-        _sync_folder(os.path.dirname(self._path))
+        sync_folder(os.path.dirname(self._path))
 
     def abandon(self, keep: bool = False) -> None:
         """Remove the temporary file; nothing after `commit`. Never raises.
@@ -301,7 +301,7 @@ def _link(fd: int, path: str) -> None:
         os.close(folder)
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     """Bring a folder's entries to disk, where it can be opened and the file system knows how."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -46,18 +46,17 @@ _PROGRAM = "kollacast-images"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line."""
+    """Takes no abbreviations, and says what is wrong with a command line in one line."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
 
 class _Interrupted(BaseException):
-    """A signal asks for the end; what is half done is removed on the way out."""
-
-    def __init__(self, number: int, _frame: object) -> None:
-        super().__init__(number)
-        self.number = number
+    """A signal, by its number, asks for the end; what is half done is removed on the way out."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -73,8 +72,9 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except _Interrupted as interrupt:
         console.write_line("interrupted")
-        signal.signal(interrupt.number, signal.SIG_DFL)
-        os.kill(os.getpid(), interrupt.number)
+        (number,) = interrupt.args
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
     except UsageError as error:
         console.write_line(str(error))
         return int(Status.USAGE)
@@ -92,11 +92,11 @@ def _take_signals() -> None:
     """Have the first SIGINT or SIGTERM end the work, and no other one what removes its remains."""
     is_ending = False
 
-    def interrupt(number: int, frame: object) -> None:
+    def interrupt(number: int, _frame: object) -> None:
         nonlocal is_ending
         if not is_ending:
             is_ending = True
-            raise _Interrupted(number, frame)
+            raise _Interrupted(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
@@ -114,11 +114,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m kollacast.images",
         description="Packs images into a file that kollacast brings to every host, and more.",
-        allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
 
-    pack = commands.add_parser("pack", help="make an image file", allow_abbrev=False)
+    pack = commands.add_parser("pack", help="make an image file")
     pack.add_argument("--output", metavar="FILE", required=True, help="the file to make")
     pack.add_argument(
         "--compression",
@@ -127,16 +126,10 @@ def _parser() -> argparse.ArgumentParser:
         help="default gzip; layers are compressed already, so none costs little and is fastest",
     )
     sources = pack.add_subparsers(required=True, metavar="SOURCE", title="what to pack")
-    storage = sources.add_parser(
-        "storage",
-        help="the storage of a registry, which may run",
-        allow_abbrev=False,
-    )
+    storage = sources.add_parser("storage", help="the storage of a registry, which may run")
     storage.add_argument("root", metavar="DIR", help="the folder with docker/registry/v2 in it")
     storage.set_defaults(run=_pack_storage)
-    references = sources.add_parser(
-        "images", help="images out of registries, by skopeo", allow_abbrev=False
-    )
+    references = sources.add_parser("images", help="images out of registries, by skopeo")
     references.add_argument(
         "--tls-verify",
         action=argparse.BooleanOptionalAction,
@@ -150,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         run=_pack_copies, copies=lambda o, _: from_registries(o.references, o.tls_verify)
     )
     archives = sources.add_parser(
-        "docker-archive", help="what `docker save` has written, also compressed", allow_abbrev=False
+        "docker-archive", help="what `docker save` has written, also compressed"
     )
     archives.add_argument(
         "files", metavar="FILE", nargs="+", help="compressed by gzip, zstd or not"
@@ -159,9 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         run=_pack_copies,
         copies=lambda o, folder: from_docker_archives(o.files, folder, console.write_line),
     )
-    layouts = sources.add_parser(
-        "oci", help="OCI layouts, as folders or archives", allow_abbrev=False
-    )
+    layouts = sources.add_parser("oci", help="OCI layouts, as folders or archives")
     layouts.add_argument(
         "layouts",
         metavar="PATH[:TAG]",
@@ -181,15 +172,13 @@ def _parser() -> argparse.ArgumentParser:
             help="what to put before the names that have no namespace, as in openstack.kolla",
         )
 
-    listing = commands.add_parser("list", help="say what an image file holds", allow_abbrev=False)
+    listing = commands.add_parser("list", help="say what an image file holds")
     listing.add_argument("file", metavar="FILE", help="- for standard input")
     listing.add_argument("--json", action="store_true", help="in JSON, for programs")
     listing.set_defaults(run=_list)
 
     unpack = commands.add_parser(
-        "unpack",
-        help="unpack an image file of this host as a client does with --registry-root",
-        allow_abbrev=False,
+        "unpack", help="unpack an image file of this host as a client does with --registry-root"
     )
     unpack.add_argument("file", metavar="FILE", help="- for standard input")
     unpack.add_argument(
@@ -197,17 +186,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     unpack.set_defaults(run=_unpack)
 
-    status = commands.add_parser(
-        "status", help="say which image a registry root has", allow_abbrev=False
-    )
+    status = commands.add_parser("status", help="say which image a registry root has")
     status.add_argument("--root", metavar="DIR", required=True, help="the registry root")
     status.add_argument("--json", action="store_true", help="in JSON, for programs and `check`")
     status.set_defaults(run=_status)
 
     check = commands.add_parser(
-        "check",
-        help="prove that a registry serves what a registry root has",
-        allow_abbrev=False,
+        "check", help="prove that a registry serves what a registry root has"
     )
     check.add_argument(
         "--registry",

@@ -19,8 +19,9 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
+from kollacast.files.atomic_file import sync_folder
 from kollacast.images.catalog import Image
 from kollacast.images.layout import Link, is_digest, parse, tag_link
 
@@ -85,7 +86,7 @@ class Versions:
             pass
 
     @contextmanager
-    def create(self, path: str) -> Iterator[_Whole]:
+    def create(self, path: str) -> Iterator[BinaryIO]:
         """A new file in what was begun, in the place of one that is there. Raises OSError.
 
         When the context ends by an exception, there is none.
@@ -99,9 +100,9 @@ class Versions:
             os.unlink(whole)
             fd = os.open(whole, flags, _FILE_MODE)
         try:
-            with open(fd, "wb", buffering=0) as file:
+            with open(fd, "wb") as file:
                 os.fchmod(fd, _FILE_MODE)
-                yield _Whole(file)
+                yield file
         except BaseException:
             os.unlink(whole)
             raise
@@ -127,7 +128,7 @@ class Versions:
             if links["current"] is not None:
                 self._link("previous", links["current"])
             self._link("current", f"versions/{number}")
-            _sync_folder(self._root)
+            sync_folder(self._root)
         except BaseException:  # an interrupt is one
             self._take_back(number, links)
             raise
@@ -233,18 +234,6 @@ def _prove_links(root: str) -> None:
             raise FileExistsError(errno.EEXIST, reason)
 
 
-class _Whole:
-    """Writes all of what it is given to an unbuffered file."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def write(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
-
-
 def _make_folder(path: str) -> None:
     """Make a folder, and those above it that are missing, all to be read by others."""
     if os.path.isdir(path):
@@ -262,11 +251,3 @@ def _sync_all(fd: int) -> None:
     elif libc.syncfs(fd) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
-
-
-def _sync_folder(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
