@@ -442,7 +442,7 @@ class StreamSinkTests(SynchronousTestCase):
         """Whatever the error is: only what is no disk has nothing to sync."""
         for code in (errno.EIO, errno.ENOSPC, errno.EINVAL):
             fd = os.open(self.mktemp(), os.O_WRONLY | os.O_CREAT)
-            with mock.patch.object(fdio, "never_blocks_for_long", return_value=True):
+            with mock.patch.object(fdio, "is_lasting", return_value=True):
                 sink = StreamSink(fd)
             sink.write(_views(b"image"), 0)
             with mock.patch.object(os, "fsync", side_effect=OSError(code, os.strerror(code))):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import deferLater
@@ -23,11 +22,9 @@ from kollacast.operator.config import ClientConfig
 from kollacast.operator.outcome import Outcome, Progress
 from kollacast.receiving.route import OpenReceiver
 from kollacast.transport.receiver import open_receiver
-from kollacast.transport.worker import ThreadWorker, Worker
+from kollacast.transport.worker import MakeWorker, ThreadWorker
 
 _log = Logger()
-
-MakeWorker = Callable[[IReactor, str], Worker]
 
 
 class Client:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from twisted.application.service import Service
@@ -54,32 +54,26 @@ class Running:
     start_now: Callable[[], None] | None = None  #: begins with those who came, where that is a word
 
 
+@dataclass(eq=False)
 class KollacastService(Service):
-    """Makes one run, and stops the reactor when it is over."""
+    """Makes one run, and stops the reactor when it is over.
 
-    def __init__(
-        self,
-        reactor: IReactorCore,
-        clock: IReactorTime,
-        prepare: Callable[[], Running],
-        display: Display,
-        announce: Callable[[str], None],
-        end_process_with: Callable[[Status], None],
-        report_path: str | None = None,
-    ) -> None:
-        """`prepare` is called once the reactor runs; what it raises ends the run, in one line."""
-        self._reactor = reactor
-        self._clock = clock
-        self._prepare = prepare
-        self._display = display
-        self._announce = announce
-        self._end_process_with = end_process_with
-        self._report_path = report_path
-        self._running: Running | None = None
-        self._watch: ProgressWatch | None = None
-        self._over: Deferred[None] | None = None  # made when somebody waits for the end
-        self._is_over = False
-        self._is_stopping = False
+    `_prepare` is called once the reactor runs; what it raises ends the run, in one line.
+    """
+
+    _reactor: IReactorCore
+    _clock: IReactorTime
+    _prepare: Callable[[], Running]
+    _display: Display
+    _announce: Callable[[str], None]
+    _end_process_with: Callable[[Status], None]
+    _report_path: str | None = None
+    _running: Running | None = field(default=None, init=False)
+    _watch: ProgressWatch | None = field(default=None, init=False)
+    # made when somebody waits for the end
+    _over: Deferred[None] | None = field(default=None, init=False)
+    _is_over: bool = field(default=False, init=False)
+    _is_stopping: bool = field(default=False, init=False)
 
     def startService(self) -> None:
         """Begin as soon as the reactor runs: from then on it hears signals."""

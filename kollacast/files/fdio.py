@@ -23,9 +23,11 @@ _IOV_MAX = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 16
 _PIPE_BUF = select.PIPE_BUF  # what a writable pipe takes without blocking (poll(2), pipe(7))
 
 
-def never_blocks_for_long(fd: int) -> bool:
-    """Whether `fd` is a regular file or a block device: such a transfer needs no `poll`."""
-    mode = os.fstat(fd).st_mode
+def is_lasting(mode: int) -> bool:
+    """Whether this is the mode of a regular file or a block device.
+
+    What is in it can be read again, and a transfer needs no `poll`.
+    """
     return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
 
 

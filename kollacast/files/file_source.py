@@ -29,10 +29,10 @@ class FileSource:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         self._name = None if name is None else path_text(name)
         self._fd = fd
-        self._polled = not fdio.never_blocks_for_long(fd)
+        self._polled = not fdio.is_lasting(mode)
         self._size = _remaining_bytes(fd, mode)
         # What is read again is counted from where this run began.
-        self._start = os.lseek(fd, 0, os.SEEK_CUR) if _is_read_again(mode) else None
+        self._start = os.lseek(fd, 0, os.SEEK_CUR) if fdio.is_lasting(mode) else None
         self._at_first = _marks(fd)
         self._bytes_read = 0
         self._lock = threading.Lock()
@@ -172,18 +172,14 @@ def prove_readable(path: str | None) -> None:
 def is_read_twice(path: str | None) -> bool:
     """Whether what is at `path`, or standard input for None, can be read again. Raises OSError."""
     mode = (os.fstat(0) if path is None else os.stat(path)).st_mode
-    return _is_read_again(mode)
-
-
-def _is_read_again(mode: int) -> bool:
-    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+    return fdio.is_lasting(mode)
 
 
 def _remaining_bytes(fd: int, mode: int) -> int | None:
     """Bytes from the current offset to the end of a file or block device, else None."""
     if stat.S_ISCHR(mode) and os.fstat(fd).st_rdev == _NULL_DEVICE:
         return 0
-    if not _is_read_again(mode):
+    if not fdio.is_lasting(mode):
         return None
     here = os.lseek(fd, 0, os.SEEK_CUR)
     end = os.lseek(fd, 0, os.SEEK_END)

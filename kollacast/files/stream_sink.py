@@ -24,8 +24,7 @@ class StreamSink(OneWay):
 
     def __init__(self, fd: int) -> None:
         """Raises OSError when `fd` is not open."""
-        self._is_lasting = fdio.never_blocks_for_long(fd)
-        self._polled = not self._is_lasting
+        self._is_lasting = fdio.is_lasting(os.fstat(fd).st_mode)
         fdio.enlarge_pipe(fd)
         self._fd = _with_a_mode_of_its_own(fd)
         self._lock = threading.Lock()
@@ -40,7 +39,7 @@ class StreamSink(OneWay):
             self._in_use = True
             self._is_empty = False
         try:
-            fdio.write_all(self._fd, views, self._polled, lambda: self._closed)
+            fdio.write_all(self._fd, views, not self._is_lasting, lambda: self._closed)
         finally:
             with self._lock:
                 self._in_use = False

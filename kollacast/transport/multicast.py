@@ -85,11 +85,9 @@ class MulticastPort(udp.MulticastPort):
         its own bookkeeping.  Returns the bytes granted, in the same sense.
         """
         force = SO_RCVBUFFORCE if option == socket.SO_RCVBUF else SO_SNDBUFFORCE
-        if LINUX:
-            try:
-                self.socket.setsockopt(socket.SOL_SOCKET, force, size)
-            except OSError:
-                self.socket.setsockopt(socket.SOL_SOCKET, option, size)
-            return self.socket.getsockopt(socket.SOL_SOCKET, option) // 2
-        self.socket.setsockopt(socket.SOL_SOCKET, option, size)
-        return self.socket.getsockopt(socket.SOL_SOCKET, option)
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, force if LINUX else option, size)
+        except OSError:
+            self.socket.setsockopt(socket.SOL_SOCKET, option, size)
+        granted = self.socket.getsockopt(socket.SOL_SOCKET, option)
+        return granted // 2 if LINUX else granted
