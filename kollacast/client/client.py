@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import suppress
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import deferLater
@@ -143,10 +144,8 @@ class Client:
         if self._failed is not None:
             return
         self._pause = pause
-        try:
+        with suppress(CancelledError):
             await pause
-        except CancelledError:
-            pass
         self._pause = None
 
     # The end.

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -149,11 +150,9 @@ class ProgressWatch:
 
 def _size(console: Console) -> dict[str, Any]:
     """What tqdm is told about the size of the terminal: a serial line claims to be 0 by 0."""
-    try:
+    with suppress(OSError):
         if all(os.get_terminal_size(console.fileno())):
             return {"dynamic_ncols": True}
-    except OSError:
-        pass
     columns, rows = shutil.get_terminal_size()
     return {"ncols": columns - 1, "nrows": rows}
 

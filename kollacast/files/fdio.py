@@ -14,6 +14,7 @@ import os
 import select
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 #: Bytes asked of the kernel for a pipe; what an unprivileged process may have on Linux (pipe(7)).
 PIPE_SIZE = 1 << 20
@@ -35,10 +36,8 @@ def enlarge_pipe(fd: int) -> None:
     """Ask for a pipe buffer of `PIPE_SIZE` bytes; no harm where `fd` is no pipe or may not."""
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         return
-    try:
+    with suppress(OSError):
         fcntl.fcntl(fd, getattr(fcntl, "F_SETPIPE_SZ", 1031), PIPE_SIZE)
-    except OSError:
-        pass
 
 
 def called_off() -> OSError:

@@ -189,10 +189,8 @@ def _remaining_bytes(fd: int, mode: int) -> int | None:
 
 def _name_of_standard_input() -> str | None:
     """File name behind a redirected standard input, where the system can tell."""
-    try:
+    with suppress(OSError):
         path = os.readlink("/proc/self/fd/0")
         if stat.S_ISREG(os.fstat(0).st_mode) and os.path.samestat(os.stat(path), os.fstat(0)):
             return os.path.basename(path)
-    except OSError:
-        pass
     return None

@@ -17,7 +17,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
@@ -80,10 +80,8 @@ class Versions:
 
     def discard(self) -> None:
         """Remove what was begun. Raises OSError."""
-        try:
+        with suppress(FileNotFoundError):
             shutil.rmtree(self._part)
-        except FileNotFoundError:
-            pass
 
     @contextmanager
     def create(self, path: str) -> Iterator[BinaryIO]:
@@ -167,10 +165,8 @@ class Versions:
     def _link(self, name: str, target: str) -> None:
         """Have the symbolic link `name` point to `target`, from one moment to the next."""
         path, temporary = (os.path.join(self._root, n) for n in (name, f".{name}.part"))
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(temporary)
-        except FileNotFoundError:
-            pass
         os.symlink(target, temporary)
         os.rename(temporary, path)
 
