@@ -13,8 +13,9 @@ import fcntl
 import os
 import select
 import stat
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 #: Bytes asked of the kernel for a pipe; what an unprivileged process may have on Linux (pipe(7)).
 PIPE_SIZE = 1 << 20
@@ -43,6 +44,48 @@ def enlarge_pipe(fd: int) -> None:
 def called_off() -> OSError:
     """The error that a transfer raises when it is called off."""
     return OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+
+
+class Lending:
+    """Lends what threads work with, until any of them calls that off."""
+
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        """`give_back` is called once, when it is called off and nobody works with it any more."""
+        self._give_back = give_back
+        self._users = 0
+        self.lock = threading.RLock()
+        self._is_over = False
+
+    def is_off(self) -> bool:
+        """Whether it is called off."""
+        return self._is_over
+
+    def prove(self) -> None:
+        """Raise OSError (ECANCELED) when it is called off."""
+        if self._is_over:
+            raise called_off()
+
+    @contextmanager
+    def lend(self) -> Iterator[None]:
+        """Within it, it is not given back. Raises OSError (ECANCELED) when it is called off."""
+        with self.lock:
+            self.prove()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._users -= 1
+                if self._is_over and not self._users:
+                    self._give_back()
+
+    def end(self) -> None:
+        """Call it off, if nobody has."""
+        with self.lock:
+            was_over, self._is_over = self._is_over, True
+            # A descriptor closed under a user could be another file's by the time it is used.
+            if not (was_over or self._users):
+                self._give_back()
 
 
 def wait_until_ready(fd: int, events: int, is_off: Callable[[], bool]) -> None:
