@@ -88,8 +88,8 @@ class Lending:
                 self._give_back()
 
 
-def wait_until_ready(fd: int, events: int, is_off: Callable[[], bool]) -> None:
-    """Return when `poll` reports anything on `fd`.
+def _wait_until_ready(fd: int, events: int, polled: bool, is_off: Callable[[], bool]) -> None:
+    """Return when `poll` reports anything on `fd`, if it is to be `polled`.
 
     Raises OSError (ECANCELED) when `is_off()` turns true before that.
     """
@@ -98,17 +98,14 @@ def wait_until_ready(fd: int, events: int, is_off: Callable[[], bool]) -> None:
     while True:
         if is_off():
             raise called_off()
-        if poller.poll(_POLL_MS):
+        if not polled or poller.poll(_POLL_MS):
             return
 
 
 def read_some(fd: int, view: memoryview, polled: bool, is_off: Callable[[], bool]) -> int:
     """Read into `view` and return how many bytes came; 0 is the end. Raises OSError."""
     while True:
-        if polled:
-            wait_until_ready(fd, select.POLLIN, is_off)
-        elif is_off():
-            raise called_off()
+        _wait_until_ready(fd, select.POLLIN, polled, is_off)
         try:
             return os.readv(fd, [view])
         except BlockingIOError:
@@ -132,10 +129,7 @@ def write_all(
         if careful:
             # A blocking pipe that poll calls writable takes this much at once, and no more is sure.
             batch = [batch[0][:_PIPE_BUF]]
-        if polled:
-            wait_until_ready(fd, select.POLLOUT, is_off)
-        elif is_off():
-            raise called_off()
+        _wait_until_ready(fd, select.POLLOUT, polled, is_off)
         try:
             written = os.writev(fd, batch)
         except BlockingIOError:

@@ -241,9 +241,6 @@ def _make_folder(path: str) -> None:
 
 def _sync_all(fd: int) -> None:
     """Bring all to disk that the file system of `fd` has: thousands of files in one go."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "syncfs"):
-        os.sync()
-    elif libc.syncfs(fd) != 0:
+    if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))

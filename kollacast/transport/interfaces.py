@@ -76,8 +76,6 @@ def toward(address: str) -> str | None:
 
     Asked by rtnetlink(7): the address that the kernel would send from may be another interface's.
     """
-    if not _LINUX:
-        return None
     # A struct nlmsghdr, a struct rtmsg, and one attribute.
     question = struct.pack("=BBBBBBBBI", socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
     question += struct.pack("=HH4s", 8, _RTA_DST, socket.inet_aton(address))
