@@ -11,7 +11,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from typing import Any, BinaryIO, NoReturn
@@ -251,29 +252,22 @@ def _packed(path: str, catalog: Catalog) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     with _opened(options.file) as file:
-        try:
-            catalog = read_storage(file)
-        except BadImage as error:
-            raise _about(options.file, error) from None
+        catalog = read_storage(file)
     for line in catalog.remarks():
         console.write_line(line)
     images = catalog.images()
+    total = sum(catalog.sizes.values())
     if options.json:
-        print(
-            json.dumps(
-                {
-                    "repositories": sorted({image.repository for image in images}),
-                    "images": [asdict(image) for image in images],
-                    "blobs": len(catalog.sizes),
-                    "bytes": sum(catalog.sizes.values()),
-                },
-                indent=2,
-            )
-        )
+        found = {
+            "repositories": sorted({image.repository for image in images}),
+            "images": [asdict(image) for image in images],
+            "blobs": len(catalog.sizes),
+            "bytes": total,
+        }
+        print(json.dumps(found, indent=2))
         return
     _print_images(images)
     blobs = _count(len(catalog.sizes), "blob")
-    total = sum(catalog.sizes.values())
     print(f"{_count(len(images), 'image')}{_tag_of(images)}, {blobs}, {total} bytes")
 
 
@@ -281,10 +275,7 @@ def _unpack(options: argparse.Namespace) -> None:
     with values.refusing(f"--root {options.root}: cannot be written"):
         prove_root(options.root)
     with _opened(options.file) as file:
-        try:
-            is_new = unpack_file(file, options.root, console.write_line)
-        except BadImage as error:
-            raise _about(options.file, error) from None
+        is_new = unpack_file(file, options.root, console.write_line)
     if not is_new:
         console.write_line(f"{options.root}: has this image already")
 
@@ -305,8 +296,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.status is not None:
         with _opened(options.status) as file:
             text = file.read().decode(errors="replace")
-        name = "standard input" if options.status == "-" else options.status
-        record: Record | None = parse_record(text, name)
+        record: Record | None = parse_record(text, _name_of(options.status))
     else:
         record = read_record(options.root)
     if record is None:
@@ -335,13 +325,18 @@ def _namespace(word: str) -> str:
     return word
 
 
-def _opened(path: str) -> BinaryIO:
-    return sys.stdin.buffer if path == "-" else open(path, "rb")
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    """The file, or standard input for "-"; what is wrong with it is told under its name."""
+    with sys.stdin.buffer if path == "-" else open(path, "rb") as file:
+        try:
+            yield file
+        except BadImage as error:
+            raise OSError(error.errno, error.strerror, _name_of(path)) from None
 
 
-def _about(path: str, error: BadImage) -> OSError:
-    """The same error, of a file that has a name."""
-    return OSError(error.errno, error.strerror, "standard input" if path == "-" else path)
+def _name_of(path: str) -> str:
+    return "standard input" if path == "-" else path
 
 
 def _prove_output(path: str) -> None:
