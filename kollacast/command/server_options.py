@@ -34,9 +34,6 @@ _NOT_JASMINE = {
     "digest": "the jasmine dialect has no digest",
 }
 
-#: Without an option that says otherwise.
-_DIGEST = "sha256"
-_PATIENCE_S = 5.0
 _SPOOL_BYTES = 32 * 10**9
 
 
@@ -88,26 +85,26 @@ class ServerOptions(CommandOptions):
             "dialect",
             "What to speak: kollacast, or jasmine with the C programs.",
             partial(values.one_of, choices=tuple(DIALECTS)),
-            default="kollacast",
+            default=ServerConfig.dialect_name,
         ),
         option(
             "group-size",
             "Clients in one group of the barrier.",
             partial(values.integer, least=1, most=_MOST_CLIENTS),
-            default=64,
+            default=ServerConfig.group_size,
         ),
         option(
             "accept-timeout",
             "Time to wait for all clients, as in 90, 30s or 5m; 0 waits for ever.",
             partial(values.duration_s, least_s=0),
-            default=0.0,
+            default=ServerConfig.accept_timeout_s,
         ),
         option(
             "client-timeout",
             "Time of silence after which a client is given up, as in 90, 30s or 5m; in the jasmine"
             " dialect it is 4 s for an answer to an announcement.",
             partial(values.duration_s, least_s=0.1),
-            default=60.0,
+            default=ServerConfig.client_timeout_s,
         ),
         option(
             "token-file",
@@ -128,7 +125,7 @@ class ServerOptions(CommandOptions):
         option(
             "patience",
             "Time for which one client may hold up the others, before they go on without it and it"
-            f" fetches the rest by TCP at its own pace; default {_PATIENCE_S:g}.",
+            f" fetches the rest by TCP at its own pace; default {ServerConfig.patience_s:g}.",
             partial(values.duration_s, least_s=0.1),
         ),
         option(
@@ -148,8 +145,8 @@ class ServerOptions(CommandOptions):
         ),
         option(
             "digest",
-            f"What proves the image: {_DIGEST} (the default), which sha256sum shows too, or blake3,"
-            " several times as fast, which every client must have installed.",
+            f"What proves the image: {ServerConfig.digest} (the default), which sha256sum shows"
+            " too, or blake3, several times as fast, which every client must have installed.",
             partial(values.one_of, choices=KNOWN_DIGESTS),
         ),
         option(
@@ -197,7 +194,7 @@ class ServerOptions(CommandOptions):
         group = self["group"] or DIALECTS[self["dialect"]].default_group
         local_host.prove_local(self["local_ip"])
         self._settle_mtu(group)
-        digest = self["digest"] or _DIGEST
+        digest = self["digest"] or ServerConfig.digest
         if digest not in available_digests():
             raise UsageError(f"--digest {digest}: is not installed: pip install blake3")
         self._check_input()
@@ -219,7 +216,7 @@ class ServerOptions(CommandOptions):
             client_timeout_s=self["client-timeout"],
             min_clients=self["min-clients"],
             allowed=self.get("allow"),
-            patience_s=self["patience"] or _PATIENCE_S,
+            patience_s=self["patience"] or ServerConfig.patience_s,
             unicast=bool(self["unicast"]),
             rate_bps=self["rate"],
             digest=digest,
