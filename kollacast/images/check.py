@@ -72,6 +72,8 @@ class _Check:
     def __init__(self, address: str, timeout_s: float) -> None:
         self._address = address
         self._timeout_s = timeout_s
+        #: For an answer of a registry that has answered before.
+        self._patience_s = max(timeout_s, _LEAST_S)
         self._deadline = time.monotonic() + timeout_s
         self._opener: OpenerDirector = build_opener(ProxyHandler({}))
 
@@ -111,7 +113,7 @@ class _Check:
     def _manifest(self, asked: _Asked) -> Manifest:
         """What is in a manifest that the registry serves."""
         path = f"/v2/{asked.image.repository}/manifests/{asked.reference}"
-        status, headers, body = self._ask("GET", path, self._patience_s())
+        status, headers, body = self._ask("GET", path, self._patience_s)
         if status != 200:
             raise self._not_served(asked.name, status)
         algorithm, _, value = asked.digest.partition(":")
@@ -128,7 +130,7 @@ class _Check:
 
     def _blob(self, blob: _Blob) -> None:
         path = f"/v2/{blob.image.repository}/blobs/{blob.digest}"
-        status, headers, _ = self._ask("HEAD", path, self._patience_s())
+        status, headers, _ = self._ask("HEAD", path, self._patience_s)
         name = f"the blob {blob.digest} of {blob.image.name}"
         if status != 200:
             raise self._not_served(name, status)
@@ -160,10 +162,6 @@ class _Check:
                     f"no registry answers at {self._address} within {self._timeout_s:g} s: {why}"
                 )
             time.sleep(_RETRY_S)
-
-    def _patience_s(self) -> float:
-        """For an answer of a registry that has answered before."""
-        return max(self._timeout_s, _LEAST_S)
 
     def _ask(self, method: str, path: str, patience_s: float) -> tuple[int, Message, bytes]:
         """Status, headers, and as much as a manifest has of the body."""
