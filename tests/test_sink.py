@@ -24,6 +24,39 @@ def _views(*parts: bytes) -> list[memoryview]:
     return [memoryview(part) for part in parts]
 
 
+class LendingTests(SynchronousTestCase):
+    """What threads work with is given back once, and never while one works with it."""
+
+    def setUp(self) -> None:
+        self.given_back = 0
+        self.lending = fdio.Lending(self._give_back)
+
+    def _give_back(self) -> None:
+        self.given_back += 1
+
+    def test_while_nobody_works_with_it(self) -> None:
+        with self.lending.lend():
+            pass
+        self.assertEqual((self.given_back, self.lending.is_off()), (0, False))
+        self.lending.end()
+        self.lending.end()
+        self.assertEqual((self.given_back, self.lending.is_off()), (1, True))
+
+    def test_after_the_last_who_works_with_it(self) -> None:
+        with self.lending.lend():
+            with self.assertRaises(KeyError), self.lending.lend():
+                self.lending.end()
+                raise KeyError
+            self.assertEqual((self.given_back, self.lending.is_off()), (0, True))
+        self.assertEqual(self.given_back, 1)
+
+    def test_nobody_gets_it_any_more(self) -> None:
+        self.lending.end()
+        for attempt in (self.lending.prove, self.lending.lend().__enter__):
+            self.assertEqual(self.assertRaises(OSError, attempt).errno, errno.ECANCELED)
+        self.assertEqual(self.given_back, 1)
+
+
 class FileSinkTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
