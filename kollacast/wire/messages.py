@@ -205,6 +205,12 @@ class Sent(TaggedMessage):
             return super(Sent, self).encode(dialect)
         return dialect.head(self.tag)
 
+    @classmethod
+    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Message]:
+        if dialect.multicasts_control:
+            return (yield from super(Sent, cls).decode(dialect, limit))
+        return cls()
+
 
 @dataclass(frozen=True, slots=True)
 class Repaired(TaggedMessage):
