@@ -189,8 +189,8 @@ class Greetings(_Refused):
     def test_another_version_is_named(self) -> None:
         for version in (0, 1, 3, 10**9):
             self.not_greeted(f"speaks version {version}, this is version 2", version=version)
-        for version in ("2", "\x1b[2J\n", [1], 10**3000, -(10**3000)):
-            self.not_greeted("version", version=version)
+        for no_version in ("2", "\x1b[2J\n", [2], 10**3000, -(10**3000)):
+            self.not_greeted("version", version=no_version)
 
     def test_names_become_one_printable_line(self) -> None:
         greeting = self.greeting(name="a\0b\n\x1b[31mc\u202e\ud800é" + "x" * 1000)
