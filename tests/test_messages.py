@@ -51,9 +51,10 @@ _NOTICES: dict[type[TaggedMessage], st.SearchStrategy[Notice]] = {
     Sent: st.builds(Sent, _U32, _U32),
     Repaired: st.builds(Repaired, _U32),
 }
+_NUMBER = st.integers(1, 0xFFFFFFFF - 9)
 _CONTROL = st.builds(
     lambda numbers, notices: Control(min(numbers), max(numbers), tuple(notices)),
-    st.tuples(st.integers(1, 0xFFFFFFFF), st.integers(1, 0xFFFFFFFF)),
+    st.tuples(_NUMBER, _NUMBER),
     st.lists(st.one_of(*_NOTICES.values()), max_size=9),
 )
 #: Any message of each kind.
@@ -237,6 +238,12 @@ class ControlStreams(unittest.SynchronousTestCase):
         for oldest, first in ((0, 0), (0, 1), (2, 1), (0xFFFFFFFF, 0xFFFFFFFE)):
             data = Control(oldest, first, ()).data(KOLLACAST)
             self.refused(data, f"number {first} of the control stream, of which {oldest} is the")
+
+    def test_numbers_end_where_a_question_can_name_them(self) -> None:
+        last = Control(1, 0xFFFFFFFF, (Sent(1, 2),))
+        self.assertEqual(self.by_tcp(last.data(KOLLACAST)), last)
+        beyond = Control(0xFFFFFFFF, 0xFFFFFFFF, (Sent(1, 2), Sent(2, 2)))
+        self.refused(beyond.data(KOLLACAST), "numbers of the control stream from 4294967295 on")
 
     def test_a_notice_that_is_cut_off(self) -> None:
         notices: tuple[Notice, ...] = (BufferCtl(1, 2, 3, 4), Sent(1, 2), Repaired(3))

@@ -101,6 +101,14 @@ class Announcements(unittest.SynchronousTestCase):
         self.refused(800, SEQ_LIMIT - 7, 8, "reserved")
         self.refused(100, 0xFFFFFFFF, 1, "reserved")
 
+    def test_numbers_that_no_buffer_has(self) -> None:
+        """Buffers are counted from 1 on, and each has a packet at the least."""
+        for number in (1, SEQ_LIMIT, SEQ_LIMIT + 1):
+            BufferCtl(number, 100, 0, 1).check(100, 8)
+        for number in (0, SEQ_LIMIT + 2, 0xFFFFFFFF):
+            with self.assertRaisesRegex(WireError, f"a buffer has the number {number}$"):
+                BufferCtl(number, 100, 0, 1).check(100, 8)
+
     def test_sizes_that_the_packets_cannot_hold(self) -> None:
         self.refused(801, 0, 8, "cannot hold")
         self.refused(0xFFFFFFFF, 0, 8, "cannot hold")
