@@ -226,9 +226,10 @@ class ServerTests(_OptionsTestCase):
             self.assertIn("must be a multicast address", line)
 
     def test_mtu_holds_one_packet(self) -> None:
-        self.assertEqual(self.server("127.0.0.1", "3", "--mtu=44").config.mtu, 44)
-        self.assertIn("from 44 to 65535", self.refused_server("127.0.0.1", "3", "--mtu=43"))
-        self.assertIn("from 44 to 65535", self.refused_server("127.0.0.1", "3", "--mtu=65536"))
+        """One of the control stream, too, with its longest notice."""
+        self.assertEqual(self.server("127.0.0.1", "3", "--mtu=68").config.mtu, 68)
+        self.assertIn("from 68 to 65535", self.refused_server("127.0.0.1", "3", "--mtu=67"))
+        self.assertIn("from 68 to 65535", self.refused_server("127.0.0.1", "3", "--mtu=65536"))
 
     def test_mtu_of_the_interface(self) -> None:
         self.patch(local_host, "interface_mtu", lambda local_ip, group: 1450)
@@ -245,8 +246,10 @@ class ServerTests(_OptionsTestCase):
         self.assertEqual(self.server("127.0.0.1", "3").config.mtu, 1500)
 
     def test_mtu_of_an_interface_that_takes_no_packet(self) -> None:
-        self.patch(local_host, "interface_mtu", lambda local_ip, group: 40)
-        self.assertIn("takes 40 bytes", self.refused_server("127.0.0.1", "3"))
+        self.patch(local_host, "interface_mtu", lambda local_ip, group: 67)
+        self.assertIn("takes 67 bytes", self.refused_server("127.0.0.1", "3"))
+        self.patch(local_host, "interface_mtu", lambda local_ip, group: 68)
+        self.assertEqual(self.server("127.0.0.1", "3").config.mtu, 68)
 
     def test_mtu_of_an_unknown_interface(self) -> None:
         self.patch(local_host, "interface_mtu", lambda local_ip, group: None)

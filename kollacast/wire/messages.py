@@ -176,6 +176,8 @@ class BufferCtl(TaggedMessage):
         ``capacity`` is the payload capacity of a packet in bytes and
         ``max_packets`` the most packets that a buffer may have.
         """
+        if not 0 < self.buffer_id <= SEQ_LIMIT + 1:  # each but the last has a packet
+            raise WireError(f"a buffer has the number {self.buffer_id}")
         if self.pkt_count > max_packets:
             raise WireError(
                 f"a buffer of {self.pkt_count} packets is announced, {max_packets} is the limit"
@@ -204,6 +206,12 @@ class Sent(TaggedMessage):
         if dialect.multicasts_control:
             return super(Sent, self).encode(dialect)
         return dialect.head(self.tag)
+
+    @classmethod
+    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Message]:
+        if dialect.multicasts_control:
+            return (yield from super(Sent, cls).decode(dialect, limit))
+        return cls()
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +338,8 @@ class Control(TaggedMessage):
             fields = _body(dialect.byte_order, kind.layout).unpack_from(data, at)
             notices.append(kind(*fields)._checked())  # type: ignore[arg-type]
             at += size
+        if first + len(notices) > 1 << 32:
+            raise WireError(f"{len(notices)} numbers of the control stream from {first} on")
         return cls(oldest, first, tuple(notices))
 
 
