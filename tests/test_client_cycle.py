@@ -22,9 +22,9 @@ from kollacast.client.attempt import GREETING_TIMEOUT_S
 from kollacast.operator.outcome import Outcome, Status
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.receiving import output, reception
-from kollacast.wire.dialect import JASMINE
-from kollacast.wire.greeting import MAGIC, Hello, Refusal, encode_json
-from kollacast.wire.messages import Detach, Done, Ready, Report, Request
+from kollacast.wire.dialect import JASMINE, KOLLACAST
+from kollacast.wire.greeting import MAGIC, PROTOCOL_VERSION, Hello, Refusal, encode_json
+from kollacast.wire.messages import Control, Credit, Detach, Report, Request
 from kollacast.wire.structures import MAX_JSON_SIZE
 from tests.simulation.image import MemorySink
 from tests.simulation.network import Network
@@ -283,7 +283,7 @@ class GreetingTests(_ClientTestCase):
 
     def test_greetings_that_make_no_sense(self) -> None:
         good = {
-            "version": 1,
+            "version": PROTOCOL_VERSION,
             "session": "s",
             "salt": 1,
             "group": GROUP,
@@ -294,8 +294,8 @@ class GreetingTests(_ClientTestCase):
             "digest": "sha256",
         }
         for change, complaint in (
-            ({"version": 2}, "the peer speaks version 2, this is version 1"),
-            ({"mtu": 43}, "the peer's mtu 43 holds no packet"),
+            ({"version": 1}, "the peer speaks version 1, this is version 2"),
+            ({"mtu": 67}, "the peer's mtu 67 holds no packet"),
             ({"group": "10.0.0.1"}, "the peer's group 10.0.0.1 is not a multicast address"),
             ({"window": 0}, "the peer's window is not a number from 1 to 64"),
             ({"port": "x"}, "the peer's port is not a number from 1 to 65535"),
@@ -319,7 +319,7 @@ class GreetingTests(_ClientTestCase):
     def test_later_features_are_ignored(self) -> None:
         server, client = self.meet()
         greeting = {
-            "version": 1,
+            "version": PROTOCOL_VERSION,
             "salt": server.salt,
             "group": GROUP,
             "port": PORT,
@@ -408,25 +408,24 @@ class ReceiveTests(_ClientTestCase):
         server, client = self.greeted()
         heard = server.client.heard
         server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
-        self.assertEqual(heard[1:], [Ready()])
+        self.assertEqual(heard[1:], [Credit(0, 2)])
         self.assertEqual(client.phase, "receiving")
         self.multicast(server, 0, 1, 2, 3)
         self.assertEqual(heard[2:], [])
         self.assertEqual(client.sink.data, _IMAGE[:_BUFFER])
         server.sent()
-        self.assertEqual(heard[2:], [Done()])
+        self.assertEqual(heard[2:], [Credit(1, 3)])
         server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
-        self.assertEqual(heard[3:], [Ready()])
         self.multicast(server, 4)
         server.sent()
-        self.assertEqual(heard[4:], [Request((5,))])
+        self.assertEqual(heard[3:], [Request((5,))])
         server.repair(5, _payload(5))
-        self.assertEqual(heard[5:], [Done()])
+        self.assertEqual(heard[4:], [Credit(2, 4)])
         self.assertEqual(client.account.copy.tally.repaired, 1)
         server.announce(3, 0, 6, 0)
-        self.assertEqual(heard[6:], [Ready()])
+        self.assertEqual(heard[5:], [])
         server.sent()
-        self.assertEqual(heard[7:], [Done()])
+        self.assertEqual(heard[5:], [Credit(3, 5)])
         self.assertEqual(client.phase, "verifying")
         self.assertFalse(client.sink.is_committed)
         server.digest(_DIGEST)
@@ -468,15 +467,15 @@ class ReceiveTests(_ClientTestCase):
         server, client = self.greeted()
         server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
         server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
-        self.assertEqual(server.client.heard[1:], [Ready(), Ready()])
+        self.assertEqual(server.client.heard[1:], [Credit(0, 2)])
         self.multicast(server, 0, 1, 3)
         server.sent()
         self.multicast(server, 4, 5)
         server.sent()
-        self.assertEqual(server.client.heard[3:], [Request((2,))])
+        self.assertEqual(server.client.heard[2:], [Request((2,))])
         self.assertEqual(client.sink.data, b"")
         server.repair(2, _payload(2))
-        self.assertEqual(server.client.heard[4:], [Done(), Done()])
+        self.assertEqual(server.client.heard[3:], [Credit(1, 3), Credit(2, 4)])
         self.assertEqual(client.sink.data, _IMAGE)
 
     def test_datagrams_in_any_order_and_twice(self) -> None:
@@ -489,7 +488,7 @@ class ReceiveTests(_ClientTestCase):
             self.multicast(server, 4, 0, 2, 1, 1)
             server.sent()
             server.sent()
-            self.assertEqual(server.client.heard[-2:], [Done(), Done()])
+            self.assertEqual(server.client.heard[-1], Credit(2, 4))
             server.announce(3, 0, 6, 0)
             server.sent()
             server.digest(_DIGEST)
@@ -506,7 +505,7 @@ class ReceiveTests(_ClientTestCase):
         (port,) = self.network.ports
         port.stopReading()
         server.sent()
-        self.assertEqual(server.client.heard[2:], [Done()])
+        self.assertEqual(server.client.heard[2:], [Credit(1, 3)])
 
     def test_late_datagrams_make_the_answers_needless(self) -> None:
         server, client = self.greeted()
@@ -514,7 +513,7 @@ class ReceiveTests(_ClientTestCase):
         server.sent()
         self.assertEqual(server.client.heard[2:], [Request((0, 1, 2, 3))])
         self.multicast(server, 0, 1, 2, 3)
-        self.assertEqual(server.client.heard[3:], [Done()])
+        self.assertEqual(server.client.heard[3:], [Credit(1, 3)])
         for seq in range(BUFFER_PACKETS):
             server.repair(seq, _payload(seq))
         self.assertIsNone(client.outcome)
@@ -524,20 +523,20 @@ class ReceiveTests(_ClientTestCase):
         server, client = self.greeted(threads=True)
         client.threads["disk"].held = True
         self.bring(server, until=1)
-        self.assertEqual(server.client.heard[1:], [Ready()])
+        self.assertEqual(server.client.heard[1:], [Credit(0, 2)])
         client.threads["disk"].release()
         self.network.settle()
-        self.assertEqual(server.client.heard[2:], [Done()])
+        self.assertEqual(server.client.heard[2:], [Credit(1, 3)])
 
     def test_done_waits_for_the_digest_thread(self) -> None:
         """A buffer that is still read must not be filled again."""
         server, client = self.greeted(threads=True)
         client.threads["digest"].held = True
         self.bring(server, until=1)
-        self.assertEqual(server.client.heard[1:], [Ready()])
+        self.assertEqual(server.client.heard[1:], [Credit(0, 2)])
         client.threads["digest"].release()
         self.network.settle()
-        self.assertEqual(server.client.heard[2:], [Done()])
+        self.assertEqual(server.client.heard[2:], [Credit(1, 3)])
 
     def test_memory_goes_back_once_no_buffer_follows(self) -> None:
         alive: WeakSet[PacketBuffer] = WeakSet()
@@ -555,14 +554,14 @@ class ReceiveTests(_ClientTestCase):
         server.announce(3, 0, 6, 0)
         self.multicast(server, 4, 5)
         server.sent()
-        self.assertEqual(server.client.heard[-1], Done())
+        self.assertEqual(server.client.heard[-1], Credit(2, 4))
         self.assertEqual(len(alive), 0)
         server.sent()
         server.digest(_DIGEST)
         self.assert_whole(client)
 
     def test_no_memory_for_a_whole_window(self) -> None:
-        """The buffers that there are go round, and the server waits for READY."""
+        """Those that there are go round: what comes too early is lost, and less is granted."""
         made = 0
 
         def make(capacity: int, packets: int) -> PacketBuffer:
@@ -576,12 +575,17 @@ class ReceiveTests(_ClientTestCase):
         server, client = self.greeted()
         server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
         server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
-        self.assertEqual(server.client.heard[1:], [Ready()])
+        self.assertEqual(server.client.heard[1:], [Credit(0, 2)])
+        self.multicast(server, 4)
         self.multicast(server, 0, 1, 2, 3)
+        self.multicast(server, 5)
         server.sent()
-        self.assertEqual(server.client.heard[2:], [Done(), Ready()])
-        self.multicast(server, 4, 5)
+        self.assertEqual(server.client.heard[2:], [Credit(1, 2)])
         server.sent()
+        self.assertEqual(server.client.heard[3:], [Request((4, 5))])
+        server.repair(4, _payload(4))
+        server.repair(5, _payload(5))
+        self.assertEqual(server.client.heard[4:], [Credit(2, 3)])
         server.announce(3, 0, 6, 0)
         server.sent()
         server.digest(_DIGEST)
@@ -592,7 +596,7 @@ class ReceiveTests(_ClientTestCase):
         server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
         self.multicast(server, 0, 1, 2, 3)
         self.network.run_for(10.0)
-        self.assertEqual(server.client.heard[1:], [Ready()])
+        self.assertEqual(server.client.heard[1:], [Credit(0, 2)])
 
     def test_a_damaged_answer_is_asked_for_again(self) -> None:
         server, _ = self.greeted()
@@ -602,7 +606,7 @@ class ReceiveTests(_ClientTestCase):
         server.send(b"\x20" + server.packet(3, _payload(3))[:-1] + b"!")
         self.assertEqual(server.client.heard[2:], [Request((3,)), Request((3,))])
         server.repair(3, _payload(3))
-        self.assertEqual(server.client.heard[4:], [Done()])
+        self.assertEqual(server.client.heard[4:], [Credit(1, 3)])
 
     def test_answers_that_are_always_damaged(self) -> None:
         server, client = self.greeted()
@@ -633,7 +637,6 @@ class OffenceTests(_ClientTestCase):
 
     def test_sent_for_nothing(self) -> None:
         line = "SENT for a buffer that was not announced or is not ready"
-        self._offend(-1, RawServer.sent, line)
         self._offend(1, RawServer.sent, line)
 
     def test_announcements_that_cannot_be(self) -> None:
@@ -651,13 +654,13 @@ class OffenceTests(_ClientTestCase):
     def test_an_announcement_beyond_the_window(self) -> None:
         self._offend(
             0,
-            lambda server: (server.announce(2, 56, 4, 2), server.announce(3, 56, 6, 2)),
+            lambda server: [server.announce(2 + i, 56, 4 + 2 * i, 2) for i in range(3)],
             "a buffer beyond the window of 2 is announced",
         )
 
     def test_an_announcement_after_the_end(self) -> None:
         self._offend(
-            5,
+            4,
             lambda server: server.announce(4, 28, 6, 1),
             "a buffer is announced that begins with seq 6",
         )
@@ -674,12 +677,16 @@ class OffenceTests(_ClientTestCase):
             "the server does not hold the packet 2 any more",
         )
 
-    def test_a_digest_before_the_end(self) -> None:
+    def test_a_digest_before_the_image(self) -> None:
         self._offend(
-            1,
+            -1,
             lambda server: server.digest(_DIGEST),
-            "the digest comes before the end of the image, or twice",
+            "the digest comes before the image, or twice",
         )
+
+    def test_a_part_of_the_control_stream_that_is_not_the_next(self) -> None:
+        gap = Control(1, 5, ()).encode(KOLLACAST)
+        self._offend(1, lambda server: server.send(gap), "a gap in the control stream")
 
     def test_a_report_without_end(self) -> None:
         self._offend(
@@ -723,9 +730,7 @@ class ProofTests(_ClientTestCase):
         server.digest(_DIGEST)
         server.digest(_DIGEST)
         client.threads["disk"].release()
-        self.assert_failed(
-            client, f"{_SERVER}: the digest comes before the end of the image, or twice"
-        )
+        self.assert_failed(client, f"{_SERVER}: the digest comes before the image, or twice")
 
     def bring_end(self, server: RawServer) -> None:
         self.network.settle()
@@ -741,10 +746,10 @@ class ProofTests(_ClientTestCase):
         server.announce(3, 0, 6, 0)
         server.sent()
         server.digest(_DIGEST)
-        self.assertEqual(server.client.heard[-2:], [Request((5,)), Ready()])
+        self.assertEqual(server.client.heard[-1], Request((5,)))
         self.assertFalse(client.sink.is_committed)
         server.repair(5, _payload(5))
-        self.assertEqual(server.client.heard[-3:-1], [Done(), Done()])
+        self.assertEqual(server.client.heard[-2], Credit(3, 5))
         self.assertTrue(self.told(server)["ok"])
         self.assert_whole(client)
 
@@ -777,7 +782,7 @@ class ProofTests(_ClientTestCase):
         server.digest(_DIGEST)
         self.network.run_for(30.0)
         self.assertIsNone(client.outcome)
-        self.assertEqual(server.client.heard[-1], Done())
+        self.assertEqual(server.client.heard[-1], Credit(3, 5))
         client.threads["disk"].release()
         self.assert_whole(client)
         self.assertTrue(self.told(server)["ok"])
@@ -1008,7 +1013,7 @@ class EndTests(_ClientTestCase):
         server, client = self.meet(sink=sink, threads=True)
         client.threads["digest"].held = True
         server.greet(fetch=True, image="ab")
-        server.announce(1, 0, 5, 0)
+        server.end(5)
         server.digest(hashlib.sha256(sink.data).digest())
         self.assertEqual(client.phase, "verifying")
         client.client.interrupt("interrupted")

@@ -12,7 +12,7 @@ and so nothing that has arrived already is ever overwritten.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kollacast.packets.buffer import PacketBuffer
@@ -72,8 +72,8 @@ class Intake:
         self._codec = codec
         self._decoder: Decoder | None = SCHEME.decoder(capacity, self) if coded else None
         self._buffers: list[PacketBuffer] = []
-        #: The data of control packets that have come.
-        self.controls: list[bytes] = []
+        #: Told the data of each control packet, between the packets that came before and after.
+        self.control: Callable[[bytes], None] = lambda data: None
         self._expected = 0
         self._full_sizes = (capacity,) * RUN
 
@@ -246,7 +246,7 @@ class Intake:
             # Another session's packets look like damaged ones of this session.
             self.counts.damaged += 1
         elif seq >= CONTROL_BASE and self._decoder is not None:
-            self.controls.append(bytes(payload))
+            self.control(bytes(payload))
         elif seq >= SEQ_LIMIT and self._decoder is not None:
             self._coded(self._decoder.take(seq, payload))
         elif buffer is None:

@@ -22,7 +22,7 @@ from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.output import Output, Writer
 from kollacast.receiving.shape import Shape
 from kollacast.receiving.tally import Tally
-from kollacast.wire.messages import BufferCtl, Packet, Request
+from kollacast.wire.messages import BufferCtl, Packet, Request, Sent
 from kollacast.wire.packets import PacketCodec
 from kollacast.wire.structures import WireError
 
@@ -123,7 +123,7 @@ class Reception:
     def buffer(self, ctl: BufferCtl) -> None:
         """A buffer is announced."""
         ctl.check(self._shape.capacity, self._shape.buffer_packets)
-        if len(self._flights) >= self._shape.window:
+        if len(self._flights) >= self._shape.window + self._shape.dialect.announced_ahead:
             raise WireError(f"a buffer beyond the window of {self._shape.window} is announced")
         if self._next_seq is None:
             self._next_seq = ctl.packet_id_base
@@ -141,18 +141,16 @@ class Reception:
         self._answers.announced(ctl)
         self._make_ready()
 
-    def sent(self, buffer_id: int) -> None:
-        """A buffer is multicast, for 0 the oldest that still was under way.
-
-        :meth:`arrived` follows.
-        """
-        if 0 < buffer_id < self._first_id:
+    def sent(self, sent: Sent) -> None:
+        """A buffer is multicast; :meth:`arrived` follows."""
+        if 0 < sent.buffer_id < self._first_id:
             return  # others were told of it, before this host was in
         flight = next((f for f in self._flights if not f.sent), None)
         if flight is None or not (flight.ready or self._answers.is_ahead):
             raise WireError("SENT for a buffer that was not announced or is not ready")
         flight.sent = flight.asks = True
-        self._listen(flight)
+        if sent.packets or not sent.buffer_id:
+            self._listen(flight)
 
     def repaired(self, buffer_id: int) -> None:
         """Coded repairs of a buffer have been multicast; :meth:`arrived` follows."""

@@ -151,7 +151,7 @@ class Route:
             reception.arrived()
         elif isinstance(message, Sent) and reception is not None:
             self._read_all()
-            reception.sent(message.buffer_id)
+            reception.sent(message)
             reception.arrived()
         elif isinstance(message, BufferCtl) and reception is not None and not self._is_numbered:
             self._announced(reception, message)
@@ -175,7 +175,7 @@ class Route:
         if isinstance(notice, BufferCtl):
             self._announced(reception, notice)
         elif isinstance(notice, Sent):
-            reception.sent(notice.buffer_id)
+            reception.sent(notice)
             self._pace_looks()
         elif isinstance(notice, Repaired):
             reception.repaired(notice.buffer_id)
@@ -195,15 +195,6 @@ class Route:
 
     # By multicast.
 
-    def _arrived(self) -> None:
-        """Datagrams have come."""
-        reception = self._reception
-        if reception is not None:
-            controls, reception.intake.controls = reception.intake.controls, []
-            for data in controls:
-                self._control.by_multicast(data)
-            reception.arrived()
-
     def _read_all(self) -> None:
         """What comes by TCP may have overtaken datagrams that wait in the socket."""
         if self._receiver is not None:
@@ -218,6 +209,7 @@ class Route:
 
     def _join_group(self) -> None:
         reception = self._reception = Reception(*self._stream, self._first)
+        reception.intake.control = self._control.by_multicast
         reception.ended.addCallback(self._received_all).addErrback(self._guard.failed)
         try:
             port = self._port = self._open_at_an_address(reception)
@@ -245,7 +237,7 @@ class Route:
 
     def _open(self, reception: Reception) -> ReceivePort:
         reactor, shape = self._reactor, self._shape
-        receiver = MulticastReceiver(reactor, reception.intake, self._arrived, self._guard)
+        receiver = MulticastReceiver(reactor, reception.intake, reception.arrived, self._guard)
         port = self._open_port(reactor, receiver, shape.group, self._local_ip, shape.unread_bytes)
         self._receiver = receiver
         return port

@@ -57,7 +57,6 @@ class ControlStream:
         self._asking: dict[Hearer, int] = {}
         self._repeats = 0
         self._timer: IDelayedCall | None = None
-        self._is_due = False
         self._is_stopped = False
 
     @property
@@ -68,7 +67,12 @@ class ControlStream:
     def post(self, notice: Notice, buffer_id: int) -> None:
         """Tell all clients, of a buffer."""
         self._notices.append((notice, buffer_id))
-        self._tell_soon()
+        if self._is_stopped:
+            return
+        self._repeats = 0
+        for hearer in list(self._asking):
+            self._answer(hearer)
+        self._tell()
 
     def retire(self, buffer_id: int) -> None:
         """Every client has the buffers up to this one."""
@@ -100,32 +104,16 @@ class ControlStream:
 
     # Parts of it.
 
-    def _tell_soon(self) -> None:
-        """Once for all that is posted in this turn of the reactor."""
-        if not self._is_due and not self._is_stopped:
-            self._is_due = True
-            self._set_timer(0)
-
     def _tell(self) -> None:
-        self._timer = None
-        if self._is_due:
-            self._is_due = False
-            self._repeats = 0
-            for hearer in list(self._asking):
-                self._answer(hearer)
-        if self._notices:
-            self._multicast()
-            self._set_timer(_REPEATS_S[self._repeats])
-            self._repeats = min(self._repeats + 1, len(_REPEATS_S) - 1)
-
-    def _set_timer(self, delay_s: float) -> None:
         self._cancel()
+        self._multicast()
+        delay_s = _REPEATS_S[self._repeats]
+        self._repeats = min(self._repeats + 1, len(_REPEATS_S) - 1)
         self._timer = self._guard.call_later(self._clock, delay_s, self._tell)
 
     def _cancel(self) -> None:
-        if self._timer is not None:
+        if self._timer is not None and self._timer.active():
             self._timer.cancel()
-            self._timer = None
 
     def _answer(self, hearer: Hearer) -> None:
         first = max(self._asking.pop(hearer) + 1, self._oldest)
@@ -141,6 +129,7 @@ class ControlStream:
                 first, size, part = first + len(part), Control.HEAD_SIZE, []
             part.append(notice)
             size += length
+        # Also where nothing is left to say: whoever hears it has missed nothing.
         self._send(first, part)
 
     def _send(self, first: int, notices: list[Notice]) -> None:
@@ -149,4 +138,4 @@ class ControlStream:
         packet.payload[: len(data)] = data
         packet.announce(0, control_seq(self._packets), len(data))
         self._packets += 1
-        self._sender.multicast(packet, urgent=True).addErrback(self._guard.failed)
+        self._sender.multicast(packet, urgent=True, counts=False).addErrback(self._guard.failed)

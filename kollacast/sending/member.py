@@ -67,6 +67,8 @@ class Member:
         self._ready: deque[BufferCtl] = deque()
         self._sent: deque[tuple[BufferCtl, float]] = deque()
         self._requested: deque[int] = deque()
+        # Of those that the client has asked anew after.
+        self._rounds_known = 0
 
     def enter(
         self,
@@ -102,7 +104,7 @@ class Member:
             self._announced.append(due)
             if self._control is None:
                 self.tell(ctl.encode(self._dialect))
-            elif ctl.buffer_id <= self._credit.room:
+            elif ctl.buffer_id <= self._room:
                 self.ready()
         elif not self.takes(ctl):
             self._answered(phase)
@@ -170,10 +172,8 @@ class Member:
         said = self._credit
         if credit.done < said.done or credit.room < said.room:
             raise WireError("credit that goes back")
-        if credit.room - credit.done > self._repairs.plan.window:
-            raise WireError(f"credit for {credit.room - credit.done} buffers")
         self._credit = credit
-        while self._announced and self._announced[0][0].buffer_id <= credit.room:
+        while self._announced and self._announced[0][0].buffer_id <= self._room:
             self.ready()
         for _ in range(credit.done - said.done):
             self.done()
@@ -187,8 +187,9 @@ class Member:
     def request(self, seqs: tuple[int, ...]) -> None:
         if not self._sent or not self._ready:
             raise WireError("a request before SENT")
-        if self._requested and not self._dialect.answers_all:
-            # What still waits here is on its way, and is asked for again behind coded repairs.
+        if self._rounds_known != self._repairs.rounds_told:
+            # All were told to ask anew, and what still waits here is asked for again.
+            self._rounds_known = self._repairs.rounds_told
             waiting = set(self._requested)
             seqs = tuple(seq for seq in seqs if seq not in waiting)
         most = self._repairs.plan.max_request
@@ -208,16 +209,16 @@ class Member:
     @property
     def owes(self) -> str | None:
         """The answer that is due from the client, and for which the others wait, if one is."""
-        if self._announced:
-            return Phase.ANNOUNCE.value
         if self._sent:
             return Phase.SENT.value
+        if self._is_ready_due:
+            return Phase.ANNOUNCE.value
         return None
 
     @property
     def answers_due(self) -> int:
         """How many answers the client owes."""
-        return len(self._announced) + len(self._sent)
+        return len(self._sent) + self._is_ready_due
 
     @property
     def is_finishing(self) -> bool:
@@ -226,12 +227,24 @@ class Member:
 
     def owed_s(self) -> float:
         """Seconds for which the oldest answer has been due, and the others are held up for it."""
-        since = [due[0][1] for due in (self._announced, self._sent) if due]
-        return self._clock.seconds() - min(since) if since else 0.0
+        return self._seconds_since(self._sent) or self.ready_owed_s()
 
     def ready_owed_s(self) -> float:
         """Seconds for which the oldest READY has been due."""
-        return self._clock.seconds() - self._announced[0][1] if self._announced else 0.0
+        return self._seconds_since(self._announced) if self._is_ready_due else 0.0
+
+    @property
+    def _room(self) -> int:
+        """Up to which buffer the client has room: no more than a window is in flight."""
+        return min(self._credit.room, self._credit.done + self._repairs.plan.window)
+
+    @property
+    def _is_ready_due(self) -> bool:
+        """Whether the client has all that came before, and no room for what comes next."""
+        return bool(self._announced) and not self._ready
+
+    def _seconds_since(self, due: deque[tuple[BufferCtl, float]]) -> float:
+        return self._clock.seconds() - due[0][1] if due else 0.0
 
     def leave(self) -> None:
         """Nothing waits for this client any more."""

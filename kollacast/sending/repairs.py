@@ -81,7 +81,7 @@ class Repairs:
         self._clock = clock
         self.plan = plan
         #: The buffers in flight.
-        self.window = Window(plan.window)
+        self.window = Window(plan.window + plan.dialect.announced_ahead)
         self.reach = Reach(plan.window)
         self._sender = sender
         self._pacer = pacer
@@ -90,6 +90,8 @@ class Repairs:
         self._rounds: dict[int, _Round] = {}
         self._encoder: Encoder = SCHEME.encoder(plan.capacity)
         self.packets_coded = 0
+        #: How often clients have been told to ask anew.
+        self.rounds_told = 0
 
     def begin(self, flight: Flight, clients: Sequence[Requester]) -> None:
         """``flight`` has been multicast, and ``clients`` are told now."""
@@ -227,4 +229,5 @@ class Repairs:
                 await left
         for client in wanted:
             client.repaired()
+        self.rounds_told += 1
         self._post(Repaired(buffer_id), buffer_id)

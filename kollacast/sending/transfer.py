@@ -164,6 +164,11 @@ class Transfer:
             self.repairs.reach.say_none(self._unreached)
         return self.repairs.reach.what(member.client)
 
+    @property
+    def buffers_in_flight(self) -> int:
+        """How many are multicast, or have been, and are not with all yet."""
+        return len(self.window.flights) - len(self._next)
+
     # Parts of it.
 
     async def _read(self) -> None:
@@ -227,7 +232,8 @@ class Transfer:
             self._sizing.sent(sent_bps)
         self.repairs.begin(flight, members)
         self.bytes_done += ctl.buffer_size
-        self._post(Sent(ctl.buffer_id), ctl.buffer_id)
+        packets = ctl.pkt_count if flight.has_left else 0
+        self._post(Sent(ctl.buffer_id, packets), ctl.buffer_id)
         self._through = self._chain.begin(Phase.SENT, ctl)
         self._through.addCallback(lambda _: self._retire(flight)).addErrback(self._guard.failed)
         return not ctl.is_end

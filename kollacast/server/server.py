@@ -162,7 +162,7 @@ class Server:
             digest=transfer.digest if transfer else None,
             packets_multicast=self._sender.packets_sent,
             packets_coded=transfer.repairs.packets_coded if transfer else 0,
-            buffers_in_flight=len(transfer.window.flights) if transfer else 0,
+            buffers_in_flight=transfer.buffers_in_flight if transfer else 0,
             connections=len(self._factory.connections),
             reads_waiting=len(session.history.waiting),
             clients=session.roster.entries(),

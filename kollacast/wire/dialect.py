@@ -38,6 +38,9 @@ class Dialect:
     max_buffer_packets: int  #: of one buffer that is received
     max_announced: int  #: packets of one buffer that every client takes
     max_window: int  #: buffers in flight
+    #: Buffers that are announced before there is room for them, so that their data does not come
+    #: right behind a word of them that may get lost.
+    announced_ahead: int
     max_mtu: int  #: bytes of a datagram, with its IP and UDP headers, that every client takes
     ready_wait_s: float  #: for which any client waits behind its READY for a datagram or SENT
     default_group: str
@@ -72,6 +75,7 @@ KOLLACAST = Dialect(
     max_buffer_packets=65536,
     max_announced=65536,
     max_window=64,
+    announced_ahead=1,
     max_mtu=65535,
     ready_wait_s=math.inf,
     default_group="239.238.0.31",
@@ -95,6 +99,7 @@ JASMINE = Dialect(
     max_buffer_packets=65536,
     max_announced=1024,
     max_window=1,
+    announced_ahead=0,
     max_mtu=1500,
     ready_wait_s=5.0,
     default_group="224.238.0.31",

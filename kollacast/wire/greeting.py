@@ -19,9 +19,9 @@ from kollacast.wire.structures import (
     GROUP_INFO_SIZE,
     MAX_JSON_SIZE,
     MAX_MTU,
+    MIN_MTU,
     SEQ_LIMIT,
     WireError,
-    payload_capacity,
 )
 
 #: Opens a kollacast server's greeting.
@@ -107,7 +107,7 @@ class Greeting:
             return Refusal(clean_text(fields["refused"]))
         _version(fields)
         mtu = _number(fields.get("mtu"), "mtu", 0, MAX_MTU)
-        if payload_capacity(mtu) < 4:
+        if mtu < MIN_MTU:
             raise WireError(f"the peer's mtu {mtu} holds no packet")
         size = fields.get("size")
         name = fields.get("name")

@@ -190,11 +190,15 @@ class BufferCtl(TaggedMessage):
 
 @dataclass(frozen=True, slots=True)
 class Sent(TaggedMessage):
-    """The multicast of a buffer is over: the next announced one, where ``buffer_id`` is 0."""
+    """The multicast of a buffer is over, of which so many ``packets`` have left.
+
+    With no fields it is the next announced one, and whole.
+    """
 
     tag = Tag.SERVER_SENT
-    layout = "I"
+    layout = "2I"
     buffer_id: int = 0
+    packets: int = 0
 
     def encode(self, dialect: Dialect) -> bytes:
         if dialect.multicasts_control:

@@ -94,6 +94,7 @@ class RawClient(RawConnection):
         self._dialect = dialect
         # What it has said to have, and to have room for; None before the first announcement.
         self.credit: Credit | None = None
+        self._early_digest: Digest | None = None
         self._answers: set[type] = set()
         self._unanswered: list[Message] = []
         host.connectTCP(SERVER_IP, PORT, _Once(self))
@@ -186,6 +187,11 @@ class RawClient(RawConnection):
             return
         if isinstance(message, BufferCtl) and self.credit is None:
             self.credit = Credit(message.buffer_id - 1, message.buffer_id - 1)
+        if isinstance(message, Digest) and self.count(Sent) < self.count(BufferCtl):
+            # It has overtaken the word of the end, for which this client had to ask.
+            self.heard.remove(message)
+            self._early_digest = message
+            return
         if type(message) not in self._answers:
             self._unanswered.append(message)
         elif isinstance(message, BufferCtl):
@@ -194,6 +200,10 @@ class RawClient(RawConnection):
             self.transport.write(self._done())
         elif isinstance(message, Digest):
             self.transport.write(_report(ok=True))
+        if isinstance(message, Sent) and self._early_digest is not None:
+            digest, self._early_digest = self._early_digest, None
+            self.heard.append(digest)
+            self._consider(digest)
 
 
 class _Accepted(RawConnection):
@@ -202,6 +212,9 @@ class _Accepted(RawConnection):
     closes = True
 
     def _consider(self, message: Message) -> None:
+        if isinstance(message, Ask):
+            # All is told by TCP, as soon as a test says it.
+            self.heard.remove(message)
         if self.closes and isinstance(message, Report) and message.fields["ok"]:
             self.transport.loseConnection()
 
@@ -256,7 +269,11 @@ class RawServer(Factory):
 
     def sent(self) -> None:
         self._sent += 1
-        self.tell(Sent(self._sent if self._dialect.multicasts_control else 0))
+        self.tell(Sent(self._sent, 1) if self._dialect.multicasts_control else Sent())
+
+    def end(self, base: int) -> None:
+        """Say to who fetches that the image ends before seq ``base``."""
+        self.send(BufferCtl(1, 0, base, 0).encode(self._dialect))
 
     def tell(self, notice: Notice) -> None:
         """Say what is told to all clients."""
