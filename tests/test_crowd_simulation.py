@@ -118,6 +118,10 @@ def _ctl(number: int, base: int, count: int) -> BufferCtl:
     return BufferCtl(number, count * _CAPACITY, base, count)
 
 
+def _sent(number: int) -> Sent:
+    return Sent(number, 10)
+
+
 class ConversationTests(TestCase):
     """Each message is answered as a client does."""
 
@@ -125,15 +129,15 @@ class ConversationTests(TestCase):
         server = _Server(_Fate())
         self.assertEqual(server.said, ["Hello"])
         self.assertEqual(server.tell(_ctl(1, 0, 10), _ctl(2, 10, 0)), ["Credit 0 4"])
-        self.assertEqual(server.tell(Sent(1)), ["Credit 1 5"])
-        self.assertEqual(server.tell(Sent(2)), ["Credit 2 6"])
+        self.assertEqual(server.tell(_sent(1)), ["Credit 1 5"])
+        self.assertEqual(server.tell(_sent(2)), ["Credit 2 6"])
         self.assertEqual(server.say(Digest(bytes(32))), ["Report"])
 
     def test_the_digest_may_come_before_the_word_of_the_end(self) -> None:
         server = _Server(_Fate())
-        server.tell(_ctl(1, 0, 10), _ctl(2, 10, 0), Sent(1))
+        server.tell(_ctl(1, 0, 10), _ctl(2, 10, 0), _sent(1))
         self.assertEqual(server.say(Digest(bytes(32))), [])
-        self.assertEqual(server.tell(Sent(2)), ["Credit 2 6", "Report"])
+        self.assertEqual(server.tell(_sent(2)), ["Credit 2 6", "Report"])
 
     def test_credit_is_for_what_the_host_can_hold(self) -> None:
         # 64 MiB are 335,544 packets of 200 bytes: five buffers of 65536.
@@ -141,40 +145,45 @@ class ConversationTests(TestCase):
         server = _Server(_Fate(), large)
         self.assertEqual(server.tell(_ctl(1, 0, 10)), ["Credit 0 5"])
 
+    def test_a_buffer_that_has_not_left_is_lost(self) -> None:
+        server = _Server(_Fate())
+        server.tell(_ctl(1, 0, 3))
+        self.assertEqual(server.tell(Sent(1, 0)), ["Request [0, 1, 2]"])
+
     def test_several_buffers_are_one_credit_in_their_order(self) -> None:
         server = _Server(_Fate({3, 5}))
         server.tell(_ctl(1, 0, 10), _ctl(2, 10, 10), _ctl(3, 20, 0))
-        self.assertEqual(server.tell(Sent(1)), ["Request [3, 5]"])
-        self.assertEqual(server.tell(Sent(2), Sent(3)), [])
+        self.assertEqual(server.tell(_sent(1)), ["Request [3, 5]"])
+        self.assertEqual(server.tell(_sent(2), _sent(3)), [])
         self.assertEqual(server.say(Digest(bytes(32)), Packet(5, 0, b"x")), [])
         self.assertEqual(server.say(Packet(3, 0, b"x")), ["Credit 3 7", "Report"])
 
     def test_what_repairs_have_not_mended_is_asked_for_again(self) -> None:
         server = _Server(_Fate({3, 5}))
-        server.tell(_ctl(1, 0, 10), Sent(1))
+        server.tell(_ctl(1, 0, 10), _sent(1))
         self.assertEqual(server.tell(Repaired(1)), ["Request [3, 5]"])
         self.assertEqual(server.tell(Repaired(9)), [])
         self.assertEqual(server.host.tally.asked_after_repaired, 2)
 
     def test_who_hears_of_the_end_and_of_repairs_at_once_asks_once(self) -> None:
         server = _Server(_Fate({3, 5}))
-        said = server.tell(_ctl(1, 0, 10), _ctl(2, 10, 10), Sent(1), Repaired(1), Sent(2))
+        said = server.tell(_ctl(1, 0, 10), _ctl(2, 10, 10), _sent(1), Repaired(1), _sent(2))
         self.assertEqual(said, ["Credit 0 4", "Request [3, 5]"])
 
     def test_what_has_passed_before_a_host_is_told_of_it_is_lost(self) -> None:
         server = _Server(_Fate({15}))
-        stream: list[Notice] = [_ctl(1, 0, 10), _ctl(2, 10, 8), Sent(1), Sent(2)]
+        stream: list[Notice] = [_ctl(1, 0, 10), _ctl(2, 10, 8), _sent(1), _sent(2)]
         for at, number in ((1.0, 1), (1.0, 2), (2.0, 3), (4.0, 4)):
             server.passage.note(Control(1, number, (stream[number - 1],)), at)
         # A half of the second buffer, of which seq 15 is then lost by chance.
         server.tell(_ctl(1, 0, 10), at=1.0)
-        self.assertEqual(server.tell(_ctl(2, 10, 8), Sent(1), at=3.0), ["Credit 1 5"])
-        self.assertEqual(server.tell(Sent(2), at=4.0), ["Request [10, 11, 12, 13, 15]"])
+        self.assertEqual(server.tell(_ctl(2, 10, 8), _sent(1), at=3.0), ["Credit 1 5"])
+        self.assertEqual(server.tell(_sent(2), at=4.0), ["Request [10, 11, 12, 13, 15]"])
         self.assertEqual((server.host.tally.untold, server.host.tally.lost), (4, 5))
 
     def test_a_detached_host_fetches_from_the_first_packet_that_it_lacks(self) -> None:
         server = _Server(_Fate({13}))
-        server.tell(_ctl(1, 0, 10), _ctl(2, 10, 10), Sent(1), Sent(2))
+        server.tell(_ctl(1, 0, 10), _ctl(2, 10, 10), _sent(1), _sent(2))
         self.assertEqual(server.say(Detach()), 4 * ["Fetch"])
         for seq in range(13, 25):
             self.assertEqual(server.say(Packet(seq, 0, b"x")), [])
@@ -506,7 +515,7 @@ class DecodingTests(TestCase):
                 numbers = {n for n in range(len(coded)) if chance.random() < 0.3}
                 server = _Server(_Fate(lost, numbers))
                 server.tell(_ctl(1, 0, 300))
-                self.assertEqual(server.tell(Sent(1)), [f"Request {sorted(lost)}"])
+                self.assertEqual(server.tell(_sent(1)), [f"Request {sorted(lost)}"])
                 server.heard = heard
                 missing = self._missing(packets, lost, coded, numbers)
                 self.assertEqual(

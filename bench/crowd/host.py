@@ -137,7 +137,7 @@ class SimulatedHost:
                 case BufferCtl():
                     said += self._announced(notice, at)
                 case Sent():
-                    said += self._sent(notice.buffer_id, asks=notice.buffer_id not in repaired)
+                    said += self._sent(notice, asks=notice.buffer_id not in repaired)
                 case Repaired(buffer_id):
                     said += self._repaired(buffer_id)
         return said + self._finish()
@@ -166,13 +166,14 @@ class SimulatedHost:
         self._done = ctl.buffer_id - 1
         return self._credit()
 
-    def _sent(self, buffer_id: int, *, asks: bool) -> bytes:
+    def _sent(self, sent: Sent, *, asks: bool) -> bytes:
         flight = next((flight for flight in self._flights if not flight.sent), None)
-        if flight is None or buffer_id < flight.ctl.buffer_id:
+        if flight is None or sent.buffer_id < flight.ctl.buffer_id:
             return b""
         flight.sent = True
         first, count = flight.ctl.packet_id_base, flight.ctl.pkt_count
-        untold = self._passage().missed(flight.ctl, flight.told_at)
+        # What has not left at all reaches nobody.
+        untold = self._passage().missed(flight.ctl, flight.told_at) if sent.packets else count
         flight.missing = self._losses.of(first + untold, count - untold)
         flight.missing.update(range(first, first + untold))
         self.tally.untold += untold
