@@ -40,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def setting_of(argv: Sequence[str]) -> Setting:
+    """What a command line asks for."""
+    return _setting(_parse(argv))
+
+
 def _setting(options: argparse.Namespace) -> Setting:
     disturbance = Disturbance(
         options.lossy,
