@@ -11,6 +11,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from bench.results import load
+from bench.scaling import PAGE, PICTURE, filled
 from fuzz import recorded
 from kollacast.client.terms import of_greeting, of_group_info
 from kollacast.command.client_options import ClientOptions
@@ -39,6 +41,7 @@ _PAGES = (
     "docs/architecture.md",
     "docs/failures.md",
     "docs/kolla.md",
+    "docs/scaling.md",
 )
 _SALT = 1802464364
 
@@ -256,6 +259,17 @@ class FailuresTests(SynchronousTestCase):
         for row in promises:
             if set(row[0]) != {"-"}:
                 self.assertRegex(row[2], r"^`test_\w+\.test_\w+`", row[1])
+
+
+class ScalingTests(SynchronousTestCase):
+    """The tables of docs/scaling.md are those of the results."""
+
+    def test_they_are_rendered(self) -> None:
+        results = _CHECKOUT / "bench" / "results"
+        picture = f"../bench/results/{PICTURE}"
+        page = _page("docs/scaling.md")
+        self.assertEqual(PAGE, _CHECKOUT / "docs" / "scaling.md")
+        self.assertEqual(page, filled(page, load(results / "benchmark.json"), picture))
 
 
 class LinkTests(SynchronousTestCase):

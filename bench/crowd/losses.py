@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from random import Random
 
 
@@ -17,6 +18,12 @@ class Losses:
     def has_lost(self, number: int) -> bool:
         """Whether this datagram of all coded repairs is lost; asked once for each."""
         return self._share > 0 and self._random.random() < self._share
+
+    def until_lost(self) -> int:
+        """How many control packets come before the next one that does not."""
+        if not self._share:
+            return sys.maxsize
+        return int(math.log(1.0 - self._random.random()) / self._log_kept)
 
     def of(self, first: int, count: int) -> set[int]:
         """Which packets are lost of `count`, whose seqs count up from `first`."""
