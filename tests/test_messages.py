@@ -26,6 +26,7 @@ from kollacast.wire.messages import (
     TaggedMessage,
     encode_sealed,
 )
+from kollacast.wire.parity import MAX_DEGREE, MAX_PARITY
 from kollacast.wire.structures import MAX_FETCH, SEQ_LIMIT, Tag, WireError
 from tests.vectors import IMAGE, PROPERTY
 
@@ -40,7 +41,14 @@ _ANY: dict[type[TaggedMessage], st.SearchStrategy[TaggedMessage]] = {
     Fetch: st.builds(Fetch, st.integers(0, SEQ_LIMIT - MAX_FETCH), st.integers(0, MAX_FETCH)),
     BufferCtl: st.builds(BufferCtl, _U32, _U32, _U32, _U32),
     Sent: st.builds(Sent),
-    Repaired: st.builds(Repaired, _U32),
+    Repaired: st.builds(Repaired, _U32, _U32, st.just(0), _U32)
+    | st.builds(
+        Repaired,
+        _U32,
+        st.integers(0xA000_0000, 0xBFFF_FFFF),
+        st.integers(1, MAX_PARITY),
+        st.integers(1, MAX_DEGREE),
+    ),
     Packet: st.builds(Packet, _U32, _U32, st.binary(max_size=_LIMIT)),
     Digest: st.builds(Digest, _VALUE),
     Proof: st.builds(Proof, _VALUE),
@@ -70,7 +78,7 @@ _SHOWN: tuple[tuple[Dialect, str, TaggedMessage], ...] = (
         "80 00000021" + b'{"ok":true,"packets_multicast":2}'.hex(),
         Report({"ok": True, "packets_multicast": 2}),
     ),
-    (KOLLACAST, "11 00000001", Repaired(1)),
+    (KOLLACAST, "11 00000001 00000000 00000000 00000000", Repaired(1)),
     (KOLLACAST, "12 00000004 00010000", Fetch(4, 65536)),
     (KOLLACAST, "14", Detach()),
     (KOLLACAST, "15" + "5a" * 32, Proof(b"Z" * 32)),

@@ -58,7 +58,7 @@ _SERVER: tuple[tuple[bytes, Message], ...] = (
     (b"\x08", Sent()),
     _packet(0, IMAGE[:1460]),
     (b"\x08", Sent()),
-    (bytes.fromhex("11 00000001"), Repaired(1)),
+    (bytes.fromhex("11 00000001 a0000005 00000003 00000002"), Repaired(1, 0xA0000005, 3, 2)),
     _packet(2, IMAGE[2920:]),
     _packet(3, b"hello"),
     (bytes.fromhex("20 00000009 00000000 00000000"), Packet(9, 0, b"")),

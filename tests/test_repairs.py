@@ -10,10 +10,9 @@ import gc
 import os
 import random
 import weakref
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
 from itertools import pairwise
-from operator import xor
 from unittest import mock
 
 from twisted.internet.defer import Deferred
@@ -26,6 +25,7 @@ from kollacast.congestion.trials import Trials
 from kollacast.events.guard import Guard
 from kollacast.operator.config import ServerConfig
 from kollacast.packets.buffer import PacketBuffer
+from kollacast.packets.intake import Intake
 from kollacast.repair.planning import plan as planner
 from kollacast.sending.plan import offer
 from kollacast.sending.repairs import Repairs
@@ -35,7 +35,7 @@ from kollacast.transport.sender import MulticastProtocol
 from kollacast.wire import recipes
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import KOLLACAST
-from kollacast.wire.messages import BufferCtl, Packet, Request, Sent
+from kollacast.wire.messages import BufferCtl, Packet, Repaired, Request, Sent
 from kollacast.wire.recipes import Recipe
 from kollacast.wire.structures import Tag
 from tests.simulation.network import Network
@@ -60,14 +60,17 @@ class _Client:
         self.client = self
         self.decodes = decodes
         self.by_tcp: list[int] = []
-        #: The buffers whose coded repairs it was told of.
+        #: The buffers whose coded repairs it was told of, and the parity among them.
         self.told: list[int] = []
+        self.parity: list[Repaired] = []
 
     def repair(self, seqs: Sequence[int]) -> None:
         self.by_tcp += seqs
 
-    def repaired(self, buffer_id: int) -> None:
-        self.told.append(buffer_id)
+    def repaired(self, told: Repaired) -> None:
+        self.told.append(told.buffer_id)
+        if told.count:
+            self.parity.append(told)
 
 
 class _Sender:
@@ -105,7 +108,7 @@ class _Sender:
 
     @property
     def combinations(self) -> dict[int, bytes]:
-        return {seq: payload for seq, payload in self.packets if seq < recipes.RECIPE_BASE}
+        return {seq: payload for seq, payload in self.packets if seq < recipes.PARITY_BASE}
 
 
 class _Control(Trials):
@@ -141,6 +144,7 @@ class _RepairsTest(unittest.SynchronousTestCase):
             SERVER_IP, 4, PORT, GROUP, 1, _MTU, buffer_packets=8000, dialect_name=self.dialect
         )
         plan = offer(config, _ENGINE, None, None)
+        self.codec = plan.codec
         self.sender = _Sender()
         self.control = _Control()
         self.failures: list[Failure] = []
@@ -181,22 +185,25 @@ class _RepairsTest(unittest.SynchronousTestCase):
     def assert_mended(self, flight: Flight, *wanted: Iterable[int]) -> None:
         """Whoever lacks ``wanted`` gets it out of what was multicast, and right."""
         buffer = flight.buffer
-        combinations = self.sender.combinations
+        base, count = buffer.ctl.packet_id_base, buffer.ctl.pkt_count
+        parity = {told for client in self.clients for told in client.parity}
         for lacking in map(set, wanted):
-            lacked = len(lacking)
-            for number, terms in self.sender.recipes.items():
-                missing = lacking.intersection(terms)
-                if len(missing) == 1:
-                    (seq,) = missing
-                    known = [self.number(buffer.get(term)) for term in terms if term != seq]
-                    mended = reduce(xor, known, self.number(combinations[number]))
-                    self.assertEqual(mended, self.number(buffer.get(seq)))
-                    lacking.discard(seq)
-            self.assertEqual(lacking, set(), f"of {lacked}")
-
-    def number(self, payload: bytes | memoryview | None) -> int:
-        assert payload is not None
-        return int.from_bytes(payload, "little")
+            intake, copy = Intake(self.codec, _CAPACITY), PacketBuffer(_CAPACITY, count)
+            copy.init(buffer.ctl)
+            intake.arm(copy)
+            for seq in set(range(base, base + count)) - lacking:
+                payload = buffer.get(seq)
+                assert payload is not None
+                copy.put(seq, payload)
+            for seq, coded in self.sender.packets:
+                intake.datagram(self.codec.sealed(seq, [memoryview(coded)]) + coded)
+            for told in parity:
+                if told.buffer_id == buffer.ctl.buffer_id:
+                    deque(intake.mend(copy, told.parity))
+            self.assertEqual(copy.missing(), [], f"of {len(lacking)}")
+            self.assertEqual(
+                copy.payload[: buffer.ctl.buffer_size], buffer.payload[: buffer.ctl.buffer_size]
+            )
 
     def losses(self, flight: Flight, share: float, seed: int) -> tuple[int, ...]:
         """What one client lost of a buffer."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from kollacast.events.guard import Guard
@@ -21,8 +23,10 @@ from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.output import Output, Writer
 from kollacast.receiving.shape import Shape
 from kollacast.receiving.tally import Tally
-from kollacast.wire.messages import BufferCtl, Done, Packet, Ready, Request
+from kollacast.repair.parity import is_too_much
+from kollacast.wire.messages import BufferCtl, Done, Packet, Ready, Repaired, Request
 from kollacast.wire.packets import PacketCodec
+from kollacast.wire.parity import ParityRun
 from kollacast.wire.structures import WireError
 
 _log = Logger()
@@ -46,6 +50,9 @@ class _Flight:
     sent: bool = False
     flushing: bool = False
     flushed: bool = False
+    mending: bool = False
+    #: Parity that is to be made use of, and None where packets have come that complete it.
+    parity: deque[ParityRun | None] = field(default_factory=deque)
 
 
 @dataclass(slots=True)
@@ -72,6 +79,7 @@ class Reception:
 
     def __init__(
         self,
+        clock: IReactorTime,
         connection: ServerConnection,
         shape: Shape,
         codec: PacketCodec,
@@ -87,6 +95,7 @@ class Reception:
         self.silent: Callable[[Silence], None] = lambda silence: None
         #: Called when a buffer has brought nothing: the host should join the group anew.
         self.renew: Callable[[], None] = lambda: None
+        self._clock = clock
         self._tally = tally
         self._silence: Silence | None = None
         self._came_before = _came(tally)
@@ -154,13 +163,19 @@ class Reception:
             self._ask(flight.buffer.missing())
         self.arrived()
 
-    def repaired(self, buffer_id: int) -> None:
+    def repaired(self, told: Repaired) -> None:
         """Coded repairs of a buffer have been multicast: ask for what they did not mend."""
         self.drain()
         for flight in self._flights:
             buffer = flight.buffer
-            if buffer is not None and buffer.ctl.buffer_id == buffer_id and not buffer.complete:
+            if buffer is None or buffer.ctl.buffer_id != told.buffer_id or buffer.complete:
+                continue
+            if not told.count:
                 self._ask(buffer.missing())
+            elif is_too_much(told.parity, buffer.ctl.pkt_count):
+                raise WireError(f"parity of {told.count} times {told.degree} packets")
+            else:
+                self._go_on_mending(flight, told.parity)
         self.arrived()
 
     def packet(self, packet: Packet) -> None:
@@ -179,10 +194,13 @@ class Reception:
             if self._damaged > _MAX_DAMAGED:
                 raise WireError("the server's retransmissions are damaged")
             self._ask([packet.seq])
-        elif not flight.flushing and buffer.put(packet.seq, payload):
-            self._tally.retransmitted += 1
+        elif not flight.flushing:
+            if buffer.put(packet.seq, payload):
+                self._tally.retransmitted += 1
             if buffer.complete:
                 self.arrived()
+            elif self.intake.came(buffer, packet.seq):
+                self._go_on_mending(flight, None)
 
     def arrived(self) -> None:
         """Packets have come: flush what is complete, in order."""
@@ -226,6 +244,27 @@ class Reception:
         silence.buffers += 1
         if silence.buffers == _UNHEARD:
             self.silent(silence)
+
+    def _go_on_mending(self, flight: _Flight, run: ParityRun | None) -> None:
+        """``run`` has been multicast, or what it lacked has come for None."""
+        flight.parity.append(run)
+        if not flight.mending:
+            flight.mending = True
+            self._guard.run(self._mend(flight))
+
+    async def _mend(self, flight: _Flight) -> None:
+        """Solve for what is missing, slice by slice, then ask for what cannot be solved."""
+        buffer = flight.buffer
+        assert buffer is not None
+        while flight.parity:
+            for _ in self.intake.mend(buffer, flight.parity.popleft()):
+                await deferLater(self._clock, 0)
+                if self._stopped or flight.flushing:
+                    return  # late datagrams have brought it meanwhile
+        flight.mending = False
+        if not buffer.complete:
+            self._ask(self.intake.needed(buffer))
+        self.arrived()
 
     def _ask(self, seqs: list[int]) -> None:
         self._connection.stream.expect_packets(len(seqs))

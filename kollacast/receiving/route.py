@@ -140,7 +140,7 @@ class Route:
         elif isinstance(message, Sent) and reception is not None:
             reception.sent()
         elif isinstance(message, Repaired) and reception is not None:
-            reception.repaired(message.buffer_id)
+            reception.repaired(message)
         elif isinstance(message, BufferCtl) and fetching is not None:
             fetching.end(message)
         elif isinstance(message, Detach) and (reception is None or self._shape.can_fetch):
@@ -164,7 +164,7 @@ class Route:
     # By multicast.
 
     def _join_group(self) -> None:
-        reception = self._reception = Reception(*self._stream, self._first)
+        reception = self._reception = Reception(self._reactor, *self._stream, self._first)
         reception.ended.addCallback(self._received_all).addErrback(self._guard.failed)
         try:
             port = self._port = self._open_at_an_address(reception)

@@ -111,12 +111,12 @@ class Member:
             self._close_requests()
         self._outgoing.pump()
 
-    def repaired(self, buffer_id: int) -> None:
-        """Tell the client that coded repairs of a buffer have been multicast."""
+    def repaired(self, told: Repaired) -> None:
+        """Tell the client that coded repairs have been multicast."""
         if self._group is not None:
             self.packets_owed = len(self._requested)
             self._asks_anew = True
-            self._outgoing.send(Repaired(buffer_id).encode(self._dialect))
+            self._outgoing.send(told.encode(self._dialect))
 
     # From the client.
 
