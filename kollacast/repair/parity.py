@@ -75,8 +75,6 @@ class ParityEncoder:
 
 
 class _ParityOffer:
-    mends_all = True
-
     def __init__(
         self,
         encoder: ParityEncoder,

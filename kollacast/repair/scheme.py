@@ -55,8 +55,6 @@ class Offer(Protocol):
     @property
     def loss(self) -> float: ...  # the share of coded packets that a client may lose
     @property
-    def mends_all(self) -> bool: ...  # whether also clients that nobody has heard of
-    @property
     def direct(
         self,
     ) -> Sequence[Sequence[int]]: ...  # of each client: what TCP has to bring at once

@@ -67,8 +67,6 @@ class XorEncoder:
 
 
 class _XorOffer:
-    mends_all = False
-
     def __init__(
         self,
         encoder: XorEncoder,

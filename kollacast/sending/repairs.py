@@ -23,7 +23,7 @@ from kollacast.congestion import CongestionControl
 from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.repair import Choice
-from kollacast.repair.scheme import Demand, Offer, Slices
+from kollacast.repair.scheme import Demand, Slices
 from kollacast.sending.answer_times import MOST_S, AnswerTimes
 from kollacast.sending.plan import Plan
 from kollacast.sending.reach import Listener, Reach
@@ -66,6 +66,7 @@ class _Gathering:
     asked_s: list[float] = field(default_factory=list)  #: when each client asked, from the begin on
     is_open: bool = True  #: whether requests are waited for
     is_late: bool = False  #: whether most should have asked by now
+    seen: int = -1  #: how many had asked when it was looked last
     end: IDelayedCall = field(init=False)  #: looks whether to wait on
 
 
@@ -82,7 +83,9 @@ class _Repair:
     lost: dict[Requester, tuple[int, int]] = field(default_factory=dict)
     is_reported: bool = False
     loss: float | None = None  #: the share of packets that the worst of the served lost
-    serving: list[Requester] | None = None  #: who is told of the parity that is under way
+    is_serving: bool = False  #: whether coded packets are made, or under way
+    #: Who has asked for the first time meanwhile, and for what.
+    late: dict[Requester, tuple[int, ...]] = field(default_factory=dict)
     told: list[Repaired] = field(default_factory=list)  #: the parity that has been multicast
 
 
@@ -138,7 +141,7 @@ class Repairs:
             if gathering.is_open:
                 self._want(current, client, seqs)
                 return
-        if not (is_first and client.decodes and self._tell_late(current, client)):
+        if not (is_first and client.decodes and self._tell_late(current, client, seqs)):
             client.repair(seqs)
 
     def done(self, client: Requester, buffer_id: int) -> None:
@@ -165,8 +168,7 @@ class Repairs:
         for current in list(self._repairs.values()):
             current.gathering.wanted.pop(client, None)
             current.lost.pop(client, None)
-            if current.serving is not None and client in current.serving:
-                current.serving.remove(client)
+            current.late.pop(client, None)
             if client in current.unheard:
                 current.unheard.discard(client)
                 self._report_if_all(current)
@@ -210,18 +212,24 @@ class Repairs:
         """The time is up in which most should have asked: do they still come?"""
         gathering = current.gathering
         gathering.is_late = True
+        asked_s = gathering.asked_s
         waited_s = self._clock.seconds() - gathering.began_at
         again_s = MOST_S - waited_s
         if gathering.wanted:
-            again_s = min(again_s, gathering.asked_s[-1] + _QUIET_S - waited_s)
+            again_s = min(again_s, asked_s[-1] + _QUIET_S - waited_s)
         elif not current.is_reported:
             # Nobody may have lost anything, and that is known of those who have said so.
             self._report(current)
-        # A clock may not be able to tell less.
-        if again_s > _TICK_S:
-            gathering.end = self._guard.call_later(self._clock, again_s, self._look, current)
-        else:
-            self._decide(current)
+        # A clock may not be able to tell less than a tick.
+        if again_s < _TICK_S:
+            if gathering.seen == len(asked_s):
+                self._decide(current)
+                return
+            # The reactor may have been busy with other things: requests that have come meanwhile
+            # are read in its next turn.
+            gathering.seen = len(asked_s)
+            again_s = 0.0
+        gathering.end = self._guard.call_later(self._clock, again_s, self._look, current)
 
     def _hear(self, current: _Repair, client: Requester, lost: tuple[int, int]) -> None:
         current.unheard.discard(client)
@@ -283,38 +291,47 @@ class Repairs:
 
     async def _send_coded(self, current: _Repair, wanted: dict[Requester, tuple[int, ...]]) -> None:
         """Multicast what mends the most with the fewest packets."""
-        buffer = current.flight.buffer
-        ctl = buffer.ctl
-        clients = list(wanted)
-        requests = list(wanted.values())
-        demand = Demand(ctl.packet_id_base, ctl.pkt_count, buffer.get, requests, current.loss)
-        told = Repaired(ctl.buffer_id)
+        ctl = current.flight.buffer.ctl
+        current.is_serving = True
+        told: Repaired | None = None
         try:
-            offer = await self._in_slices(current, self._choice.plan(demand))
-            if offer is None:
-                for client, seqs in wanted.items():
-                    client.repair(seqs)
-                return
-            told = await self._make(current, offer, clients)
+            told = await self._make(current, wanted)
         except _Over:
             # Late datagrams have brought all, and the buffer is another one now.
-            pass
+            told = Repaired(ctl.buffer_id)
+        current.is_serving = False
+        late, current.late = current.late, {}
+        if told is not None and told.count:
+            # Whoever has asked since may have received it, too.
+            current.told.append(told)
+            wanted |= late
         else:
-            if told.count:
-                current.told.append(told)
-            if self._is_current(current):
-                self._gather_again(current, clients)
-        current.serving = None
-        for client in clients:
+            for client, seqs in late.items():
+                client.repair(seqs)
+        if told is None:
+            return
+        if self._is_current(current):
+            self._gather_again(current, list(wanted))
+        for client in wanted:
             client.repaired(told)
 
-    async def _make(self, current: _Repair, offer: Offer, clients: list[Requester]) -> Repaired:
-        current.loss = offer.loss if current.loss is None else current.loss
-        if offer.mends_all:
-            current.serving = clients
-        for client, lacking in zip(clients, offer.direct, strict=True):
+    async def _make(
+        self, current: _Repair, wanted: dict[Requester, tuple[int, ...]]
+    ) -> Repaired | None:
+        """Make it and send it; None where all goes by TCP.  Raises _Over."""
+        buffer = current.flight.buffer
+        ctl = buffer.ctl
+        requests = list(wanted.values())
+        demand = Demand(ctl.packet_id_base, ctl.pkt_count, buffer.get, requests, current.loss)
+        offer = await self._in_slices(current, self._choice.plan(demand))
+        direct = requests if offer is None else offer.direct
+        for client, lacking in zip(wanted, direct, strict=True):
             if lacking:
                 client.repair(lacking)
+        if offer is None:
+            return None
+        if current.loss is None:
+            current.loss = offer.loss
         made = await self._in_slices(current, offer.make())
         leaving: list[Deferred[float]] = []
         capacity = self.plan.capacity
@@ -328,7 +345,7 @@ class Repairs:
         for left in leaving:
             await left
         run = made.parity
-        return Repaired(current.flight.buffer.ctl.buffer_id, run.first, run.count, run.degree)
+        return Repaired(ctl.buffer_id, run.first, run.count, run.degree)
 
     async def _in_slices(self, current: _Repair, work: Slices[_T]) -> _T:
         """Do it with the reactor's turn in between.  Raises _Over where nobody needs it by then."""
@@ -354,12 +371,12 @@ class Repairs:
         self._measure(current.gathering)
         self._gather(current, self._later_times, clients)
 
-    def _tell_late(self, current: _Repair, client: Requester) -> bool:
-        """Who asks late for the first time may have received the parity: whether it is told."""
+    def _tell_late(self, current: _Repair, client: Requester, seqs: tuple[int, ...]) -> bool:
+        """Who asks late for the first time may receive parity: whether it is told, or will be."""
         if self.reach.is_deaf(client.client):
             return False
-        if current.serving is not None:
-            current.serving.append(client)
+        if current.is_serving:
+            current.late[client] = seqs
         elif len(current.told) == 1:
             if current.gathering.is_open:
                 current.gathering.unheard.add(client)
