@@ -166,10 +166,9 @@ class Reception:
     def repaired(self, told: Repaired) -> None:
         """Coded repairs of a buffer have been multicast: ask for what they did not mend."""
         self.drain()
-        for flight in self._flights:
-            buffer = flight.buffer
-            if buffer is None or buffer.ctl.buffer_id != told.buffer_id or buffer.complete:
-                continue
+        flight = next((f for f in self._flights if f.ctl.buffer_id == told.buffer_id), None)
+        buffer = None if flight is None else flight.buffer
+        if flight is not None and buffer is not None and not buffer.complete:
             if not told.count:
                 self._ask(buffer.missing())
             elif is_too_much(told.parity, buffer.ctl.pkt_count):
