@@ -901,3 +901,27 @@ class OneServer(MemoryTestCase):
         more = self.multicast_s(100) - self.multicast_s(0)
         self.assertGreater(more, 0.1)
         self.assertLess(more, 0.2)
+
+
+class ManyHosts(MemoryTestCase):
+    """A server and real clients, of which each loses datagrams on its own."""
+
+    def test_losses_cost_little_more_than_those_of_one(self) -> None:
+        hosts, loss, packets = 40, 0.03, 3000
+        network = Network()
+        chance = random.Random(7)
+        network.fate = lambda port, data: () if chance.random() < loss else (data,)
+        image = random.Random(8).randbytes(packets * 160 - 7)
+        server = network.serve(image, clients=hosts, mtu=200, buffer_packets=1000)
+        clients = [network.join() for _ in range(hosts)]
+        network.run_until(lambda: server.outcome is not None)
+        network.settle()
+        report = server.finish().report
+        self.assertEqual(report["clients_verified"], hosts)
+        for client in clients:
+            self.assertEqual(client.sink.data, image)
+        self.assertLess(report["packets_coded"], 3 * loss * packets)
+        tallies = [client.account.copy.tally for client in clients]
+        decoded = sum(tally.decoded for tally in tallies)
+        self.assertGreater(decoded, 0.9 * loss * hosts * packets)
+        self.assertLess(sum(tally.retransmitted for tally in tallies), 0.01 * decoded)
