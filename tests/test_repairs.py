@@ -320,6 +320,17 @@ class Rounds(_RepairsTest):
         self.assertEqual([client.told for client in self.clients], [[], [], [1], [1]])
         self.assert_mended(flight, *wanted[2:])
 
+    def test_who_cannot_decode_waits_for_nobody(self) -> None:
+        self.clients[0].decodes = False
+        flight = self.begin()
+        seqs = self.losses(flight, 0.2, 0)
+        self.repairs.requested(self.clients[0], seqs)
+        self.assertEqual(self.clients[0].by_tcp, list(seqs))
+        for number in (1, 2, 3):
+            self.repairs.requested(self.clients[number], self.losses(flight, 0.2, number))
+        self.turn()
+        self.assertEqual([client.told for client in self.clients], [[], [1], [1], [1]])
+
     def test_one_that_decodes_among_others_that_cannot(self) -> None:
         for client in self.clients[1:]:
             client.decodes = False

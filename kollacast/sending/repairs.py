@@ -4,8 +4,8 @@ After SENT, each client asks for what it lacks or says that it is done.  Once
 all have, or most that will, the server knows the losses of the buffer: they
 tell the rate control how the rate was, and they decide what is cheaper.  Where
 it is cheaper to multicast, those who then ask for what is left are gathered
-again, a few times.  All else is served by TCP at once; the rate control is told
-of those that came late when all of them have come.
+again, a few times.  All else, and whoever cannot decode, is served by TCP at
+once; the rate control is told of those that came late when all have come.
 """
 
 from __future__ import annotations
@@ -135,14 +135,16 @@ class Repairs:
             runs = 1 + sum(after - before != 1 for before, after in pairwise(seqs))
             self._hear(current, client, (len(seqs), runs))
         gathering = current.gathering
+        decodes = client.decodes and self.plan.coding
         if client in gathering.unheard:
             gathering.unheard.discard(client)
             gathering.asked_s.append(self._clock.seconds() - gathering.began_at)
-            if gathering.is_open:
+            if gathering.is_open and decodes:
                 self._want(current, client, seqs)
                 return
-        if not (is_first and client.decodes and self._tell_late(current, client, seqs)):
+        if not (is_first and decodes and self._tell_late(current, client, seqs)):
             client.repair(seqs)
+        self._decide_if_all(current)
 
     def done(self, client: Requester, buffer_id: int) -> None:
         """``client`` has the whole buffer."""
@@ -278,9 +280,9 @@ class Repairs:
             self._report(current)
         # Whom nothing reaches any more, these would not reach, either.
         deaf = self.reach.is_deaf
-        decoding = [c for c in gathering.wanted if c.decodes and not deaf(c.client)]
+        decoding = [client for client in gathering.wanted if not deaf(client.client)]
         requested = sum(len(gathering.wanted[client]) for client in decoding)
-        if len(decoding) < 2 or requested < _MIN_REQUESTED or not self.plan.coding:
+        if len(decoding) < 2 or requested < _MIN_REQUESTED:
             decoding = []
         wanted = {client: gathering.wanted.pop(client) for client in decoding}
         direct, gathering.wanted = gathering.wanted, {}
