@@ -32,8 +32,8 @@ _MOST_WORK = 32
 #: Of the clients that lack most, so many may be left to TCP.
 _OUTLIERS = 8
 #: Packets that are read, and packets that are added up, in one go: some milliseconds.
-_READ_SLICE = 2048
-_SUM_SLICE = 32768
+_READ_SLICE = 1024
+_SUM_SLICE = 16384
 #: Bytes of parity packets that wait at a client to be told what they are.
 _MOST_KEPT = 8 * 1024 * 1024
 

@@ -9,8 +9,10 @@ again takes 18 %, and sending it to each client that lost it 20 %.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import reduce
+from itertools import repeat
 from operator import xor
 
 from kollacast.repair.planning import plan
@@ -50,9 +52,13 @@ class XorEncoder:
         combinations: list[list[int]] = []
         payloads: list[bytes] = []
         direct: list[list[int]] = [[] for _ in demand.wanted]
+        lacking = [sorted(seqs) for seqs in demand.wanted]
+        done = [0] * len(lacking)
         for start in range(demand.first, demand.first + demand.packets, _SLICE):
-            end = start + _SLICE
-            wanted = [[s for s in seqs if start <= s < end] for seqs in demand.wanted]
+            # Each request is gone through once, however many slices there are.
+            ends = list(map(bisect_left, lacking, repeat(start + _SLICE), done))
+            wanted = [lacking[client][done[client] : end] for client, end in enumerate(ends)]
+            done = ends
             planned = plan(wanted, max_terms(self.capacity))
             if len(planned) <= WORTH * sum(map(len, wanted)):
                 combinations += planned
