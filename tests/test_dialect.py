@@ -151,7 +151,10 @@ class Kollacast(unittest.SynchronousTestCase):
         self.assertEqual(set(Tag) - KOLLACAST.tags, {Tag.CLIENT_READY, Tag.CLIENT_DONE})
 
     def test_coded_repairs_are_over(self) -> None:
-        self.assertEqual(Repaired(0x01020304).encode(KOLLACAST), bytes.fromhex("11 01020304"))
+        self.assertEqual(
+            Repaired(0x01020304, 0xA0000001, 0x76, 0x02CF).encode(KOLLACAST),
+            bytes.fromhex("11 01020304 a0000001 00000076 000002cf"),
+        )
 
     def test_the_default_group_is_administratively_scoped(self) -> None:
         self.assertTrue(KOLLACAST.default_group.startswith("239."))

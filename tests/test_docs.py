@@ -29,6 +29,8 @@ from kollacast.wire.checksum import crcmod_engine
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Greeting, GroupInfo, Hello, encode_json
 from kollacast.wire.messages import BufferCtl, Repaired, Request, encode_sealed
+from kollacast.wire.parity import ParityRun, terms
+from kollacast.wire.recipes import parity_seq
 from kollacast.wire.structures import Tag
 from tests import vectors
 from tests.simulation.network import Network
@@ -134,6 +136,14 @@ class ExampleTests(SynchronousTestCase):
                 ("S>C", Repaired(1).encode(KOLLACAST)),
             ],
         )
+
+    def test_parity(self) -> None:
+        run = ParityRun(parity_seq(0), 1, 2)
+        payloads = self.buffer.slots(0, 3)
+        data = combine([payloads[term] for term in terms(run.first, 3, run.degree)], 1460)
+        datagram = self.codec.sealed(run.first, [memoryview(data)]) + data
+        repaired = Repaired(1, run.first, run.count, run.degree).encode(KOLLACAST)
+        self.assertShown("parity", [("udp", datagram), ("S>C", repaired)])
 
     def test_jasmine(self) -> None:
         server = [("S>C", data) for data, _ in vectors.JASMINE_SERVER]

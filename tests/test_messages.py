@@ -32,6 +32,7 @@ from kollacast.wire.messages import (
     TaggedMessage,
     encode_sealed,
 )
+from kollacast.wire.parity import MAX_DEGREE, MAX_PARITY
 from kollacast.wire.structures import (
     MAX_CONTROL_SIZE,
     MAX_FETCH,
@@ -49,7 +50,14 @@ _LIMIT = 100
 _NOTICES: dict[type[TaggedMessage], st.SearchStrategy[Notice]] = {
     BufferCtl: st.builds(BufferCtl, _U32, _U32, _U32, _U32),
     Sent: st.builds(Sent, _U32, _U32),
-    Repaired: st.builds(Repaired, _U32),
+    Repaired: st.builds(Repaired, _U32, _U32, st.just(0), _U32)
+    | st.builds(
+        Repaired,
+        _U32,
+        st.integers(0xA000_0000, 0xBFFF_FFFF),
+        st.integers(1, MAX_PARITY),
+        st.integers(1, MAX_DEGREE),
+    ),
 }
 _NUMBER = st.integers(1, 0xFFFFFFFF - 9)
 _CONTROL = st.builds(
@@ -105,7 +113,7 @@ _SHOWN: tuple[tuple[Dialect, str, TaggedMessage], ...] = (
         "80 00000021" + b'{"ok":true,"packets_multicast":2}'.hex(),
         Report({"ok": True, "packets_multicast": 2}),
     ),
-    (KOLLACAST, "11 00000001", Repaired(1)),
+    (KOLLACAST, "11 00000001 00000000 00000000 00000000", Repaired(1)),
     (KOLLACAST, "12 00000004 00010000", Fetch(4, 65536)),
     (KOLLACAST, "14", Detach()),
     (KOLLACAST, "15" + "5a" * 32, Proof(b"Z" * 32)),

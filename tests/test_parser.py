@@ -72,9 +72,9 @@ _SERVER: tuple[tuple[bytes, Message], ...] = (
     ),
     _packet(0, IMAGE[:1460]),
     (
-        bytes.fromhex("16 0000001f 00000001 00000003 08 00000001 00000003 11 00000001")
-        + bytes.fromhex("08 00000002 00000000"),
-        Control(1, 3, (Sent(1, 3), Repaired(1), Sent(2, 0))),
+        bytes.fromhex("16 0000002b 00000001 00000003 08 00000001 00000003")
+        + bytes.fromhex("11 00000001 a0000005 00000003 00000002 08 00000002 00000000"),
+        Control(1, 3, (Sent(1, 3), Repaired(1, 0xA0000005, 3, 2), Sent(2, 0))),
     ),
     _packet(2, IMAGE[2920:]),
     _packet(3, b"hello"),

@@ -26,6 +26,8 @@ from kollacast.wire.greeting import (
     length_prefixed,
 )
 from kollacast.wire.packets import header_at
+from kollacast.wire.parity import MAX_DEGREE, MAX_PARITY, ParityRun
+from kollacast.wire.recipes import is_parity
 from kollacast.wire.structures import (
     MAX_CONTROL_SIZE,
     MAX_FETCH,
@@ -216,11 +218,33 @@ class Sent(TaggedMessage):
 
 @dataclass(frozen=True, slots=True)
 class Repaired(TaggedMessage):
-    """Coded repairs of a buffer have been multicast: ask for what is still missing."""
+    """Coded repairs of a buffer have been multicast: ask for what is still missing.
+
+    ``count`` parity packets were among them, or none: ``degree`` terms each, from the seq
+    ``first`` on.
+    """
 
     tag = Tag.REPAIRED
-    layout = "I"
+    layout = "4I"
     buffer_id: int
+    first: int = 0
+    count: int = 0
+    degree: int = 0
+
+    @property
+    def parity(self) -> ParityRun:
+        """The run of parity packets."""
+        return ParityRun(self.first, self.count, self.degree)
+
+    def _checked(self) -> Repaired:
+        if self.count and not (
+            self.count <= MAX_PARITY and 0 < self.degree <= MAX_DEGREE and is_parity(self.first)
+        ):
+            raise WireError(
+                f"repairs of {self.count} parity packets of {self.degree} terms from"
+                f" {self.first:#x} on"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True)
