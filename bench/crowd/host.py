@@ -159,7 +159,9 @@ class SimulatedHost:
         ).encode()
 
     def _announced(self, ctl: BufferCtl, at: float) -> bytes:
-        self._flights.append(_Flight(ctl, at))
+        # Before this host grants room for a buffer, nothing of it is sent.
+        is_ahead = self._said is not None and ctl.buffer_id <= self._said.room
+        self._flights.append(_Flight(ctl, at if is_ahead else 0.0))
         self._next_seq = ctl.packet_id_base + ctl.pkt_count
         if self._done is not None:
             return b""
