@@ -138,8 +138,8 @@ class SimulatedHost:
                     said += self._announced(notice, at)
                 case Sent():
                     said += self._sent(notice, asks=notice.buffer_id not in repaired)
-                case Repaired(buffer_id):
-                    said += self._repaired(buffer_id)
+                case Repaired():
+                    said += self._repaired(notice)
         return said + self._finish()
 
     def _greeted(self, greeting: Greeting) -> bytes:
@@ -187,9 +187,9 @@ class SimulatedHost:
         self.tally.asked_after_sent += len(flight.missing)
         return asked
 
-    def _repaired(self, buffer_id: int) -> bytes:
+    def _repaired(self, told: Repaired) -> bytes:
         for flight in self._flights:
-            if flight.ctl.buffer_id == buffer_id:
+            if flight.ctl.buffer_id == told.buffer_id:
                 asked = self._ask(flight)
                 self.tally.asked_after_repaired += len(flight.missing)
                 return asked
