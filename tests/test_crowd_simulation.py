@@ -203,6 +203,13 @@ class ConversationTests(TestCase):
         self.assertEqual(server.tell(_sent(2), at=4.0), ["Request [10, 11, 12, 13, 15]"])
         self.assertEqual((server.host.tally.untold, server.host.tally.lost), (4, 5))
 
+    def test_nothing_passes_before_a_host_has_granted_room(self) -> None:
+        server = _Server(_Fate())
+        for at, notice in ((1.0, _ctl(1, 0, 10)), (3.0, _sent(1))):
+            server.passage.note(Control(1, int(at) // 2 + 1, (notice,)), at)
+        server.tell(_ctl(1, 0, 10), at=2.0)
+        self.assertEqual(server.tell(_sent(1), at=3.0), ["Credit 1 5"])
+
     def test_a_detached_host_fetches_from_the_first_packet_that_it_lacks(self) -> None:
         server = _Server(_Fate({13}))
         server.tell(_ctl(1, 0, 10), _ctl(2, 10, 10), _sent(1), _sent(2))
