@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -328,6 +330,12 @@ class Strangers(_IntakeTest):
         self.assertEqual(receiver.counts, (0, 3 * len(_WAYS), 0))
 
 
+def _on_word(*call: Any) -> None:
+    """Call the first argument with all that follow but the word."""
+    function, *arguments, _word = call
+    function(*arguments)
+
+
 class Controls(_IntakeTest):
     """Packets of the control stream, among those of buffers."""
 
@@ -401,7 +409,7 @@ class Controls(_IntakeTest):
             receiver = _Receiver(sent)
             second = receiver.buffers[1]
             receiver.intake.disarm(second)
-            receiver.intake.control = lambda data, r=receiver, b=second: r.intake.arm(b)
+            receiver.intake.control = partial(_on_word, receiver.intake.arm, second)
             way(receiver, [*sent.datagrams[:21], word, *sent.datagrams[21:]])
             self.assertEqual(receiver.missing, [20])
             self.assertEqual(receiver.counts, (39, 1, 0))
@@ -411,7 +419,7 @@ class Controls(_IntakeTest):
         word = _datagram(control_seq(0), b"it is over")
         for way in _WAYS:
             receiver = _Receiver(sent)
-            receiver.intake.control = lambda data, r=receiver: r.intake.close()
+            receiver.intake.control = partial(_on_word, receiver.intake.close)
             way(receiver, [*sent.datagrams[:7], word, *sent.datagrams[7:]])
             self.assertEqual(receiver.missing, list(range(7, 20)))
             self.assertEqual(receiver.counts, (7, 13, 0))
