@@ -103,8 +103,6 @@ class ControlStream:
     def stop(self) -> None:
         """Nothing more is told."""
         self._is_stopped = True
-        self._notices.clear()
-        self._asking.clear()
         self._cancel()
 
     # Parts of it.
