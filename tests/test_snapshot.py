@@ -39,6 +39,9 @@ def _snapshot(*clients: ClientEntry, stage: Stage = Stage.SENDING) -> Snapshot:
         buffers_in_flight=1,
         connections=len(clients),
         reads_waiting=0,
+        present=sum(c.account.verified or c.place is not None for c in clients),
+        verified=sum(c.account.verified for c in clients),
+        packets_repaired=sum(c.account.packets_repaired for c in clients),
         clients=clients,
     )
 

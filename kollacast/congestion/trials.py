@@ -94,6 +94,8 @@ class Trials:
         self._bottleneck_bps = 0.0
         self._hold = 0
         self._step = _STEP
+        # Whether nobody has ever lost anything.
+        self._is_untouched = True
 
     def report(
         self,
@@ -105,6 +107,9 @@ class Trials:
     ) -> None:
         if packets < _MIN_PACKETS:
             return
+        if self._is_untouched and not any(losses.values()):
+            return  # there is nothing to learn from a thousand clients that lose nothing
+        self._is_untouched = False
         heard = {
             client: self._of(client).measured(share, packets, (bursts or {}).get(client))
             for client, share in losses.items()

@@ -178,6 +178,11 @@ class Participant:
         """Whether the answer due is the client's last one, before which it syncs its file."""
         return is_report_due(self._proof) or (self.member is not None and self.member.is_finishing)
 
+    def quiet_s(self) -> float:
+        """Seconds for which it has said nothing, or has owed something, whichever is more."""
+        quiet_s = self._host.clock.seconds() - self._heard_at
+        return quiet_s if self.member is None else max(quiet_s, self.member.owed_s())
+
     def silent_s(self) -> float:
         """Seconds for which an answer has been due and nothing has moved."""
         if not self.owes:

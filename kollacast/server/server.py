@@ -25,7 +25,7 @@ from kollacast.server.connection import ClientFactory
 from kollacast.server.credentials import Credentials
 from kollacast.server.lobby import Lobby
 from kollacast.server.session import Session
-from kollacast.server.snapshot import Snapshot
+from kollacast.server.snapshot import ClientEntry, Snapshot
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol, open_sender
 from kollacast.transport.worker import MakeWorker, ThreadWorker
@@ -146,10 +146,15 @@ class Server:
 
     def progress(self) -> Progress:
         """How far the run is."""
-        return self.snapshot().progress()
+        return self._snapshot(()).progress()
 
     def snapshot(self) -> Snapshot:
         """All that there is to say of the run, at this moment."""
+        return self._snapshot(self._session.roster.entries())
+
+    # Parts of it.
+
+    def _snapshot(self, clients: tuple[ClientEntry, ...]) -> Snapshot:
         session, transfer = self._session, self._session.transfer
         now = self._reactor.seconds() if self._ended_at is None else self._ended_at
         return Snapshot(
@@ -165,10 +170,11 @@ class Server:
             buffers_in_flight=transfer.buffers_in_flight if transfer else 0,
             connections=len(self._factory.connections),
             reads_waiting=len(session.history.waiting),
-            clients=session.roster.entries(),
+            present=session.roster.present,
+            verified=session.roster.verified,
+            packets_repaired=session.roster.packets_repaired,
+            clients=clients,
         )
-
-    # Parts of it.
 
     def _close(self, reason: str | None, later: bool) -> None:
         """The run is over: for ``reason``, or because all is done."""

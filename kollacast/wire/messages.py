@@ -68,6 +68,14 @@ class TaggedMessage:
         body = _body(dialect.byte_order, cls.layout)
         return cls(*body.unpack((yield body.size)))._checked()
 
+    @classmethod
+    def of_whole(cls, dialect: Dialect, data: bytes) -> Message | None:
+        """The message that ``data``, which begins with its tag, is; None where that is not seen."""
+        body = _body(dialect.byte_order, cls.layout)
+        if not cls.layout or len(data) != 1 + body.size:
+            return None
+        return cls(*body.unpack_from(data, 1))._checked()
+
     def _checked(self) -> Message:
         """Itself, when these fields can be."""
         return self  # type: ignore[return-value]
