@@ -206,6 +206,8 @@ class SimulatedHost:
 
     def _decode(self, flight: _Flight) -> None:
         heard = self._heard()
+        if heard.has_none:
+            return
         # What the host lacked when the recipes came, which were there before all combinations.
         lacked = frozenset(flight.missing)
         for seq in sorted(lacked):

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
+from bisect import bisect_left
+from itertools import accumulate
 from random import Random
+
+#: Losses beyond the expected number that are drawn at once.
+_MORE = 8
 
 
 class Losses:
@@ -29,13 +34,15 @@ class Losses:
         """Which packets are lost of `count`, whose seqs count up from `first`."""
         if not self._share:
             return set()
-        draw, log_kept, end = self._random.random, self._log_kept, first + count
+        draw, log, log_kept, end = self._random.random, math.log, self._log_kept, first + count
         found: set[int] = set()
-        seq = first
-        while True:
+        last = first - 1
+        while last < end:
             # From one loss to the next it is a geometric draw: one number a loss, not a packet.
-            seq += int(math.log(1.0 - draw()) / log_kept)
-            if seq >= end:
-                return found
-            found.add(seq)
-            seq += 1
+            some = range(int((end - last) * self._share) + _MORE)
+            steps = [1 + int(log(1.0 - draw()) / log_kept) for _ in some]
+            steps[0] += last
+            seqs = list(accumulate(steps))
+            found.update(seqs if seqs[-1] < end else seqs[: bisect_left(seqs, end)])
+            last = seqs[-1]
+        return found
