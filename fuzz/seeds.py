@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from fuzz import recorded
 from kollacast.repair.xor import combine
-from kollacast.wire import recipes
+from kollacast.wire import parity, recipes
+from kollacast.wire.recipes import parity_seq
 
 
 def of(target: str) -> list[bytes]:
@@ -35,7 +36,7 @@ def _json() -> Iterator[bytes]:
 
 
 def _datagrams() -> Iterator[bytes]:
-    """A whole delivery, and one in which a combination mends a loss."""
+    """A whole delivery, and some in which coded packets mend a loss."""
     lost = (3, 12)
     packets = [_sealed(seq, bytes((seq,)) * 40) for seq in range(34)] + [_sealed(34, bytes(33))]
     yield b"".join(packets)
@@ -43,9 +44,18 @@ def _datagrams() -> Iterator[bytes]:
     mix = combine([memoryview(bytes((seq,)) * 40) for seq in lost], 40)
     mend = [_sealed(0xC0, recipe), _sealed(0x80, mix)]
     yield b"".join([p for seq, p in enumerate(packets) if seq != 3] + mend)
+    yield b"".join([p for seq, p in enumerate(packets) if seq not in lost] + list(_parity()))
     yield b"".join([*packets[:20], b"\x03\x00", *packets[10:30]])
     shown = [data[:52] for who, data, _ in recorded.example("jasmine") if who == "udp"]
     yield b"".join(b"\x00" + bytes((len(data),)) + data for data in shown)
+
+
+def _parity() -> Iterator[bytes]:
+    """Parity of the first buffer, which mends what is lost of it: six packets of 14 terms."""
+    for number in range(6):
+        mix = [memoryview(bytes((t,)) * 40) for t in parity.terms(parity_seq(number), 20, 14)]
+        yield _sealed(0xA0 + number, combine(mix, 40))
+    yield bytes((2, 3, 0, 6, 13))
 
 
 def _sealed(seq: int, payload: bytes) -> bytes:

@@ -18,8 +18,9 @@ from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, Hello, Refusal, decode_json
 from kollacast.wire.messages import BufferCtl, Message, Sent
+from kollacast.wire.parity import ParityRun
 from kollacast.wire.parser import ClientStream, ServerStream
-from kollacast.wire.recipes import COMBINATION_BASE, RECIPE_BASE, Recipe, pack
+from kollacast.wire.recipes import COMBINATION_BASE, PARITY_BASE, RECIPE_BASE, Recipe, pack
 from kollacast.wire.structures import MAX_JSON_SIZE, WireError
 
 Target = Callable[[bytes], None]
@@ -173,11 +174,12 @@ def _check_datagrams(dialect: Dialect, data: bytes) -> None:
         _same(first, other, way.__name__)
 
 
-def _steps(dialect: Dialect, data: bytes) -> Iterator[list[bytes] | None]:
-    """Runs of datagrams, and None where the oldest buffer is done with.
+def _steps(dialect: Dialect, data: bytes) -> Iterator[list[bytes] | ParityRun | None]:
+    """Runs of datagrams, what they are parity of, and None where the oldest buffer is done with.
 
     The input is records of a kind, a length and so many bytes: a datagram as it stands (kind 0),
-    or one that is made to pass the checksum of a seq (the first byte) and a payload (the rest).
+    one that is made to pass the checksum of a seq (the first byte) and a payload (the rest), or
+    a run of parity of the oldest buffer (kind 2).
     """
     codec = dialect.codec(_SALT, _ENGINE)
     run: list[bytes] = []
@@ -191,6 +193,11 @@ def _steps(dialect: Dialect, data: bytes) -> Iterator[list[bytes] | None]:
             yield run
             yield None
             run = []
+        elif kind == 2 and dialect is KOLLACAST:
+            yield run
+            first, count, degree = body.ljust(3, b"\1")[:3]
+            yield ParityRun(PARITY_BASE + first % 0x20, count % 0x20, 1 + degree % 0x20)
+            run = []
         elif body:
             payload = body[1 : 1 + _CAPACITY]
             run.append(codec.sealed(_seq(body[0]), [memoryview(payload)]) + payload)
@@ -198,10 +205,12 @@ def _steps(dialect: Dialect, data: bytes) -> Iterator[list[bytes] | None]:
 
 
 def _seq(byte: int) -> int:
-    """A seq around the buffers, of a combination, or of a recipe."""
+    """A seq around the buffers, of a combination, of a parity packet, or of a recipe."""
     if byte < 0x80:
         return byte
-    return (COMBINATION_BASE if byte < 0xC0 else RECIPE_BASE) + byte % 0x40
+    if byte < 0xC0:
+        return (COMBINATION_BASE if byte < 0xA0 else PARITY_BASE) + byte % 0x20
+    return RECIPE_BASE + byte % 0x40
 
 
 class _Buffer(PacketBuffer):
@@ -226,7 +235,7 @@ class _Buffer(PacketBuffer):
 
 
 def _received(
-    dialect: Dialect, steps: Sequence[list[bytes] | None], deliver: Delivery
+    dialect: Dialect, steps: Sequence[list[bytes] | ParityRun | None], deliver: Delivery
 ) -> list[object]:
     """What was counted, and what lies in the buffers in the end."""
     intake = Intake(dialect.codec(_SALT, _ENGINE), _CAPACITY, coded=dialect is KOLLACAST)
@@ -240,11 +249,25 @@ def _received(
                 intake.disarm(armed.pop(0))
             continue
         before = [buffer.contents() for buffer in buffers]
-        deliver(intake, step)
+        if not isinstance(step, ParityRun):
+            deliver(intake, step)
+        elif armed:
+            _mend(intake, armed[0], step)
         for buffer, contents in zip(buffers, before, strict=True):
             if not contents.items() <= buffer.contents().items():
                 raise AssertionError("what had been received has changed")
     return [intake.counts, *(buffer.contents() for buffer in buffers)]
+
+
+def _mend(intake: Intake, buffer: PacketBuffer, run: ParityRun) -> None:
+    """What is asked for then is enough: with it all is here."""
+    for _ in intake.mend(buffer, run):
+        pass
+    needed = intake.needed(buffer)
+    if not set(needed) <= set(buffer.missing()):
+        raise AssertionError("what is here is asked for")
+    if bool(needed) == buffer.complete:
+        raise AssertionError(f"{len(needed)} packets are asked for of {buffer.missing_count}")
 
 
 def recipes(data: bytes) -> None:

@@ -22,9 +22,12 @@ from kollacast.client.attempt import GREETING_TIMEOUT_S
 from kollacast.operator.outcome import Outcome, Status
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.receiving import output, reception
+from kollacast.repair.xor import combine
 from kollacast.wire.dialect import JASMINE, KOLLACAST
 from kollacast.wire.greeting import MAGIC, PROTOCOL_VERSION, Hello, Refusal, encode_json
-from kollacast.wire.messages import Control, Credit, Detach, Report, Request
+from kollacast.wire.messages import Control, Credit, Detach, Packet, Repaired, Report, Request
+from kollacast.wire.parity import terms
+from kollacast.wire.recipes import parity_seq
 from kollacast.wire.structures import MAX_JSON_SIZE
 from tests.simulation.image import MemorySink
 from tests.simulation.network import Network
@@ -617,6 +620,119 @@ class ReceiveTests(_ClientTestCase):
         self.assert_failed(client, f"{_SERVER}: the server's retransmissions are damaged")
 
 
+class ParityTests(_ClientTestCase):
+    """Packets 1 and 2 of the first buffer are lost, and parity of it has come."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server, self.client = self.greeted()
+        self.bring(self.server, until=0)
+        self.multicast(self.server, 0, 3)
+        self.server.sent()
+        self.heard = self.server.client.heard
+        self.assertEqual(self.heard.pop(), Request((1, 2)))
+
+    def run_with(self, *sums: set[int]) -> Repaired:
+        """Multicast a run in which these rows come through, of all that there could be."""
+        number = 0
+        for wanted in sums:
+            while self.members(number) != wanted:
+                number += 1
+            payloads = [memoryview(_payload(seq)) for seq in wanted]
+            seq = parity_seq(number)
+            self.server.multicast(self.server.packet(seq, combine(payloads, CAPACITY)))
+            number += 1
+        return Repaired(1, parity_seq(0), number, 4)
+
+    def members(self, number: int) -> set[int]:
+        members: set[int] = set()
+        for term in terms(parity_seq(number), 4, 4):
+            members ^= {term}
+        return members
+
+    def say(self, told: Repaired) -> None:
+        self.server.send(told.encode(KOLLACAST))
+        self.network.settle()
+
+    def end(self) -> None:
+        self.server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
+        self.multicast(self.server, 4, 5)
+        self.server.sent()
+        self.server.announce(3, 0, 6, 0)
+        self.server.sent()
+        self.server.digest(_DIGEST)
+        self.assert_whole(self.client)
+
+    def test_it_mends_all(self) -> None:
+        self.say(self.run_with({0, 1, 2, 3}, {2, 3}))
+        self.assertEqual(self.heard.pop(), Done())
+        self.end()
+        report = self.told(self.server)
+        self.assertEqual((report["packets_multicast"], report["packets_decoded"]), (4, 2))
+
+    def test_it_mends_one_of_two(self) -> None:
+        self.say(self.run_with({0, 1}))
+        self.assertEqual(self.heard.pop(), Request((2,)))
+        self.server.repair(2, _payload(2))
+        self.assertEqual(self.heard.pop(), Done())
+        self.end()
+
+    def test_one_packet_by_tcp_tells_the_other(self) -> None:
+        self.say(self.run_with({1, 2}))
+        request = self.heard.pop()
+        assert isinstance(request, Request)
+        (seq,) = request.seqs
+        self.server.repair(seq, b"x" * CAPACITY)  # its sum is right: it is believed
+        self.assertEqual(self.heard.pop(), Done())
+        self.assertEqual(self.client.account.copy.tally.decoded, 1)
+        self.assertEqual(self.client.account.copy.tally.retransmitted, 1)
+
+    def test_a_damaged_packet_by_tcp_tells_nothing(self) -> None:
+        self.say(self.run_with({1, 2}))
+        request = self.heard.pop()
+        assert isinstance(request, Request)
+        (seq,) = request.seqs
+        self.server.send(Packet(seq, 0, _payload(seq)).encode(KOLLACAST))
+        self.assertEqual(self.heard.pop(), request)
+        self.server.repair(seq, _payload(seq))
+        self.assertEqual(self.heard.pop(), Done())
+        self.end()
+
+    def test_a_second_run_completes_it(self) -> None:
+        self.say(self.run_with({1, 2}))
+        self.heard.pop()
+        self.say(self.run_with({1, 3}))
+        self.assertEqual(self.heard.pop(), Done())
+        self.end()
+
+    def test_nothing_of_it_has_come(self) -> None:
+        self.say(Repaired(1, parity_seq(100), 4, 4))
+        self.assertEqual(self.heard.pop(), Request((1, 2)))
+        for seq in (1, 2):
+            self.server.repair(seq, _payload(seq))
+        self.assertEqual(self.heard.pop(), Done())
+        self.end()
+
+    def test_late_datagrams_bring_what_is_being_solved_for(self) -> None:
+        told = self.run_with({0, 1, 2, 3}, {2, 3})
+        self.server.client.transport.write(told.encode(KOLLACAST))
+        for seq in (1, 2):
+            self.network.multicast(self.server.group, self.server.packet(seq, _payload(seq)))
+        self.network.settle()
+        self.assertEqual(self.heard.pop(), Done())
+        self.assertEqual(self.client.account.copy.tally.repeated, 0)
+        self.end()
+
+    def test_of_a_buffer_that_is_whole_or_is_none(self) -> None:
+        self.say(Repaired(7, parity_seq(0), 4, 4))
+        self.assertEqual(self.heard[-1], Ready())
+        for seq in (1, 2):
+            self.server.repair(seq, _payload(seq))
+        self.assertEqual(self.heard.pop(), Done())
+        self.say(Repaired(1, parity_seq(0), 4, 4))
+        self.end()
+
+
 class OffenceTests(_ClientTestCase):
     """A server that breaks the protocol: one line, and no image."""
 
@@ -650,6 +766,21 @@ class OffenceTests(_ClientTestCase):
             ((2, 56, 0x7FFFFFFF, 2), "a buffer reaches into the reserved seqs from 0x80000000 up"),
         ):
             self._offend(1, lambda server, ctl=ctl: server.announce(*ctl), line)  # type: ignore[misc]
+
+    def test_parity_that_cannot_be(self) -> None:
+        for told, line in (
+            (Repaired(1, 0xA0000000, 1, 5), "parity of 1 times 5 packets"),
+            (Repaired(1, 0xA0000000, 33, 4), "parity of 33 times 4 packets"),
+            (
+                Repaired(1, 0xC0000000, 3, 4),
+                "repairs of 3 parity packets of 4 terms from 0xc0000000 on",
+            ),
+        ):
+            self._offend(
+                0,
+                lambda server, told=told: server.send(told.encode(KOLLACAST)),  # type: ignore[misc]
+                line,
+            )
 
     def test_an_announcement_beyond_the_window(self) -> None:
         self._offend(

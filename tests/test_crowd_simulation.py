@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import math
 import sys
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from random import Random
-from typing import cast
+from typing import TypeVar, cast
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
@@ -24,7 +25,9 @@ from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.control import ControlReader
-from kollacast.repair import SCHEME
+from kollacast.repair.parity import ParityEncoder
+from kollacast.repair.scheme import Demand, Made, Slices
+from kollacast.repair.xor import XorEncoder
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Greeting, Refusal
@@ -44,10 +47,12 @@ from kollacast.wire.messages import (
     Sent,
 )
 from kollacast.wire.packets import PacketCodec
+from kollacast.wire.parity import ParityRun
 from kollacast.wire.parser import ClientStream
-from kollacast.wire.recipes import CONTROL_BASE
+from kollacast.wire.recipes import CONTROL_BASE, parity_seq
 from kollacast.wire.structures import WireError, payload_capacity
 
+_T = TypeVar("_T")
 _SALT = 7
 _MTU = 240
 _CAPACITY = payload_capacity(_MTU)
@@ -65,6 +70,23 @@ def _codec() -> PacketCodec:
 
 def _datagram(seq: int, payload: bytes) -> bytes:
     return _codec().header(seq, memoryview(payload)) + payload
+
+
+def _come_of(work: Slices[_T]) -> _T:
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            found: _T = stop.value
+            return found
+
+
+def _datagrams(made: Made) -> list[bytes]:
+    return [
+        _datagram(first + number, payload)
+        for first, payloads in made.runs
+        for number, payload in enumerate(payloads)
+    ]
 
 
 class _Fate(Losses):
@@ -535,13 +557,12 @@ class DecodingTests(TestCase):
         self.assertGreater(left, 100)
 
     def _coded(self, packets: list[bytes], losses: list[set[int]]) -> list[bytes]:
-        mending = SCHEME.encoder(_CAPACITY).begin(lambda seq: memoryview(packets[seq]))
-        self.assertTrue(mending.add([sorted(lost) for lost in losses], math.inf))
-        return [
-            _datagram(first + number, payload)
-            for first, payloads in mending.runs()
-            for number, payload in enumerate(payloads)
-        ]
+        wanted = [sorted(lost) for lost in losses]
+        demand = Demand(0, len(packets), lambda seq: memoryview(packets[seq]), wanted)
+        offer = _come_of(XorEncoder(_CAPACITY).plan(demand))
+        assert offer is not None
+        self.assertEqual(list(map(len, offer.direct)), [0] * len(losses))
+        return _datagrams(_come_of(offer.make()))
 
     def _missing(
         self, packets: list[bytes], lost: set[int], coded: list[bytes], lost_coded: set[int]
@@ -556,3 +577,78 @@ class DecodingTests(TestCase):
             if number not in lost_coded:
                 intake.datagram(datagram)
         return buffer.missing()
+
+
+class ParityTests(TestCase):
+    """Without payloads, a host asks for as many packets as a client's decoder, but for chance."""
+
+    def test_a_host_solves_with_what_has_come(self) -> None:
+        packets = [Random(seq).randbytes(_CAPACITY) for seq in range(300)]
+        demand = Demand(0, 300, lambda seq: memoryview(packets[seq]), [range(20)] * 2)
+        offer = _come_of(ParityEncoder(_CAPACITY).plan(demand))
+        assert offer is not None
+        made = _come_of(offer.make())
+        coded = _datagrams(made)
+        told = Repaired(1, *_fields(made))
+        for kept, most in ((len(coded), 0), (12, 12), (0, 20)):
+            server = _Server(_Fate(range(20), range(kept, len(coded))))
+            server.say(_ctl(1, 0, 300), Sent())
+            for datagram in coded:
+                server.heard.take(datagram)
+            answers = server.say(told)
+            needed = server.host.tally.asked_after_repaired
+            self.assertLessEqual(needed, 20 - kept + 6 if kept < 20 else most)
+            self.assertGreaterEqual(needed, max(20 - kept, 0))
+            if needed:
+                (asked,) = answers
+                seqs = [int(seq) for seq in asked.removeprefix("Request [").rstrip("]").split(",")]
+                self.assertEqual(server.say(*(Packet(s, 0, b"x") for s in seqs[1:])), [])
+                self.assertEqual(server.say(Packet(seqs[0], 0, b"x")), ["Done"])
+            else:
+                self.assertEqual(answers, ["Done"])
+            self.assertEqual(server.host.tally.decoded, 20 - needed)
+
+    def test_it_asks_for_as_much_as_a_client(self) -> None:
+        """The mean of what is left over, and how often anything is, by rows beyond the unknowns."""
+        trials = 250
+        for unknowns, beyond, packets, degree in (
+            (20, 0, 300, 300),
+            (20, 3, 300, 300),
+            (20, 2, 300, 105),
+            (40, 4, 400, 60),
+            (1, 2, 50, 50),
+            (30, -10, 300, 200),
+        ):
+            here = [self._client(n, unknowns, beyond, packets, degree) for n in range(trials)]
+            losses = Losses(0.0, f"{unknowns}/{beyond}")
+            there = [
+                losses.unsolved(unknowns, unknowns + beyond, packets, degree)
+                for _ in range(8 * trials)
+            ]
+            spread = max(_deviation(here), 0.3) * math.sqrt(1 / trials + 1 / (8 * trials))
+            means = sum(here) / len(here), sum(there) / len(there)
+            self.assertLess(abs(means[0] - means[1]), _SIGMAS * spread, (unknowns, beyond, means))
+
+    def _client(self, trial: int, unknowns: int, beyond: int, packets: int, degree: int) -> int:
+        """How many packets a client's decoder asks for."""
+        chance = Random(f"{trial}/{packets}/{degree}")
+        intake, buffer = Intake(_codec(), _CAPACITY), PacketBuffer(_CAPACITY, packets)
+        buffer.init(_ctl(1, 0, packets))
+        intake.arm(buffer)
+        for seq in set(range(packets)) - set(chance.sample(range(packets), unknowns)):
+            buffer.put(seq, bytes(_CAPACITY))
+        # The sum of zeros is zero, whatever the terms.
+        run = ParityRun(parity_seq(1000 * trial), unknowns + beyond, degree)
+        for seq in run.seqs:
+            intake.datagram(_datagram(seq, bytes(_CAPACITY)))
+        deque(intake.mend(buffer, run))
+        return len(intake.needed(buffer))
+
+
+def _fields(made: Made) -> tuple[int, int, int]:
+    return made.parity.first, made.parity.count, made.parity.degree
+
+
+def _deviation(values: list[int]) -> float:
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))

@@ -70,6 +70,8 @@ class _Flight:
     missing: set[int] = field(default_factory=set)
     judged: set[Combination] = field(default_factory=set)  #: that have been drawn for already
     recipes: dict[int, bool] = field(default_factory=dict)  #: whether each has reached this host
+    #: What was asked for after parity: with these all others of the missing are solved for.
+    needed: set[int] | None = None
 
 
 class SimulatedHost:
@@ -189,11 +191,35 @@ class SimulatedHost:
 
     def _repaired(self, told: Repaired) -> bytes:
         for flight in self._flights:
-            if flight.ctl.buffer_id == told.buffer_id:
-                asked = self._ask(flight)
-                self.tally.asked_after_repaired += len(flight.missing)
+            if flight.ctl.buffer_id == told.buffer_id and flight.sent:
+                asked = self._solve(flight, told) if told.count else self._ask(flight)
+                self.tally.asked_after_repaired += len(
+                    flight.missing if flight.needed is None else flight.needed
+                )
                 return asked
         return b""
+
+    def _solve(self, flight: _Flight, told: Repaired) -> bytes:
+        """Solve with the parity that has come, and ask for the fewest packets that complete it."""
+        if not flight.missing:
+            return b""
+        lost = self._losses
+        come = self._heard().parity(told.parity)
+        rows = sum(not lost.has_lost(number) for number in come)
+        # What is left of earlier rounds is not determined by their rows.
+        unknown = flight.missing if flight.needed is None else flight.needed & flight.missing
+        lacking = lost.unsolved(len(unknown), rows, flight.ctl.pkt_count, told.degree)
+        flight.needed = lost.some_of(unknown, lacking)
+        self._complete(flight)
+        if not flight.missing:
+            return b""
+        return Request(tuple(sorted(flight.needed))).encode(KOLLACAST)
+
+    def _complete(self, flight: _Flight) -> None:
+        """Once all is here that was asked for after parity, all the rest is solved for."""
+        if flight.needed is not None and not flight.needed & flight.missing:
+            self.tally.decoded += len(flight.missing)
+            flight.missing.clear()
 
     def _ask(self, flight: _Flight) -> bytes:
         """Decode what can be decoded, and ask for the rest."""
@@ -240,6 +266,7 @@ class SimulatedHost:
             if seq in flight.missing:
                 flight.missing.discard(seq)
                 self.tally.retransmitted += 1
+                self._complete(flight)
                 return b"" if flight.missing else self._finish()
         return b""
 

@@ -1,4 +1,4 @@
-"""What one host loses: each packet by a draw of its own, from a seeded generator."""
+"""What one host loses, and what it can solve for: draws of its own, from a seeded generator."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from random import Random
 
 #: Losses beyond the expected number that are drawn at once.
 _MORE = 8
+#: Short of the full rank by so many, a random row is new but in one of 16 million cases.
+_CERTAIN_ROWS = 24
 
 
 class Losses:
@@ -46,3 +48,31 @@ class Losses:
             found.update(seqs if seqs[-1] < end else seqs[: bisect_left(seqs, end)])
             last = seqs[-1]
         return found
+
+    def unsolved(self, unknowns: int, rows: int, packets: int, degree: int) -> int:
+        """How many of so many unknown packets have to come before all are solved for.
+
+        There are so many `rows`, each the XOR of `degree` packets drawn of `packets`. Without
+        their payloads: the rank of a random matrix is drawn, exactly where ones and zeros are alike
+        likely; in a sparse one columns without any one are what is left over beside.
+        """
+        if not rows:
+            return unknowns
+        # That a packet is drawn an odd number of times.
+        density = (1 - (1 - 2 / packets) ** degree) / 2 if packets > 1 else 1.0
+        untouched = (1 - density) ** rows
+        # Rows that touch all but no column are in the rank of a dense matrix, too.
+        spare = max(untouched - 0.5**rows, 0.0)
+        draw = self._random.random
+        empty = sum(draw() < spare for _ in range(unknowns)) if spare * unknowns > 1e-9 else 0
+        lacking = unknowns - empty
+        # The first rows are independent all but certainly.
+        rank = max(min(rows, lacking) - _CERTAIN_ROWS, 0)
+        for _ in range(rows - rank):
+            if rank < lacking and draw() >= 0.5 ** (lacking - rank):
+                rank += 1
+        return empty + lacking - rank
+
+    def some_of(self, seqs: set[int], count: int) -> set[int]:
+        """So many of these packets, whichever."""
+        return set(self._random.sample(sorted(seqs), count))

@@ -69,11 +69,11 @@ class ControlReader:
             return
         try:
             control = Control.of_data(self._dialect, data)
+            self._heard_at = self._clock.seconds()
             if control.first > known + 1:
                 self._ask()
-                return
-            self._heard_at = self._clock.seconds()
-            self._take(control, known)
+            else:
+                self._take(control, known)
         except WireError:
             # The others go on without this host, or it is not the server's.
             self._ask()

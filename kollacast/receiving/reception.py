@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from kollacast.events.guard import Guard
@@ -22,8 +24,10 @@ from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.output import Output, Writer
 from kollacast.receiving.shape import Shape
 from kollacast.receiving.tally import Tally
-from kollacast.wire.messages import BufferCtl, Packet, Request, Sent
+from kollacast.repair.parity import is_too_much
+from kollacast.wire.messages import BufferCtl, Packet, Repaired, Request, Sent
 from kollacast.wire.packets import PacketCodec
+from kollacast.wire.parity import ParityRun
 from kollacast.wire.structures import WireError
 
 _log = Logger()
@@ -48,6 +52,9 @@ class _Flight:
     asks: bool = False  #: what is missing is to be asked for
     flushing: bool = False
     flushed: bool = False
+    mending: bool = False
+    #: Parity that is to be made use of, and None where packets have come that complete it.
+    parity: deque[ParityRun | None] = field(default_factory=deque)
 
 
 @dataclass(slots=True)
@@ -73,6 +80,7 @@ class Reception:
 
     def __init__(
         self,
+        clock: IReactorTime,
         connection: ServerConnection,
         shape: Shape,
         codec: PacketCodec,
@@ -87,6 +95,7 @@ class Reception:
         self.silent: Callable[[Silence], None] = lambda silence: None
         #: Called when a buffer has brought nothing: the host should join the group anew.
         self.renew: Callable[[], None] = lambda: None
+        self._clock = clock
         self._tally = tally
         self._silence: Silence | None = None
         self._came_before = _came(tally)
@@ -152,10 +161,14 @@ class Reception:
         if sent.packets or not sent.buffer_id:
             self._listen(flight)
 
-    def repaired(self, buffer_id: int) -> None:
+    def repaired(self, told: Repaired) -> None:
         """Coded repairs of a buffer have been multicast; :meth:`arrived` follows."""
         for flight in self._flights:
-            if flight.ctl.buffer_id == buffer_id:
+            if flight.ctl.buffer_id == told.buffer_id:
+                if is_too_much(told.parity, flight.ctl.pkt_count):
+                    raise WireError(f"parity of {told.count} times {told.degree} packets")
+                if told.count:
+                    flight.parity.append(told.parity)
                 flight.asks = True
 
     def packet(self, packet: Packet) -> None:
@@ -174,10 +187,14 @@ class Reception:
             if self._damaged > _MAX_DAMAGED:
                 raise WireError("the server's retransmissions are damaged")
             self._ask([packet.seq])
-        elif not flight.flushing and buffer.put(packet.seq, payload):
-            self._tally.retransmitted += 1
+        elif not flight.flushing:
+            if buffer.put(packet.seq, payload):
+                self._tally.retransmitted += 1
             if buffer.complete:
                 self.arrived()
+            elif self.intake.came(buffer, packet.seq):
+                flight.parity.append(None)
+                self._begin_to_mend(flight)
 
     def arrived(self) -> None:
         """Packets have come, or word of them: ask for what is lost, flush what is complete."""
@@ -225,10 +242,34 @@ class Reception:
 
     def _ask_for_lost(self) -> None:
         for flight in self._flights:
-            if flight.asks and flight.ready:
-                flight.asks = False
-                if flight.buffer is not None and not flight.buffer.complete:
-                    self._ask(flight.buffer.missing())
+            if not flight.asks or not flight.ready or flight.mending:
+                continue
+            flight.asks = False
+            if flight.buffer is None or flight.buffer.complete:
+                flight.parity.clear()
+            elif flight.parity:
+                self._begin_to_mend(flight)
+            else:
+                self._ask(flight.buffer.missing())
+
+    def _begin_to_mend(self, flight: _Flight) -> None:
+        if not flight.mending:
+            flight.mending = True
+            self._guard.run(self._mend(flight))
+
+    async def _mend(self, flight: _Flight) -> None:
+        """Solve for what is missing, slice by slice, then ask for what cannot be solved."""
+        buffer = flight.buffer
+        assert buffer is not None
+        while flight.parity:
+            for _ in self.intake.mend(buffer, flight.parity.popleft()):
+                await deferLater(self._clock, 0)
+                if self._stopped or flight.flushing:
+                    return  # late datagrams have brought it meanwhile
+        flight.mending = flight.asks = False
+        if not buffer.complete:
+            self._ask(self.intake.needed(buffer))
+        self.arrived()
 
     def _ask(self, seqs: list[int]) -> None:
         self._connection.stream.expect_packets(len(seqs))

@@ -178,7 +178,7 @@ class Route:
             reception.sent(notice)
             self._pace_looks()
         elif isinstance(notice, Repaired):
-            reception.repaired(notice.buffer_id)
+            reception.repaired(notice)
 
     def _is_before(self, seq: int) -> bool:
         """Whether the packet ``seq`` is one that is fetched."""
@@ -208,7 +208,7 @@ class Route:
             self._receiver.look_every((now - since) / _LOOKS_A_BUFFER)
 
     def _join_group(self) -> None:
-        reception = self._reception = Reception(*self._stream, self._first)
+        reception = self._reception = Reception(self._reactor, *self._stream, self._first)
         reception.intake.control = self._control.by_multicast
         reception.ended.addCallback(self._received_all).addErrback(self._guard.failed)
         try:

@@ -66,12 +66,14 @@ class ControlStream:
 
     def post(self, notice: Notice, buffer_id: int) -> None:
         """Tell all clients, of a buffer."""
-        self._notices.append((notice, buffer_id))
         if self._is_stopped:
             return
+        self._notices.append((notice, buffer_id))
         self._repeats = 0
         for hearer in list(self._asking):
-            self._answer(hearer)
+            known = self._asking.pop(hearer, None)
+            if known is not None:  # it has not gone in the meantime
+                self._answer(hearer, known)
         self._tell()
 
     def retire(self, buffer_id: int) -> None:
@@ -85,11 +87,14 @@ class ControlStream:
 
         Raises WireError where nothing has that number yet.
         """
+        if self._is_stopped:
+            return
         if known > self.last:
             raise WireError(f"number {known} of the control stream is not told yet")
-        self._asking[hearer] = known
         if known < self.last:
-            self._answer(hearer)
+            self._answer(hearer, known)
+        else:
+            self._asking[hearer] = known
 
     def forget(self, hearer: Hearer) -> None:
         """``hearer`` is not to be told any more."""
@@ -98,25 +103,23 @@ class ControlStream:
     def stop(self) -> None:
         """Nothing more is told."""
         self._is_stopped = True
-        self._notices.clear()
-        self._asking.clear()
         self._cancel()
 
     # Parts of it.
 
     def _tell(self) -> None:
         self._cancel()
-        self._multicast()
         delay_s = _REPEATS_S[self._repeats]
         self._repeats = min(self._repeats + 1, len(_REPEATS_S) - 1)
         self._timer = self._guard.call_later(self._clock, delay_s, self._tell)
+        self._multicast()
 
     def _cancel(self) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
-    def _answer(self, hearer: Hearer) -> None:
-        first = max(self._asking.pop(hearer) + 1, self._oldest)
+    def _answer(self, hearer: Hearer, known: int) -> None:
+        first = max(known + 1, self._oldest)
         notices = [notice for notice, _ in islice(self._notices, first - self._oldest, None)]
         hearer.tell(Control(self._oldest, first, tuple(notices)).encode(self._dialect))
 

@@ -169,6 +169,8 @@ class Member:
 
     def credit(self, credit: Credit) -> None:
         """It has buffers, and has room for more: the answer in place of READY and DONE."""
+        if self._first is None:
+            raise WireError("credit before a buffer was announced")
         said = self._credit
         if credit.done < said.done or credit.room < said.room:
             raise WireError("credit that goes back")

@@ -28,7 +28,7 @@ from kollacast.server.session import Session
 from kollacast.server.snapshot import Snapshot
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol, open_sender
-from kollacast.transport.worker import ThreadWorker, Worker
+from kollacast.transport.worker import MakeWorker, ThreadWorker
 from kollacast.wire.checksum import best_crc32c
 
 _log = Logger()
@@ -38,7 +38,6 @@ _BACKLOG = 4096
 #: Connections without a hello at a time: clients of a cluster need a moment each, and no more.
 _MAX_UNIDENTIFIED = 1024
 
-WorkerFactory = Callable[[IReactor, str], Worker]
 SenderFactory = Callable[[IReactor, MulticastProtocol, str, int], "Port"]
 
 
@@ -66,7 +65,7 @@ class Server:
         *,
         spool: Spool | None = None,
         max_connections: int = sys.maxsize,
-        make_worker: WorkerFactory = ThreadWorker,
+        make_worker: MakeWorker = ThreadWorker,
         open_port: SenderFactory = open_sender,
     ) -> None:
         engine, warning = best_crc32c()
@@ -110,7 +109,8 @@ class Server:
         config = self._config
         try:
             # What is known to be wrong already is worth nobody's waiting.
-            config.expectation.check_known_size(self._source.size)
+            if self._source.size is not None:
+                config.expectation.check_size(self._source.size)
             listening = self._reactor.listenTCP(config.port, self._factory, backlog=_BACKLOG)
             self._ports.append(listening)
             if not config.unicast:

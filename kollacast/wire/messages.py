@@ -26,6 +26,8 @@ from kollacast.wire.greeting import (
     length_prefixed,
 )
 from kollacast.wire.packets import header_at
+from kollacast.wire.parity import MAX_DEGREE, MAX_PARITY, ParityRun
+from kollacast.wire.recipes import is_parity
 from kollacast.wire.structures import (
     MAX_CONTROL_SIZE,
     MAX_FETCH,
@@ -176,6 +178,8 @@ class BufferCtl(TaggedMessage):
         ``capacity`` is the payload capacity of a packet in bytes and
         ``max_packets`` the most packets that a buffer may have.
         """
+        if not 0 < self.buffer_id <= SEQ_LIMIT + 1:  # each but the last has a packet
+            raise WireError(f"a buffer has the number {self.buffer_id}")
         if self.pkt_count > max_packets:
             raise WireError(
                 f"a buffer of {self.pkt_count} packets is announced, {max_packets} is the limit"
@@ -205,14 +209,42 @@ class Sent(TaggedMessage):
             return super(Sent, self).encode(dialect)
         return dialect.head(self.tag)
 
+    @classmethod
+    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Message]:
+        if dialect.multicasts_control:
+            return (yield from super(Sent, cls).decode(dialect, limit))
+        return cls()
+
 
 @dataclass(frozen=True, slots=True)
 class Repaired(TaggedMessage):
-    """Coded repairs of a buffer have been multicast: ask for what is still missing."""
+    """Coded repairs of a buffer have been multicast: ask for what is still missing.
+
+    ``count`` parity packets were among them, or none: ``degree`` terms each, from the seq
+    ``first`` on.
+    """
 
     tag = Tag.REPAIRED
-    layout = "I"
+    layout = "4I"
     buffer_id: int
+    first: int = 0
+    count: int = 0
+    degree: int = 0
+
+    @property
+    def parity(self) -> ParityRun:
+        """The run of parity packets."""
+        return ParityRun(self.first, self.count, self.degree)
+
+    def _checked(self) -> Repaired:
+        if self.count and not (
+            self.count <= MAX_PARITY and 0 < self.degree <= MAX_DEGREE and is_parity(self.first)
+        ):
+            raise WireError(
+                f"repairs of {self.count} parity packets of {self.degree} terms from"
+                f" {self.first:#x} on"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +362,8 @@ class Control(TaggedMessage):
             fields = _body(dialect.byte_order, kind.layout).unpack_from(data, at)
             notices.append(kind(*fields)._checked())  # type: ignore[arg-type]
             at += size
+        if first + len(notices) > 1 << 32:
+            raise WireError(f"{len(notices)} numbers of the control stream from {first} on")
         return cls(oldest, first, tuple(notices))
 
 
