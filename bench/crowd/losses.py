@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import accumulate
 from random import Random
 
@@ -25,6 +26,10 @@ class Losses:
     def has_lost(self, number: int) -> bool:
         """Whether this datagram of all coded repairs is lost; asked once for each."""
         return self._share > 0 and self._random.random() < self._share
+
+    def left_of(self, numbers: Sequence[int]) -> int:
+        """The same for many: how many of them are not lost."""
+        return len(numbers) - len(self.of(0, len(numbers)))
 
     def until_lost(self) -> int:
         """How many control packets come before the next one that does not."""
