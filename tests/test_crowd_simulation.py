@@ -523,8 +523,8 @@ class LossesTests(TestCase):
         lost_coded = sum(losses.has_lost(number) for number in range(10_000))
         left = sum(losses.left_of(range(100)) for _ in range(100))
         waits = [losses.until_lost() for _ in range(500)]
-        for count in (lost_coded, 10_000 - left, 10_000 * 500 / (500 + sum(waits))):
-            self.assertLess(abs(count - 500), _SIGMAS * math.sqrt(10_000 * 0.05 * 0.95))
+        for hits in (lost_coded, 10_000 - left, 10_000 * 500 / (500 + sum(waits))):
+            self.assertLess(abs(hits - 500), _SIGMAS * math.sqrt(10_000 * 0.05 * 0.95))
 
     def test_none(self) -> None:
         self.assertEqual(Losses(0.0, "").of(0, 1000), set())
