@@ -63,6 +63,11 @@ class Combinations:
                     self._by_term.setdefault(term, []).append(combination)
             combination.recipes.append(number)
 
+    @property
+    def has_none(self) -> bool:
+        """Whether nobody need look for any."""
+        return not self._by_term
+
     def with_term(self, seq: int) -> list[tuple[int, Combination]]:
         """Those that have come, by their numbers, and that this packet is part of."""
         found = self._by_term.get(seq, ())

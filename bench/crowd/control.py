@@ -158,12 +158,11 @@ class Ears:
         return found
 
     def _offer(self, ear: _Ear, control: Control, came_at: float) -> None:
-        if control.first > ear.known + 1:
-            self._deaf.setdefault(ear, self._heard_at)
-            self._ask(ear, came_at)
-            return
         self._deaf.pop(ear, None)
-        self._take(ear, control, came_at)
+        if control.first > ear.known + 1:
+            self._ask(ear, came_at)
+        else:
+            self._take(ear, control, came_at)
 
     def _take(self, ear: _Ear, control: Control, came_at: float) -> None:
         notices = control.notices[ear.known + 1 - control.first :]

@@ -204,8 +204,7 @@ class SimulatedHost:
         if not flight.missing:
             return b""
         lost = self._losses
-        come = self._heard().parity(told.parity)
-        rows = sum(not lost.has_lost(number) for number in come)
+        rows = lost.left_of(self._heard().parity(told.parity))
         # What is left of earlier rounds is not determined by their rows.
         unknown = flight.missing if flight.needed is None else flight.needed & flight.missing
         lacking = lost.unsolved(len(unknown), rows, flight.ctl.pkt_count, told.degree)
@@ -232,6 +231,8 @@ class SimulatedHost:
 
     def _decode(self, flight: _Flight) -> None:
         heard = self._heard()
+        if heard.has_none:
+            return
         # What the host lacked when the recipes came, which were there before all combinations.
         lacked = frozenset(flight.missing)
         for seq in sorted(lacked):

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
 from random import Random
 
+#: Losses beyond the expected number that are drawn at once.
+_MORE = 8
 #: Short of the full rank by so many, a random row is new but in one of 16 million cases.
 _CERTAIN_ROWS = 24
 
@@ -22,6 +27,10 @@ class Losses:
         """Whether this datagram of all coded repairs is lost; asked once for each."""
         return self._share > 0 and self._random.random() < self._share
 
+    def left_of(self, numbers: Sequence[int]) -> int:
+        """The same for many: how many of them are not lost."""
+        return len(numbers) - len(self.of(0, len(numbers)))
+
     def until_lost(self) -> int:
         """How many control packets come before the next one that does not."""
         if not self._share:
@@ -32,16 +41,18 @@ class Losses:
         """Which packets are lost of `count`, whose seqs count up from `first`."""
         if not self._share:
             return set()
-        draw, log_kept, end = self._random.random, self._log_kept, first + count
+        draw, log, log_kept, end = self._random.random, math.log, self._log_kept, first + count
         found: set[int] = set()
-        seq = first
-        while True:
+        last = first - 1
+        while last < end:
             # From one loss to the next it is a geometric draw: one number a loss, not a packet.
-            seq += int(math.log(1.0 - draw()) / log_kept)
-            if seq >= end:
-                return found
-            found.add(seq)
-            seq += 1
+            some = range(int((end - last) * self._share) + _MORE)
+            steps = [1 + int(log(1.0 - draw()) / log_kept) for _ in some]
+            steps[0] += last
+            seqs = list(accumulate(steps))
+            found.update(seqs if seqs[-1] < end else seqs[: bisect_left(seqs, end)])
+            last = seqs[-1]
+        return found
 
     def unsolved(self, unknowns: int, rows: int, packets: int, degree: int) -> int:
         """How many of so many unknown packets have to come before all are solved for.
