@@ -168,6 +168,7 @@ class GapTests(_ControlReaderTest):
 
     def test_a_gap_asks_at_once_and_once(self) -> None:
         self.by_tcp(1, 1)
+        self.run_for(0.1)
         self.by_multicast(3, 4)
         self.assert_heard(1)
         self.assertEqual(self.connection.asked, [1])
