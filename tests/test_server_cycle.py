@@ -687,6 +687,20 @@ class OffenceTests(_ServerTestCase):
             line = f"number {known} of the control stream is not told yet"
             self._offend((), partial(RawClient.send, data=ask), _BROKE + line)
 
+    def test_questions_without_end(self) -> None:
+        """Whoever asks and does not read is answered once."""
+        server = self.network.serve(_IMAGE, clients=2)
+        raw = self.raw()
+        others = self.others(1)
+        raw.transport.pauseProducing()
+        raw.send(10_000 * Ask(0).encode(KOLLACAST))
+        here = raw.transport.peer
+        waiting = len(here.unsent) + here.protocol.outgoing.queue.size
+        self.assertLess(waiting, 256 * 1024)
+        raw.close()
+        self.assertEqual(server.finish(limit_s=1.0).status, Status.PARTIAL)
+        self.assert_have_it(others)
+
     def test_a_request_before_sent(self) -> None:
         self._offend((), lambda raw: raw.request(0), _BROKE + "a request before SENT")
 

@@ -67,6 +67,8 @@ class Member:
         self._ready: deque[BufferCtl] = deque()
         self._sent: deque[tuple[BufferCtl, float]] = deque()
         self._requested: deque[int] = deque()
+        # What it knows of the control stream, where it has asked for more.
+        self._asked: int | None = None
         # Of those that the client has asked anew after.
         self._rounds_known = 0
 
@@ -184,7 +186,10 @@ class Member:
         """It has missed control packets, and knows of what has this number."""
         if self._control is None or self._first is None:
             raise WireError("a question about a stream that has not begun")
-        self._control.ask(self, known)
+        # Whoever does not read what it asked for is not told more.
+        self._asked = known
+        if not self._outgoing.queue:
+            self._answer()
 
     def request(self, seqs: tuple[int, ...]) -> None:
         if not self._sent or not self._ready:
@@ -262,10 +267,17 @@ class Member:
         if self._group is not None:
             self._group.answered(self, phase)
 
+    def _answer(self) -> None:
+        known, self._asked = self._asked, None
+        if known is not None and self._control is not None and self._group is not None:
+            self._control.ask(self, known)
+
     # Retransmissions.
 
     def refill(self, queue: SendQueue) -> None:
         """Append the next of the requested packets, a bounded piece at a time."""
+        if self._asked is not None:
+            self._answer()
         if not self._requested:
             return
         capacity = self._repairs.plan.capacity
