@@ -563,7 +563,7 @@ class DecodingTests(TestCase):
 
     def _coded(self, packets: list[bytes], losses: list[set[int]]) -> list[bytes]:
         wanted = [sorted(lost) for lost in losses]
-        demand = Demand(0, len(packets), lambda seq: memoryview(packets[seq]), wanted)
+        demand = Demand(0, [memoryview(packet) for packet in packets], wanted)
         offer = _come_of(XorEncoder(_CAPACITY).plan(demand))
         assert offer is not None
         self.assertEqual(list(map(len, offer.direct)), [0] * len(losses))
@@ -589,7 +589,7 @@ class ParityTests(TestCase):
 
     def test_a_host_solves_with_what_has_come(self) -> None:
         packets = [Random(seq).randbytes(_CAPACITY) for seq in range(300)]
-        demand = Demand(0, 300, lambda seq: memoryview(packets[seq]), [range(20)] * 2)
+        demand = Demand(0, [memoryview(packet) for packet in packets[:300]], [range(20)] * 2)
         offer = _come_of(ParityEncoder(_CAPACITY).plan(demand))
         assert offer is not None
         made = _come_of(offer.make())

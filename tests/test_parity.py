@@ -186,7 +186,7 @@ class _Transfer:
 
     def offer(self, wanted: int | None = None, loss: float | None = None) -> Offer:
         seqs = self.lost if wanted is None else self.lost[:wanted]
-        demand = Demand(_FIRST, self.ctl.pkt_count, self.source.get, [seqs, seqs], loss)
+        demand = Demand(_FIRST, self.source.slots(0, self.ctl.pkt_count), [seqs, seqs], loss)
         offer, _ = _all(self.encoder.plan(demand))
         return offer  # type: ignore[return-value]
 
@@ -382,7 +382,7 @@ class Making(unittest.SynchronousTestCase):
             for lacking in (1, 2, 5, 9, 20, 100, 400, 768):
                 for loss in (None, 0.0, 0.01, 0.5):
                     wanted = [range(_FIRST, _FIRST + lacking)] * 2
-                    demand = Demand(_FIRST, packets, lambda seq: None, wanted, loss)
+                    demand = Demand(_FIRST, [memoryview(b"")] * packets, wanted, loss)
                     offer, _ = _all(ParityEncoder(_CAPACITY).plan(demand))
                     if lacking > packets or (lacking > packets / 2 and loss is None):
                         self.assertIsNone(offer)
@@ -415,7 +415,7 @@ class Choosing(unittest.SynchronousTestCase):
         chance = random.Random(1)
         seqs = range(_FIRST, _FIRST + packets)
         wanted = [sorted(chance.sample(seqs, count)) for count in counts]
-        demand = Demand(_FIRST, packets, lambda seq: memoryview(b"x"), wanted, **words)
+        demand = Demand(_FIRST, [memoryview(b"x")] * packets, wanted, **words)
         offer, _ = _all(Choice(1460).plan(demand))
         return offer  # type: ignore[return-value]
 

@@ -100,10 +100,9 @@ class _ParityOffer:
         number = encoder.packets
         encoder.packets += self.coded
         values: list[int] = []
-        for start in range(demand.first, demand.first + demand.packets, _READ_SLICE):
-            end = min(start + _READ_SLICE, demand.first + demand.packets)
-            held = [demand.payload_of(seq) for seq in range(start, end)]
-            values += [0 if p is None else int.from_bytes(p, "little") for p in held]
+        for start in range(0, demand.packets, _READ_SLICE):
+            part = demand.payloads[start : start + _READ_SLICE]
+            values += [int.from_bytes(payload, "little") for payload in part]
             yield
         run = ParityRun(parity_seq(number), self.coded, degree)
         payloads: list[bytes] = []

@@ -7,7 +7,7 @@ should get their turn.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -26,11 +26,15 @@ class Demand:
     """What is asked for in one round, of one buffer."""
 
     first: int  #: the seq of the buffer's first packet
-    packets: int
-    payload_of: Callable[[int], memoryview | None]  #: of the buffer's packets, by their seqs
+    payloads: Sequence[memoryview]  #: of all packets of the buffer, in order
     wanted: Sequence[Sequence[int]]  #: the seqs that each client asked for
     #: The share of coded packets that the clients lost before; None in a buffer's first round.
     loss: float | None = None
+
+    @property
+    def packets(self) -> int:
+        """How many packets the buffer has."""
+        return len(self.payloads)
 
     @property
     def requested(self) -> int:

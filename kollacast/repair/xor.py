@@ -63,7 +63,7 @@ class XorEncoder:
             if len(planned) <= WORTH * sum(map(len, wanted)):
                 combinations += planned
                 for terms in planned:
-                    known = [p for seq in terms if (p := demand.payload_of(seq)) is not None]
+                    known = [demand.payloads[seq - demand.first] for seq in terms]
                     payloads.append(combine(known, self.capacity))
             else:
                 for client, seqs in enumerate(wanted):

@@ -198,7 +198,7 @@ class Member:
             # All were told to ask anew, and what still waits here is asked for again.
             self._rounds_known = self._repairs.rounds_told
             waiting = set(self._requested)
-            seqs = tuple(seq for seq in seqs if seq not in waiting)
+            seqs = tuple([seq for seq in seqs if seq not in waiting]) if waiting else seqs
         most = self._repairs.plan.max_request
         if self.packets_owed + len(seqs) > most:
             raise WireError(f"requests for more than {most} packets at once")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from operator import sub
 from typing import Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -135,7 +135,8 @@ class Repairs:
             return
         is_first = client in current.unheard
         if is_first:
-            runs = 1 + sum(after - before != 1 for before, after in pairwise(seqs))
+            # In a run, seqs and their places in the request count up alike.
+            runs = len(set(map(sub, seqs, range(len(seqs)))))
             self._hear(current, client, (len(seqs), runs))
         gathering = current.gathering
         decodes = client.decodes and self.plan.coding
@@ -328,7 +329,8 @@ class Repairs:
         buffer = current.flight.buffer
         ctl = buffer.ctl
         requests = list(wanted.values())
-        demand = Demand(ctl.packet_id_base, ctl.pkt_count, buffer.get, requests, current.loss)
+        payloads = buffer.slots(0, ctl.pkt_count)
+        demand = Demand(ctl.packet_id_base, payloads, requests, current.loss)
         offer = await self._in_slices(current, self._choice.plan(demand))
         direct = requests if offer is None else offer.direct
         for client, lacking in zip(wanted, direct, strict=True):
