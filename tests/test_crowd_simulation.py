@@ -585,10 +585,13 @@ class ParityTests(TestCase):
         told = Repaired(1, *_fields(made))
         for kept, most in ((len(coded), 0), (12, 12), (0, 20)):
             server = _Server(_Fate(range(20), range(kept, len(coded))))
-            server.say(_ctl(1, 0, 300), Sent())
+            self.assertEqual(
+                server.tell(_ctl(1, 0, 300), Sent(1, 300)),
+                ["Credit 0 4", f"Request {list(range(20))}"],
+            )
             for datagram in coded:
                 server.heard.take(datagram)
-            answers = server.say(told)
+            answers = server.tell(told)
             needed = server.host.tally.asked_after_repaired
             self.assertLessEqual(needed, 20 - kept + 6 if kept < 20 else most)
             self.assertGreaterEqual(needed, max(20 - kept, 0))
@@ -596,9 +599,9 @@ class ParityTests(TestCase):
                 (asked,) = answers
                 seqs = [int(seq) for seq in asked.removeprefix("Request [").rstrip("]").split(",")]
                 self.assertEqual(server.say(*(Packet(s, 0, b"x") for s in seqs[1:])), [])
-                self.assertEqual(server.say(Packet(seqs[0], 0, b"x")), ["Done"])
+                self.assertEqual(server.say(Packet(seqs[0], 0, b"x")), ["Credit 1 5"])
             else:
-                self.assertEqual(answers, ["Done"])
+                self.assertEqual(answers, ["Credit 1 5"])
             self.assertEqual(server.host.tally.decoded, 20 - needed)
 
     def test_it_asks_for_as_much_as_a_client(self) -> None:
