@@ -597,7 +597,10 @@ class ParityTests(TestCase):
         told = Repaired(1, *_fields(made))
         for kept, most in ((len(coded), 0), (12, 12), (0, 20)):
             server = _Server(_Fate(range(20), range(kept, len(coded))))
-            server.tell(_ctl(1, 0, 300), _sent(1))
+            self.assertEqual(
+                server.tell(_ctl(1, 0, 300), _sent(1)),
+                ["Credit 0 4", f"Request {list(range(20))}"],
+            )
             for datagram in coded:
                 server.heard.take(datagram)
             answers = server.tell(told)

@@ -329,8 +329,8 @@ class Repairs:
         buffer = current.flight.buffer
         ctl = buffer.ctl
         requests = list(wanted.values())
-        payloads = buffer.slots(0, ctl.pkt_count)
-        demand = Demand(ctl.packet_id_base, payloads, requests, current.loss)
+        packets = buffer.slots(0, ctl.pkt_count)
+        demand = Demand(ctl.packet_id_base, packets, requests, current.loss)
         offer = await self._in_slices(current, self._choice.plan(demand))
         direct = requests if offer is None else offer.direct
         for client, lacking in zip(wanted, direct, strict=True):
