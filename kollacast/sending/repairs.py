@@ -304,6 +304,8 @@ class Repairs:
             told = await self._make(current, wanted)
         except _Over:
             # Late datagrams have brought all, and the buffer is another one now.
+            for client in wanted:
+                client.repaired()
             return
         current.is_serving = False
         late, current.late = current.late, {}
