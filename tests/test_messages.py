@@ -92,8 +92,9 @@ _SHOWN: tuple[tuple[Dialect, str, TaggedMessage], ...] = (
     (KOLLACAST, "05 00000009", Ask(9)),
     (
         KOLLACAST,
-        "16 00000027 00000003 00000005"
-        "10 00000001 00000b6e 00000000 00000003 08 00000001 00000003 11 00000001",
+        "16 00000033 00000003 00000005"
+        "10 00000001 00000b6e 00000000 00000003 08 00000001 00000003"
+        "11 00000001 00000000 00000000 00000000",
         Control(3, 5, (BufferCtl(1, 2926, 0, 3), Sent(1, 3), Repaired(1))),
     ),
     (KOLLACAST, "16 00000008 00000001 00000001", Control(1, 1, ())),
@@ -270,7 +271,8 @@ class ControlStreams(unittest.SynchronousTestCase):
         for size in (0, Control.HEAD_SIZE - 1, MAX_CONTROL_SIZE + 1, 0xFFFFFFFF):
             with self.assertRaisesRegex(WireError, f"^{size} bytes of the control stream"):
                 _decode(KOLLACAST, Control, b"\x16" + struct.pack("!I", size))
-        most = Control(1, 1, (Repaired(1),) * ((MAX_CONTROL_SIZE - Control.HEAD_SIZE) // 5))
+        size = len(Repaired(1).encode(KOLLACAST))
+        most = Control(1, 1, (Repaired(1),) * ((MAX_CONTROL_SIZE - Control.HEAD_SIZE) // size))
         self.assertEqual(self.by_tcp(most.data(KOLLACAST)), most)
 
     @PROPERTY

@@ -40,6 +40,7 @@ from kollacast.transport.receiver import MulticastReceiver
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.messages import Detach
 from kollacast.wire.parser import ServerStream
+from kollacast.wire.structures import SEQ_LIMIT
 from tests.simulation.image import MemorySink, MemorySource
 from tests.simulation.multicast import MemoryReceivePort
 from tests.simulation.network import Network
@@ -128,6 +129,20 @@ def _lossy(network: Network) -> None:
     _serve(network, clients=5, buffer_packets=60, min_clients=1, accept_timeout_s=5.0)
     for reads in ("coalesced", "frames", "plain", "plain", "plain"):
         network.join(reads=reads)
+
+
+def _combined(network: Network) -> None:
+    """No two clients lose the same packet, and a packet holds a recipe: combinations mend them."""
+
+    def fate(port: MemoryReceivePort, data: bytes) -> tuple[bytes, ...]:
+        seq = int.from_bytes(data[:4], "big")
+        is_lost = seq < SEQ_LIMIT and seq % 5 == int(port.host.address[-1]) % 5
+        return () if is_lost else (data,)
+
+    network.fate = fate
+    _serve(network, image=_IMAGE * 8, clients=3, mtu=300, buffer_packets=60)
+    for _ in range(3):
+        network.join()
 
 
 def _secret(network: Network) -> None:
@@ -288,6 +303,7 @@ def _server_that_stays(network: Network) -> None:
 
 _TRANSFERS: tuple[Callable[[Network], None], ...] = (
     _lossy,
+    _combined,
     _secret,
     _late,
     _fetching,
