@@ -116,18 +116,31 @@ def _serve(network: Network, image: bytes = _IMAGE, **options: Any) -> None:
     network.serve(MemorySource(image, identity=image[:1].hex()), **options)
 
 
-def _lossy(network: Network) -> None:
-    """Repairs, by TCP and by multicast."""
+def _lose(network: Network, every: int) -> None:
+    """Each host loses one packet of so many, and not the same one."""
     counts: dict[MemoryReceivePort, int] = {}
 
     def fate(port: MemoryReceivePort, data: bytes) -> tuple[bytes, ...]:
-        counts[port] = counts.get(port, int(port.host.address[-1]) % 5) + 1
-        return () if counts[port] % 5 == 0 else (data,)
+        counts[port] = counts.get(port, int(port.host.address[-1]) % every) + 1
+        return () if counts[port] % every == 0 else (data,)
 
     network.fate = fate
+
+
+def _lossy(network: Network) -> None:
+    """Repairs, by TCP and by multicast."""
+    _lose(network, 5)
     _serve(network, clients=5, buffer_packets=60, min_clients=1, accept_timeout_s=5.0)
     for reads in ("coalesced", "frames", "plain", "plain", "plain"):
         network.join(reads=reads)
+
+
+def _combined(network: Network) -> None:
+    """Repairs of few, of which each mends a loss of both."""
+    _lose(network, 4)
+    _serve(network, clients=2, buffer_packets=60)
+    for _ in range(2):
+        network.join()
 
 
 def _secret(network: Network) -> None:
@@ -288,6 +301,7 @@ def _server_that_stays(network: Network) -> None:
 
 _TRANSFERS: tuple[Callable[[Network], None], ...] = (
     _lossy,
+    _combined,
     _secret,
     _late,
     _fetching,
