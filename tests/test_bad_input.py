@@ -606,6 +606,7 @@ async def test_interrupted_at_the_end(crew: Crew, number: int, side: str) -> Non
         server = crew.server("--input", str(crew.file("image", image)))
         client = crew.client(*destination.words, port=meddler.entrance)
         await crew.until(lambda: bool(held), "the digest")
+        await crew.until(lambda: client.writes_in(destination.folder) == len(image), "the image")
         (server if side == "server" else client).send_signal(number)
         await ends(server, client)
     finally:
