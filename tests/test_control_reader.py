@@ -6,6 +6,7 @@ On a clock that the test turns; the connection only keeps what is asked by TCP.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -482,7 +483,7 @@ class TogetherTests(SynchronousTestCase):
                 max_size=60,
             )
         )
-        left = iter(fates * 100)
+        left = cycle(fates)
         network = _Network(clock, lambda: next(left))
         guard = Guard(failures.append)
         capacity = data.draw(st.sampled_from((payload_capacity(MIN_MTU), 60, 1460)))

@@ -26,7 +26,7 @@ from tests.vectors import PROPERTY
 _CAPACITY = 1460
 #: One of each kind, of buffers 1 and 2.
 _BUFFER_1, _BUFFER_2 = BufferCtl(1, 400, 0, 4), BufferCtl(2, 300, 4, 3)
-_SENT_1, _REPAIRED_1, _SENT_2 = Sent(1, 4), Repaired(1), Sent(2, 3)
+_SENT_1, _REPAIRED_1, _SENT_2 = Sent(1, 4), Repaired(1, 0xA0000000, 3, 2), Sent(2, 3)
 
 
 class _Sender:
@@ -192,10 +192,10 @@ class MulticastTests(_ControlStreamTest):
         """Of 8 bytes and two notices of 17 each, and of one notice where no more fit."""
         shapes: tuple[tuple[int, list[list[Notice]]], ...] = (
             (44, [[_BUFFER_1, _BUFFER_2], [_SENT_1, _REPAIRED_1, _SENT_2]]),
-            (40, [[_BUFFER_1], [_BUFFER_2, _SENT_1, _REPAIRED_1], [_SENT_2]]),
+            (40, [[_BUFFER_1], [_BUFFER_2, _SENT_1], [_REPAIRED_1, _SENT_2]]),
             (
                 payload_capacity(MIN_MTU),
-                [[_BUFFER_1], [_BUFFER_2], [_SENT_1, _REPAIRED_1], [_SENT_2]],
+                [[_BUFFER_1], [_BUFFER_2], [_SENT_1], [_REPAIRED_1], [_SENT_2]],
             ),
         )
         for capacity, parts in shapes:
@@ -214,8 +214,8 @@ class MulticastTests(_ControlStreamTest):
         self.open(payload_capacity(MIN_MTU))
         self.post_all()
         self.stream.retire(1)
-        self.assertEqual([part.oldest for part in self.told_once()], [2, 2, 2])
-        self.assertEqual([part.first for part in self.told_once()], [2, 3, 5])
+        self.assertEqual([part.oldest for part in self.told_once()], [2, 2, 2, 2])
+        self.assertEqual([part.first for part in self.told_once()], [2, 3, 4, 5])
 
     @PROPERTY
     @given(

@@ -138,13 +138,14 @@ class Kollacast(unittest.SynchronousTestCase):
         self.assertEqual(Ask(0x01020304).encode(KOLLACAST), bytes.fromhex("05 01020304"))
 
     def test_what_a_control_packet_carries(self) -> None:
-        control = Control(2, 3, (BufferCtl(1, 2926, 0, 3), Sent(1, 3), Repaired(1)))
+        repaired = Repaired(1, 0xA0000005, 3, 2)
+        control = Control(2, 3, (BufferCtl(1, 2926, 0, 3), Sent(1, 3), repaired))
         data = bytes.fromhex(
             "00000002 00000003 10 00000001 00000b6e 00000000 00000003"
-            " 08 00000001 00000003 11 00000001"
+            " 08 00000001 00000003 11 00000001 a0000005 00000003 00000002"
         )
         self.assertEqual(control.data(KOLLACAST), data)
-        self.assertEqual(control.encode(KOLLACAST), bytes.fromhex("16 00000027") + data)
+        self.assertEqual(control.encode(KOLLACAST), bytes.fromhex("16 00000033") + data)
 
     def test_credit_stands_in_place_of_the_old_signals(self) -> None:
         self.assertTrue(KOLLACAST.multicasts_control)

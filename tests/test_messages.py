@@ -94,8 +94,8 @@ _SHOWN: tuple[tuple[Dialect, str, TaggedMessage], ...] = (
         KOLLACAST,
         "16 00000033 00000003 00000005"
         "10 00000001 00000b6e 00000000 00000003 08 00000001 00000003"
-        "11 00000001 00000000 00000000 00000000",
-        Control(3, 5, (BufferCtl(1, 2926, 0, 3), Sent(1, 3), Repaired(1))),
+        "11 00000001 a0000005 00000003 00000002",
+        Control(3, 5, (BufferCtl(1, 2926, 0, 3), Sent(1, 3), Repaired(1, 0xA0000005, 3, 2))),
     ),
     (KOLLACAST, "16 00000008 00000001 00000001", Control(1, 1, ())),
     (
@@ -271,8 +271,9 @@ class ControlStreams(unittest.SynchronousTestCase):
         for size in (0, Control.HEAD_SIZE - 1, MAX_CONTROL_SIZE + 1, 0xFFFFFFFF):
             with self.assertRaisesRegex(WireError, f"^{size} bytes of the control stream"):
                 _decode(KOLLACAST, Control, b"\x16" + struct.pack("!I", size))
-        size = len(Repaired(1).encode(KOLLACAST))
-        most = Control(1, 1, (Repaired(1),) * ((MAX_CONTROL_SIZE - Control.HEAD_SIZE) // size))
+        # 9 bytes each, and two of 17.
+        most = Control(1, 1, (Repaired(1),) * 2 + (Sent(1, 2),) * 7277)
+        self.assertEqual(len(most.data(KOLLACAST)), MAX_CONTROL_SIZE - 1)
         self.assertEqual(self.by_tcp(most.data(KOLLACAST)), most)
 
     @PROPERTY

@@ -34,6 +34,8 @@ class Combinations:
         self._by_seq: dict[int, Combination] = {}
         self._by_term: dict[int, list[Combination]] = {}
         self._parity: dict[int, int] = {}
+        # Most hosts ask of the same run.
+        self._run: tuple[ParityRun, list[int]] | None = None
 
     def take(self, datagram: bytes) -> None:
         """A datagram has come, of whatever kind."""
@@ -49,6 +51,7 @@ class Combinations:
         number, self.packets = self.packets, self.packets + 1
         if is_parity(seq):
             self._parity[seq] = number
+            self._run = None
             return
         if seq < RECIPE_BASE:
             combination = self._by_seq.pop(seq, None)
@@ -75,7 +78,9 @@ class Combinations:
 
     def parity(self, run: ParityRun) -> list[int]:
         """The numbers of the packets of ``run`` that have come."""
-        return [self._parity[seq] for seq in run.seqs if seq in self._parity]
+        if self._run is None or self._run[0] != run:
+            self._run = run, [self._parity[seq] for seq in run.seqs if seq in self._parity]
+        return self._run[1]
 
     def forget(self, seqs: range) -> None:
         """No host lacks any of these packets any more."""

@@ -80,4 +80,4 @@ class Losses:
 
     def some_of(self, seqs: set[int], count: int) -> set[int]:
         """So many of these packets, whichever."""
-        return set(self._random.sample(sorted(seqs), count))
+        return set(self._random.sample(sorted(seqs), count)) if count else set()
