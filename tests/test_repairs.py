@@ -35,7 +35,16 @@ from kollacast.transport.sender import MulticastProtocol
 from kollacast.wire import recipes
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import KOLLACAST
-from kollacast.wire.messages import BufferCtl, Credit, Notice, Packet, Repaired, Request, Sent
+from kollacast.wire.messages import (
+    BufferCtl,
+    Credit,
+    Digest,
+    Notice,
+    Packet,
+    Repaired,
+    Request,
+    Sent,
+)
 from kollacast.wire.recipes import Recipe
 from tests.simulation.network import Network
 from tests.simulation.settings import GROUP, PORT, SERVER_IP
@@ -959,6 +968,30 @@ class OneServer(MemoryTestCase):
         self.assertLess(greedy.count(Packet), self.packets / 2)
         self.assertEqual(modest.last(Packet).seq, 7)
         self.network.run_until(lambda: greedy.count(Packet) == self.packets)
+
+    def test_who_asks_as_others_are_served_may_ask_anew(self) -> None:
+        """Its first request for all has crossed the word that they are, and it hears that, too."""
+        self.network.fate = lambda port, data: () if data[:4] < b"\0\0\0\x32" else (data,)
+        image = os.urandom(self.packets * 1460)
+        server = self.network.serve(
+            image, clients=3, mtu=1500, buffer_packets=self.packets, window=1
+        )
+        client = self.network.raw_client()
+        client.hello()
+        client.answer(BufferCtl)
+        others = [self.network.join() for _ in range(2)]
+        self.network.run_until(lambda: client.count(Repaired))
+        everything = Request(tuple(range(self.packets))).encode(KOLLACAST)
+        client.transport.write(2 * everything)
+        self.network.run_for(1.0)
+        # But for what was under way already, each comes once.
+        self.assertIsNone(client.lost)
+        packets = [message.seq for message in client.heard if isinstance(message, Packet)]
+        self.assertEqual({*packets}, {*range(self.packets)})
+        self.assertLess(len(packets), 1.2 * self.packets)
+        client.answer(Sent, Digest)
+        self.assertEqual(server.finish().report["clients_verified"], 3)
+        self.assertEqual([other.sink.data for other in others], [image] * 2)
 
     def multicast_s(self, requested: int) -> float:
         """When the second of two buffers has left, after a request for so much of the first."""

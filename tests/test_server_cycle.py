@@ -687,6 +687,17 @@ class OffenceTests(_ServerTestCase):
             line = f"number {known} of the control stream is not told yet"
             self._offend((), partial(RawClient.send, data=ask), _BROKE + line)
 
+    def test_a_question_of_one_that_does_not_read(self) -> None:
+        """It is judged as it comes, for its answer may wait for long."""
+
+        def offence(raw: RawClient) -> None:
+            raw.transport.pauseProducing()
+            raw.send(10_000 * Ask(0).encode(KOLLACAST) + Ask(1000).encode(KOLLACAST))
+            raw.transport.resumeProducing()
+            self.network.settle()
+
+        self._offend((), offence, _BROKE + "number 1000 of the control stream is not told yet")
+
     def test_questions_without_end(self) -> None:
         """Whoever asks and does not read is answered once."""
         server = self.network.serve(_IMAGE, clients=2)

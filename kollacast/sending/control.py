@@ -82,15 +82,19 @@ class ControlStream:
             self._notices.popleft()
             self._oldest += 1
 
+    def check(self, known: int) -> None:
+        """Raises WireError where nothing has this number yet, of which somebody asks."""
+        if known > self.last and not self._is_stopped:
+            raise WireError(f"number {known} of the control stream is not told yet")
+
     def ask(self, hearer: Hearer, known: int) -> None:
         """``hearer`` knows of what has this number, and is to be told by TCP of what follows.
 
-        Raises WireError where nothing has that number yet.
+        As :meth:`check`, raises WireError where nothing has that number yet.
         """
         if self._is_stopped:
             return
-        if known > self.last:
-            raise WireError(f"number {known} of the control stream is not told yet")
+        self.check(known)
         if known < self.last:
             self._answer(hearer, known)
         else:

@@ -69,7 +69,9 @@ class Member:
         self._requested: deque[int] = deque()
         # What it knows of the control stream, where it has asked for more.
         self._asked: int | None = None
-        # Of those that the client has asked anew after.
+        # The packets owed. Some of them are asked for again by who is told to ask anew, which its
+        # own requests may cross on the way: once for each time that all were told.
+        self._owed: set[int] = set()
         self._rounds_known = 0
 
     def enter(
@@ -86,6 +88,7 @@ class Member:
         """
         self._group = group
         self._repairs = repairs
+        self._rounds_known = repairs.rounds_told
         self._control = control
         if control is not None:
             control.ask(self, known)
@@ -144,6 +147,7 @@ class Member:
     def repaired(self) -> None:
         """What the client has asked for has been multicast: it asks anew for what it lacks."""
         self.packets_owed = len(self._requested)
+        self._owed.intersection_update(self._requested)
 
     # From the client.
 
@@ -186,7 +190,8 @@ class Member:
         """It has missed control packets, and knows of what has this number."""
         if self._control is None or self._first is None:
             raise WireError("a question about a stream that has not begun")
-        # Whoever does not read what it asked for is not told more.
+        # Whoever does not read what it asked for is not told more, and is out for nonsense now.
+        self._control.check(known)
         self._asked = known
         if not self._outgoing.queue:
             self._answer()
@@ -194,17 +199,17 @@ class Member:
     def request(self, seqs: tuple[int, ...]) -> None:
         if not self._sent or not self._ready:
             raise WireError("a request before SENT")
-        if self._rounds_known != self._repairs.rounds_told:
-            # All were told to ask anew, and what still waits here is asked for again.
-            self._rounds_known = self._repairs.rounds_told
-            waiting = set(self._requested)
-            seqs = tuple([seq for seq in seqs if seq not in waiting]) if waiting else seqs
+        if self._rounds_known < self._repairs.rounds_told and not self._owed.isdisjoint(seqs):
+            # All were told to ask anew, and it does not know what is under way.
+            self._rounds_known += 1
+            seqs = tuple([seq for seq in seqs if seq not in self._owed])
         most = self._repairs.plan.max_request
         if self.packets_owed + len(seqs) > most:
             raise WireError(f"requests for more than {most} packets at once")
         if not self._dialect.answers_all and not self._repairs.window.holds_all(seqs):
             raise WireError("a request for a packet that is not held")
         self.packets_owed += len(seqs)
+        self._owed.update(seqs)
         self._repairs.requested(self, seqs)
 
     def reported(self) -> None:
@@ -262,6 +267,7 @@ class Member:
                 self._control.forget(self)
             group.leave(self)
         self._requested.clear()
+        self._owed.clear()
 
     def _answered(self, phase: Phase) -> None:
         if self._group is not None:
@@ -285,6 +291,7 @@ class Member:
         for _ in seqs:
             self._requested.popleft()
         self.packets_owed -= len(seqs)
+        self._owed.difference_update(seqs)
         self._repairs.resending(len(seqs) * capacity)
         for buffer, run in groupby(seqs, self._repairs.window.held):
             if buffer is not None:
@@ -306,4 +313,5 @@ class Member:
             while self._requested:
                 self.refill(self._outgoing.queue)
         self._requested.clear()
+        self._owed.clear()
         self.packets_owed = 0
