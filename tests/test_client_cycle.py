@@ -25,7 +25,17 @@ from kollacast.receiving import output, reception
 from kollacast.repair.xor import combine
 from kollacast.wire.dialect import JASMINE, KOLLACAST
 from kollacast.wire.greeting import MAGIC, PROTOCOL_VERSION, Hello, Refusal, encode_json
-from kollacast.wire.messages import Control, Credit, Detach, Packet, Repaired, Report, Request
+from kollacast.wire.messages import (
+    BufferCtl,
+    Control,
+    Credit,
+    Detach,
+    Packet,
+    Repaired,
+    Report,
+    Request,
+    Sent,
+)
 from kollacast.wire.parity import terms
 from kollacast.wire.recipes import parity_seq
 from kollacast.wire.structures import MAX_JSON_SIZE
@@ -732,6 +742,26 @@ class ParityTests(_ClientTestCase):
         self.assertEqual(self.heard.pop(), Credit(1, 3))
         self.say(Repaired(1, parity_seq(0), 4, 4))
         self.end()
+
+
+class CatchingUpTests(_ClientTestCase):
+    """Much of the control stream is heard at once."""
+
+    def test_a_buffer_ends_while_parity_of_the_next_is_looked_for(self) -> None:
+        """All of the first has come, one packet of the second is lost, and all of its parity."""
+        server, client = self.greeted()
+        server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
+        server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
+        self.multicast(server, 0, 1, 2, 3, 4)
+        server.send(server.told(Sent(1, 4), Sent(2, 2), Repaired(2, parity_seq(0), 1, 2)))
+        self.network.settle()
+        self.assertEqual(server.client.heard[1:], [Credit(0, 2), Credit(1, 3), Request((5,))])
+        server.repair(5, _payload(5))
+        self.assertEqual(server.client.heard[4:], [Credit(2, 4)])
+        server.tell(BufferCtl(3, 0, 6, 0))
+        server.tell(Sent(3, 0))
+        server.digest(_DIGEST)
+        self.assert_whole(client)
 
 
 class OffenceTests(_ClientTestCase):

@@ -747,6 +747,25 @@ class Leaving(_RepairsTest):
         self.turn()
         self.assert_mended(flight, *(self.losses(flight, 0.1, seed) for seed in range(1, 4)))
 
+    def test_while_its_repairs_leave(self) -> None:
+        """The next round does not wait for it."""
+        self.clients = [_Client() for _ in range(40)]
+        self.sender.takes_time = True
+        flight = self.begin(2000)
+        for number, client in enumerate(self.clients):
+            self.repairs.requested(client, self.losses(flight, 0.05, number))
+        self.turn()
+        self.assertNotEqual(self.sender.packets, [])
+        self.repairs.left(self.clients[7])
+        self.sender.finish()
+        self.sender.takes_time = False
+        self.assertEqual([client.served for client in self.clients], [1] * 7 + [0] + [1] * 32)
+        for number, client in enumerate(self.clients):
+            if number != 7:
+                self.repairs.requested(client, (1000 + number, 2000 + number))
+        self.turn()
+        self.assertEqual([client.served for client in self.clients], [2] * 7 + [0] + [2] * 32)
+
     def test_everyone(self) -> None:
         flight = self.begin()
         for client in self.clients:
@@ -767,6 +786,21 @@ class Leaving(_RepairsTest):
         # They wait for nothing any more, and what they had asked for counts no longer.
         self.assertEqual([client.served for client in self.clients], [1] * 4)
         self.assertEqual(self.told, [], "nobody has to ask anew")
+
+    def test_all_have_got_it_while_it_leaves(self) -> None:
+        self.sender.takes_time = True
+        flight = self.begin()
+        for number, client in enumerate(self.clients[:3]):
+            self.repairs.requested(client, self.losses(flight, 0.2, number))
+        self.clock.pump([_GRACE_S, 0, 0])
+        self.assertNotEqual(self.sender.packets, [])
+        self.repairs.requested(self.clients[3], self.losses(flight, 0.2, 3))
+        self.retire(flight)
+        self.sender.finish()
+        self.turn()
+        self.assertEqual([client.served for client in self.clients], [1] * 4)
+        self.assertEqual([client.by_tcp for client in self.clients], [[]] * 4)
+        self.assertEqual(self.told, [])
 
 
 class Planning(_RepairsTest):

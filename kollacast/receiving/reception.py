@@ -8,7 +8,7 @@ after its messages, and answers leave through ``send``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred
@@ -261,15 +261,20 @@ class Reception:
         """Solve for what is missing, slice by slice, then ask for what cannot be solved."""
         buffer = flight.buffer
         assert buffer is not None
-        while flight.parity:
-            for _ in self.intake.mend(buffer, flight.parity.popleft()):
-                await deferLater(self._clock, 0)
-                if self._stopped or flight.flushing:
-                    return  # late datagrams have brought it meanwhile
+        for _ in self._mending(flight, buffer):
+            await deferLater(self._clock, 0)
+            if self._stopped or flight.flushing:
+                return  # late datagrams have brought it meanwhile
         flight.mending = flight.asks = False
         if not buffer.complete:
             self._ask(self.intake.needed(buffer))
         self.arrived()
+
+    def _mending(self, flight: _Flight, buffer: PacketBuffer) -> Iterator[None]:
+        # Nothing at once: who has begun it goes through the flights, and this may end some.
+        yield
+        while flight.parity:
+            yield from self.intake.mend(buffer, flight.parity.popleft())
 
     def _ask(self, seqs: list[int]) -> None:
         self._connection.stream.expect_packets(len(seqs))

@@ -83,7 +83,8 @@ class _Repair:
     lost: dict[Requester, tuple[int, int]] = field(default_factory=dict)
     is_reported: bool = False
     loss: float | None = None  #: the share of packets that the worst of the served lost
-    is_serving: bool = False  #: whether coded packets are made, or under way
+    #: For whom coded packets are made, or under way.
+    serving: set[Requester] = field(default_factory=set)
     #: Who has asked for the first time meanwhile, and for what.
     late: dict[Requester, tuple[int, ...]] = field(default_factory=dict)
 
@@ -146,7 +147,7 @@ class Repairs:
             if gathering.is_open and decodes:
                 self._want(current, client, seqs)
                 return
-        if is_first and decodes and current.is_serving and not self.reach.is_deaf(client.client):
+        if is_first and decodes and current.serving and not self.reach.is_deaf(client.client):
             current.late[client] = seqs
         else:
             client.repair(seqs)
@@ -177,6 +178,7 @@ class Repairs:
             current.gathering.wanted.pop(client, None)
             current.lost.pop(client, None)
             current.late.pop(client, None)
+            current.serving.discard(client)
             if client in current.unheard:
                 current.unheard.discard(client)
                 self._report_if_all(current)
@@ -299,27 +301,28 @@ class Repairs:
 
     async def _send_coded(self, current: _Repair, wanted: dict[Requester, tuple[int, ...]]) -> None:
         """Multicast what mends the most with the fewest packets."""
-        current.is_serving = True
+        current.serving = set(wanted)
         try:
             told = await self._make(current, wanted)
         except _Over:
-            # Late datagrams have brought all, and the buffer is another one now.
-            for client in wanted:
+            # Late datagrams have brought all, and the buffer is another one now: nobody asks anew.
+            for client in (*wanted, *current.late):
                 client.repaired()
             return
-        current.is_serving = False
+        # But for who has left meanwhile.
+        served = [client for client in wanted if client in current.serving]
+        current.serving.clear()
         late, current.late = current.late, {}
         if told is not None and told.count:
             # Whoever has asked since may have received it, too.
-            wanted |= late
+            served += late
         else:
             for client, seqs in late.items():
                 client.repair(seqs)
         if told is None:
             return
-        if self._is_current(current):
-            self._gather_again(current, list(wanted))
-        for client in wanted:
+        self._gather_again(current, served)
+        for client in served:
             client.repaired()
         self.rounds_told += 1
         self._post(told, told.buffer_id)
@@ -354,6 +357,8 @@ class Repairs:
             leaving.append(self._sender.multicast(coded, urgent=True))
         for left in leaving:
             await left
+        if not self._is_current(current):
+            raise _Over
         run = made.parity
         return Repaired(ctl.buffer_id, run.first, run.count, run.degree)
 
