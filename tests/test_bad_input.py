@@ -76,6 +76,10 @@ class _Destination:
         """Whether part of the image lies there, open at the client under another name or none."""
         return client.writes_in(self.folder) > 0
 
+    def holds(self, client: Program, size: int) -> bool:
+        """Whether so many bytes of the image lie there."""
+        return client.writes_in(self.folder) == size
+
 
 # What the command line, or what it names, has wrong.
 
@@ -606,6 +610,8 @@ async def test_interrupted_at_the_end(crew: Crew, number: int, side: str) -> Non
         server = crew.server("--input", str(crew.file("image", image)))
         client = crew.client(*destination.words, port=meddler.entrance)
         await crew.until(lambda: bool(held), "the digest")
+        # That may come before the last packet, or word of it.
+        await crew.until(lambda: destination.holds(client, len(image)), "all of the image")
         (server if side == "server" else client).send_signal(number)
         await ends(server, client)
     finally:
