@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -29,6 +30,8 @@ from bench.rows import (
     some_by_name,
 )
 from bench.runner import Runner, tell
+from bench.scaling import PAGE, PICTURE, filled, scale_rows
+from bench.scaling_plot import draw_scaling
 from bench.table import markdown
 from lab import Lab, LabError
 
@@ -119,8 +122,12 @@ def _render(results: Path) -> int:
     page = markdown(records)
     (results / f"{_NAME}.md").write_text(page)
     print(page)
+    if results == _RESULTS:
+        picture = os.path.relpath(results / PICTURE, PAGE.parent)
+        PAGE.write_text(filled(PAGE.read_text(), records, picture))
     try:
         draw(records, results / f"{_NAME}.png")
+        draw_scaling(scale_rows(records), records, results / PICTURE)
     except PlotError as error:
         _complain(str(error), 0)
     return 0

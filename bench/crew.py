@@ -13,7 +13,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -58,6 +58,7 @@ class Process:
     log: Path
     popen: subprocess.Popen[bytes]
     pidfd: int
+    statuses: Collection[int] = (0,)  #: with which it may end
     ended: float | None = None
     status: int | None = None
     cpu_s: float = 0.0
@@ -107,9 +108,17 @@ class Crew:
                 self._wire.close()
 
     def start(
-        self, host: Host, side: Side, argv: Sequence[str], env: Mapping[str, str] | None = None
+        self,
+        host: Host,
+        side: Side,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        statuses: Collection[int] = (0,),
     ) -> Process:
-        """Run `argv` on `host`, its output and errors in a log file of its own."""
+        """Run `argv` on `host`, its output and errors in a log file of its own.
+
+        Where it ends with none of these `statuses`, waiting raises TransferError.
+        """
         name = f"{side.value}-{len(self.processes)}"
         log = self.folder / f"{name}.log"
         with log.open("wb") as output:
@@ -122,7 +131,8 @@ class Crew:
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
             )
-        process = Process(name, side, popen.pid, log, popen, os.pidfd_open(popen.pid))
+        pidfd = os.pidfd_open(popen.pid)
+        process = Process(name, side, popen.pid, log, popen, pidfd, statuses)
         self.processes.append(process)
         return process
 
@@ -177,7 +187,7 @@ class Crew:
                 raise TransferError(f"not done after {self.limit_s:.0f} s", is_too_slow=True)
             self._step(tick_s)
             for process in self.processes:
-                if process.status:
+                if process.status is not None and process.status not in process.statuses:
                     raise TransferError(
                         f"{process.name} ended with status {process.status}: {process.last_words()}"
                     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.rows import ALL_ROWS, PAYLOAD_BYTES, PEAK_MEMORY_LIMIT_BYTES, SUBJECT, Measure, Row
+from bench.rows import ALL_ROWS, PEAK_MEMORY_LIMIT_BYTES, SUBJECT, Measure, Row
 
 OTHER_MULTICAST_TOOLS = ("udpcast", "uftp")
 #: A slow port's loss counts from here on: by then a tool has had time to find the rate.
@@ -99,23 +99,6 @@ def times_fastest_other(record: Record, contender: str, hosts: int) -> float | N
     own = speed(record, contender, hosts)
     others = [s for name in OTHER_MULTICAST_TOOLS if (s := speed(record, name, hosts))]
     return own / max(others) if own and others else None
-
-
-def sent_per_image(record: Record, contender: str, hosts: int) -> float | None:
-    """What a server has sent to simulated hosts, by multicast and by TCP, over the image's size.
-
-    Payload alone: neither the headers of packets nor those of IP and TCP.
-    """
-    good = [t["report"] for t in transfers(record, contender, hosts) if "error" not in t]
-    sent = [PAYLOAD_BYTES * r["packets_multicast"] + r["crowd"]["tcp_bytes"] for r in good]
-    return statistics.median(sent) / record["size"] if sent else None
-
-
-def cpu_per_host_and_buffer(record: Record, contender: str, hosts: int) -> float | None:
-    """All CPU seconds of a server, over its simulated hosts and its buffers."""
-    good = [t for t in transfers(record, contender, hosts) if "error" not in t]
-    costs = [t["sender_cpu_s"] / hosts / t["report"]["crowd"]["buffers"] for t in good]
-    return statistics.median(costs) if costs else None
 
 
 def judge(row: Row, record: Record) -> Verdict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 MIB = 1024 * 1024
@@ -18,8 +18,6 @@ SUBJECT = "kollacast"
 #: A transfer may take this many times what it should take at least, and never less than the floor.
 _PATIENCE = 3
 _LEAST_LIMIT_S = 90.0
-#: A crowd is there to show how much too long it takes.
-_CROWD_LIMIT_S = 300.0
 #: What any tool at all should manage where no link limits it.
 _EXPECTED_BYTES_PER_S = 25 * MIB
 
@@ -45,11 +43,26 @@ class Goal:
 
 
 @dataclass(frozen=True)
+class ScaleGoals:
+    """Ceilings for a server's figures with many hosts; None is no goal.
+
+    Time and processor time are held beside those of the row of one host called `one`.
+    """
+
+    one: str
+    times: float | None = None  #: time over that of one host
+    sent: float | None = None  #: bytes that the server has sent, over the image's
+    cpu_us: float | None = None  #: more CPU than for one host, for each host and buffer
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class Row:
     """One row. Rates are bits/s on the wire; `loss` is a share of each host's datagrams.
 
     `hosts` are the numbers of hosts that it is measured with; the other tools only with
-    `others_hosts` of them, where those are given. Rows of the sweep and of the crowd have no goal.
+    `others_hosts` of them, where those are given. Rows of the sweep have no goal, those of the
+    crowd have `scale_goals`.
     """
 
     name: str
@@ -65,6 +78,14 @@ class Row:
     repetitions: int = 3
     #: The hosts are a crowd in one process, which draws `loss` for each of them.
     is_simulated: bool = False
+    scale_goals: ScaleGoals | None = None
+    #: Options of the crowd's, for some hosts that are disturbed; time is that of the others.
+    disturbance: tuple[str, ...] = ()
+
+    @property
+    def kills(self) -> bool:
+        """Whether some hosts go in the middle, which the server has to complain of."""
+        return "--killed" in self.disturbance
 
     def copies(self, hosts: int) -> int:
         """How many copies of the image so many hosts make."""
@@ -85,8 +106,7 @@ class Row:
         """The longest that a transfer may take before it counts as failed."""
         copies = hosts if is_unicast else 1
         rate = min(self.limit_bytes_per_s or _EXPECTED_BYTES_PER_S, _EXPECTED_BYTES_PER_S)
-        least = _CROWD_LIMIT_S if self.is_simulated else _LEAST_LIMIT_S
-        return max(least, _PATIENCE * copies * size / rate)
+        return max(_LEAST_LIMIT_S, _PATIENCE * copies * size / rate)
 
 
 _MBIT = 1_000_000
@@ -148,33 +168,58 @@ SWEEP_ROWS = (
 
 #: What the server takes for how many hosts, which are simulated: kollacast alone.
 SCALE_HOSTS = (1, 64, 256, 1000)
-SCALE_LOSS = 0.01
+SCALE_LOSS, SCALE_MUCH_LOSS = 0.01, 0.05
 SCALE_NAME = "scale"
+#: The rows of one host that others are held beside.
+SCALE_ONE, SCALE_ONE_LOSS = f"{SCALE_NAME}-1", f"{SCALE_NAME}-1-loss"
+#: Of a server, with however many hosts.
+SERVER_PEAK_BYTES = 256 * MIB
+#: Some hosts of a thousand are disturbed, and the others' time counts.
+_DISTURBANCES = (
+    ("lossy", "one loses 30 %", ("--lossy", "1", "--lossy-share", "0.3")),
+    ("stalled", "one stalls for 3 s", ("--stalled", "1", "--stall-seconds", "3")),
+    ("killed", "ten are killed", ("--killed", "10")),
+)
+
+
+def _scale_row(
+    hosts: int, loss: float, suffix: str, goals: ScaleGoals, what: str = "", *disturbance: str
+) -> Row:
+    text = what or (f"{loss:.0%} loss" if loss else "")
+    return Row(
+        "-".join([SCALE_NAME, str(hosts), *([suffix] if suffix else [])]),
+        "1 Gbit/s, simulated hosts" + (f", {text}" if text else ""),
+        None,
+        hosts=(hosts,),
+        size=512 * MIB,
+        rate_bps=1000 * _MBIT,
+        loss=loss,
+        is_simulated=True,
+        scale_goals=replace(goals, peak_bytes=SERVER_PEAK_BYTES),
+        disturbance=disturbance,
+    )
+
+
+#: By the number of hosts.
+_GOALS = {1000: ScaleGoals(SCALE_ONE, times=1.05, cpu_us=40)}
+_LOSS_GOALS = {
+    64: ScaleGoals(SCALE_ONE_LOSS, sent=1.03),
+    1000: ScaleGoals(SCALE_ONE_LOSS, times=1.12, sent=1.06),
+}
+_MUCH_LOSS_GOALS = {
+    64: ScaleGoals(SCALE_ONE_LOSS),
+    1000: ScaleGoals(SCALE_ONE_LOSS, sent=1.12),
+}
 SCALE_ROWS = (
+    *(_scale_row(n, 0.0, "", _GOALS.get(n, ScaleGoals(SCALE_ONE))) for n in SCALE_HOSTS),
     *(
-        Row(
-            f"{SCALE_NAME}-{hosts}",
-            "1 Gbit/s, simulated hosts",
-            None,
-            hosts=(hosts,),
-            size=512 * MIB,
-            rate_bps=1000 * _MBIT,
-            is_simulated=True,
-        )
-        for hosts in SCALE_HOSTS
+        _scale_row(n, SCALE_LOSS, "loss", _LOSS_GOALS.get(n, ScaleGoals(SCALE_ONE_LOSS)))
+        for n in SCALE_HOSTS
     ),
+    *(_scale_row(n, SCALE_MUCH_LOSS, "loss-5", goals) for n, goals in _MUCH_LOSS_GOALS.items()),
     *(
-        Row(
-            f"{SCALE_NAME}-{hosts}-loss",
-            f"1 Gbit/s, simulated hosts, {SCALE_LOSS:.0%} loss",
-            None,
-            hosts=(hosts,),
-            size=256 * MIB,
-            rate_bps=1000 * _MBIT,
-            loss=SCALE_LOSS,
-            is_simulated=True,
-        )
-        for hosts in SCALE_HOSTS
+        _scale_row(SCALE_HOSTS[-1], 0.0, name, ScaleGoals(SCALE_ONE, times=1.1), what, *words)
+        for name, what, words in _DISTURBANCES
     ),
 )
 ALL_ROWS = (*ROWS, *SCALE_ROWS, *SWEEP_ROWS)

@@ -16,8 +16,9 @@ kollacast and its variants have "is_subject", and "digest", those of the sweep "
      "sender_peak_bytes", "receiver_peak_bytes": the largest process of each side,
      "port": [[seconds, packets, drops], ...] of a slow port, "report": what the tool reports}
 
-Where the hosts are simulated, data_s goes from the first BUFFER to the end of the last host, the
-receiver is the crowd, and the report has "crowd", what `bench.crowd` counts, and no "clients".
+Where the hosts are simulated, data_s goes from the first BUFFER to the end of the last host that
+is not disturbed, the receiver is the crowd, and the report has "crowd", what `bench.crowd` counts,
+and no "clients".
 """
 
 from __future__ import annotations

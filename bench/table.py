@@ -5,15 +5,13 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
+from bench.cells import absent_cell, grid, how_often, size_cell, verdict_cells
 from bench.results import (
     Record,
-    Verdict,
-    cpu_per_host_and_buffer,
     host_counts,
     judge,
     judge_cost,
     median,
-    sent_per_image,
     settled_port_loss,
     share_of_limit,
     speed,
@@ -27,13 +25,13 @@ from bench.rows import (
     GIB,
     MIB,
     PAYLOAD_BYTES,
-    SCALE_NAME,
     SUBJECT,
     SWEEP_BUFFER_PACKETS,
     SWEEP_NAME,
     SWEEP_WINDOWS,
     Row,
 )
+from bench.scaling import scaling
 
 _MEGABYTE = 1_000_000
 _NOTES = """\
@@ -51,7 +49,6 @@ def markdown(records: dict[str, Record]) -> str:
     """The whole page; rows that were not measured are left out."""
     every = [row for row in ALL_ROWS if row.name in records]
     rows = [row for row in every if row.goal is not None]
-    crowds = [row for row in every if row.is_simulated]
     sweeps = [row for row in every if row.goal is None and not row.is_simulated]
     small = [row.name for row in every if records[row.name]["size"] < row.size]
     parts = ["# kollacast beside the tools in use"]
@@ -66,7 +63,7 @@ def markdown(records: dict[str, Record]) -> str:
     parts.append(_digests(rows, records))
     if COST_ROW in records:
         parts.append(_costs(next(r for r in rows if r.name == COST_ROW), records[COST_ROW]))
-    parts.append(_scale(crowds, records))
+    parts.append(scaling(records))
     parts += [_sweep(row, records[row.name]) for row in sweeps]
     parts += [_failures(every, records), _options(rows, records), _machines(every, records)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -83,22 +80,22 @@ def _speeds(rows: Sequence[Row], records: dict[str, Record]) -> str:
         speeds = [_speed_cell(row, record, name, hosts) for name in names]
         lines.append(
             [
-                *(f"**{row.name}**", row.network, _size(record["size"]), str(hosts), digest),
+                *(f"**{row.name}**", row.network, size_cell(record["size"]), str(hosts), digest),
                 *speeds,
-                *_verdict_cells(verdict),
+                *verdict_cells(verdict),
             ]
         )
         if row.name == COST_ROW:
             cost = judge_cost(record, hosts)
-            cells = [f"**{COST_NAME}**", f"as {COST_ROW}", _size(record["size"]), str(hosts)]
-            lines.append([*cells, digest, *("see below" for _ in names), *_verdict_cells(cost)])
-    return _grid(lines)
+            cells = [f"**{COST_NAME}**", f"as {COST_ROW}", size_cell(record["size"]), str(hosts)]
+            lines.append([*cells, digest, *("see below" for _ in names), *verdict_cells(cost)])
+    return grid(lines)
 
 
 def _speed_cell(row: Row, record: Record, name: str, hosts: int) -> str:
     value = speed(record, name, hosts)
     if value is None:
-        return _absent(record, name, hosts)
+        return absent_cell(record, name, hosts)
     text = f"{value / _MEGABYTE:.1f}"
     share = share_of_limit(row, record, name, hosts)
     if share is not None:
@@ -106,26 +103,7 @@ def _speed_cell(row: Row, record: Record, name: str, hosts: int) -> str:
     loss = settled_port_loss(record, name, hosts)
     if loss is not None:
         text += f", loss {loss:.2%}"
-    return text + _how_often(record, name, hosts)
-
-
-def _how_often(record: Record, name: str, hosts: int) -> str:
-    """What is to be said of a cell whose every repetition did not make a transfer."""
-    made = transfers(record, name, hosts)
-    errors = [t for t in made if "error" in t]
-    if errors:
-        return f", {len(errors)} of {len(made)} failed"
-    if made and len(made) < record["repetitions"]:
-        return f", {len(made)} transfer{'s' if len(made) > 1 else ''}"
-    return ""
-
-
-def _absent(record: Record, name: str, hosts: int) -> str:
-    about = record["contenders"].get(name, {})
-    if "missing" in about or "skipped" in about:
-        return str(about.get("missing") or about["skipped"])
-    errors = [t["error"] for t in transfers(record, name, hosts) if "error" in t]
-    return f"failed: {errors[0]}" if errors else "not run"
+    return text + how_often(record, name, hosts)
 
 
 def _times(row: Row, record: Record) -> str:
@@ -134,7 +112,7 @@ def _times(row: Row, record: Record) -> str:
     for hosts in host_counts(record):
         cells = [_time_cell(record, name, hosts) for name in names]
         lines.append([str(hosts), *cells, _busy_cell(record, hosts)])
-    title = f"## {row.name}: {_size(record['size'])} at {row.network}"
+    title = f"## {row.name}: {size_cell(record['size'])} at {row.network}"
     note = (
         "Wall time, and in brackets data time: from the first 64 KiB that reached the first host "
         "to the last change of the last host's copy. Wall time contains the start of the sender, "
@@ -143,14 +121,14 @@ def _times(row: Row, record: Record) -> str:
         "the goal is judged on data time. Where no core is left idle, it is this machine that time "
         "grows with."
     )
-    return f"{title}\n\n{_grid(lines)}\n\n{note}"
+    return f"{title}\n\n{grid(lines)}\n\n{note}"
 
 
 def _time_cell(record: Record, name: str, hosts: int) -> str:
     wall, data = (median(record, name, hosts, figure) for figure in ("wall_s", "data_s"))
     if wall is None:
-        return _absent(record, name, hosts)
-    return f"{wall:.2f} ({data:.2f}){_how_often(record, name, hosts)}"
+        return absent_cell(record, name, hosts)
+    return f"{wall:.2f} ({data:.2f}){how_often(record, name, hosts)}"
 
 
 def _busy_cell(record: Record, hosts: int) -> str:
@@ -173,7 +151,7 @@ def _digests(rows: Sequence[Row], records: dict[str, Record]) -> str:
             times = times_fastest_other(record, name, hosts)
             ratio = "n/a" if times is None else f"{times:.2f} x"
             lines.append([row.name, digest, _speed_cell(row, record, name, hosts), ratio])
-    return f"## kollacast by digest\n\n{_grid(lines)}" if len(lines) > 1 else ""
+    return f"## kollacast by digest\n\n{grid(lines)}" if len(lines) > 1 else ""
 
 
 def _has_run(about: Record) -> bool:
@@ -204,49 +182,7 @@ def _costs(row: Row, record: Record) -> str:
         "sender's figure here contains work that real hosts would share. The whole machine's "
         "figure leaves nothing out, and includes whatever else ran."
     )
-    return f"## cost: {row.name}, {hosts} hosts\n\n{_grid(lines)}\n\n{note}"
-
-
-def _scale(rows: Sequence[Row], records: dict[str, Record]) -> str:
-    """What simulated hosts cost the server, by their number."""
-    head = ["row", "network", "image", "hosts", "time, s", "server, CPU s"]
-    head += ["CPU µs for each host and buffer", "peak MiB", "sent / image", "detached"]
-    lines = [[*head, "crowd, CPU s"]]
-    for row in rows:
-        record = records[row.name]
-        for hosts in host_counts(record):
-            about = [f"**{row.name}**", row.network, _size(record["size"]), str(hosts)]
-            lines.append([*about, *_scale_cells(record, hosts)])
-    note = (
-        "kollacast's server, medians. The hosts are simulated by one process that speaks the "
-        "protocol and draws each host's losses; multicast of the image ends in its kernel. Time "
-        "goes from the first announcement to the end of the last host. Sent is what left by "
-        "multicast and by TCP, without headers. All CPU time of the server counts, its start, too. "
-        "Where the crowd was busy for most of the time, it is the crowd that was measured."
-    )
-    return f"## {SCALE_NAME}\n\n{_grid(lines)}\n\n{note}" if rows else ""
-
-
-def _scale_cells(record: Record, hosts: int) -> list[str]:
-    cost = cpu_per_host_and_buffer(record, SUBJECT, hosts)
-    sent = sent_per_image(record, SUBJECT, hosts)
-    seconds, cpu_s, peak, crowd_s = (
-        median(record, SUBJECT, hosts, figure)
-        for figure in ("data_s", "sender_cpu_s", "sender_peak_bytes", "receivers_cpu_s")
-    )
-    if cost is None or sent is None or seconds is None or cpu_s is None or peak is None:
-        return [_absent(record, SUBJECT, hosts), *6 * ["n/a"]]
-    good = [t for t in transfers(record, SUBJECT, hosts) if "error" not in t]
-    detached = max(t["report"]["crowd"]["detached"] for t in good)
-    return [
-        f"{seconds:.2f}{_how_often(record, SUBJECT, hosts)}",
-        f"{cpu_s:.2f}",
-        f"{1e6 * cost:.0f}",
-        f"{peak / MIB:.0f}",
-        f"{sent:.3f}",
-        str(detached),
-        f"{crowd_s:.2f}",
-    ]
+    return f"## cost: {row.name}, {hosts} hosts\n\n{grid(lines)}\n\n{note}"
 
 
 def _sweep(row: Row, record: Record) -> str:
@@ -266,21 +202,21 @@ def _sweep(row: Row, record: Record) -> str:
     own = speed(record, SUBJECT, hosts, "data_s")
     share = f", {own / best:.0%} of the best above" if own and best else ""
     digest = record["contenders"].get(SUBJECT, {}).get("digest", "n/a")
-    title = f"## {SWEEP_NAME}: {_size(record['size'])}, {row.network}, {hosts} hosts"
+    title = f"## {SWEEP_NAME}: {size_cell(record['size'])}, {row.network}, {hosts} hosts"
     note = (
         f"kollacast ({digest}) over data time, MB/s, and the peak of a client's memory, MiB. "
         f"**Defaults: {_sweep_cell(record, SUBJECT, hosts)}**{share}. Window and buffer are what "
         "was asked for: a client that can hold less says so, and gets less."
     )
-    return f"{title}\n\n{_grid(lines)}\n\n{note}"
+    return f"{title}\n\n{grid(lines)}\n\n{note}"
 
 
 def _sweep_cell(record: Record, name: str, hosts: int) -> str:
     value = speed(record, name, hosts, "data_s")
     peak = median(record, name, hosts, "receiver_peak_bytes")
     if value is None or peak is None:
-        return _absent(record, name, hosts)
-    return f"{value / _MEGABYTE:.1f} ({peak / MIB:.0f}){_how_often(record, name, hosts)}"
+        return absent_cell(record, name, hosts)
+    return f"{value / _MEGABYTE:.1f} ({peak / MIB:.0f}){how_often(record, name, hosts)}"
 
 
 def _failures(rows: Sequence[Row], records: dict[str, Record]) -> str:
@@ -307,7 +243,7 @@ def _options(rows: Sequence[Row], records: dict[str, Record]) -> str:
     lines = [["tool", "version", "options: sender / receiver", "rows"]]
     for (name, version, options), where in said.items():
         lines.append([name, version, f"`{options}`", ", ".join(where)])
-    return f"## Versions and options\n\n{_grid(lines)}" if len(lines) > 1 else ""
+    return f"## Versions and options\n\n{grid(lines)}" if len(lines) > 1 else ""
 
 
 def _machines(rows: Sequence[Row], records: dict[str, Record]) -> str:
@@ -321,12 +257,7 @@ def _machines(rows: Sequence[Row], records: dict[str, Record]) -> str:
         )
         when = record["measured"].replace("T", " ").removesuffix("+00:00")
         lines.append([row.name, when, str(record["repetitions"]), machine])
-    return f"## Machine\n\n{_grid(lines)}"
-
-
-def _verdict_cells(verdict: Verdict) -> list[str]:
-    reached = {True: "yes", False: "**no**", None: "not known"}[verdict.is_reached]
-    return [verdict.goal, verdict.measured, reached]
+    return f"## Machine\n\n{grid(lines)}"
 
 
 def _compared(rows: Sequence[Row], records: dict[str, Record]) -> list[str]:
@@ -334,12 +265,3 @@ def _compared(rows: Sequence[Row], records: dict[str, Record]) -> list[str]:
     every = {n: a for row in rows for n, a in records[row.name]["contenders"].items()}
     names = [name for name, a in every.items() if name == SUBJECT or not a.get("is_subject")]
     return sorted(names, key=lambda name: name != SUBJECT)
-
-
-def _size(size: int) -> str:
-    return f"{size / GIB:g} GiB" if size >= GIB else f"{size / MIB:g} MiB"
-
-
-def _grid(lines: Sequence[Sequence[str]]) -> str:
-    head, *body = ("| " + " | ".join(line) + " |" for line in lines)
-    return "\n".join([head, "|" + "---|" * len(lines[0]), *body])

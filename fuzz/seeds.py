@@ -7,7 +7,54 @@ from collections.abc import Iterator
 
 from fuzz import recorded
 from kollacast.repair.xor import combine
-from kollacast.wire import recipes
+from kollacast.wire import parity, recipes
+from kollacast.wire.dialect import KOLLACAST
+from kollacast.wire.greeting import Greeting, Hello
+from kollacast.wire.messages import (
+    Ask,
+    BufferCtl,
+    Control,
+    Credit,
+    Detach,
+    Digest,
+    Fetch,
+    Packet,
+    Proof,
+    Repaired,
+    Report,
+    Request,
+    Sent,
+    TaggedMessage,
+)
+from kollacast.wire.recipes import parity_seq
+
+#: What opens a session of the kollacast dialect.
+_GREETING = Greeting("ab12", 7, "239.1.2.3", 4000, 1500, 4, 2, "sha256", coding=True, fetch=True)
+_HELLO = Hello("host-1", 4, coding=True, fetch=True)
+_CONTROLS = (
+    Control(1, 1, (BufferCtl(1, 80, 0, 2), BufferCtl(2, 30, 2, 1))),
+    Control(1, 3, (Sent(1, 2), Repaired(1), Sent(2, 0))),
+    Control(6, 6, ()),
+    Control(6, 7, (BufferCtl(3, 0, 3, 0),)),
+)
+_FROM_SERVER = (
+    Proof(bytes(32)),
+    *_CONTROLS,
+    Packet(1, 2, b"abc"),
+    Digest(bytes(32)),
+    Report({"ok": True}),
+    BufferCtl(3, 0, 3, 0),
+    Detach(),
+)
+_FROM_CLIENT = (
+    Credit(0, 2),
+    Ask(0),
+    Request((0, 2)),
+    Credit(1, 3),
+    Fetch(4, 7),
+    Detach(),
+    Report({"ok": False, "reason": "no space"}),
+)
 
 
 def of(target: str) -> list[bytes]:
@@ -24,6 +71,12 @@ def _streams(who: str, *names: str) -> list[bytes]:
     return seeds
 
 
+def _said(opening: bytes, messages: tuple[TaggedMessage, ...]) -> list[bytes]:
+    """One side of a session: all of it, and each message alone behind the opening."""
+    said = [message.encode(KOLLACAST) for message in messages]
+    return [opening + b"".join(said), *(opening + message for message in said)]
+
+
 def _json() -> Iterator[bytes]:
     """The texts of the example, without their lengths."""
     for who in ("S>C", "C>S"):
@@ -31,11 +84,13 @@ def _json() -> Iterator[bytes]:
             start = message.find(b"{")
             if start >= 0:
                 yield message[start:]
+    yield _GREETING.encode()[8:]
+    yield _HELLO.encode()[4:]
     yield b'{"refused":"the session has ended"}'
 
 
 def _datagrams() -> Iterator[bytes]:
-    """A whole delivery, and one in which a combination mends a loss."""
+    """A whole delivery, and some in which coded packets mend a loss."""
     lost = (3, 12)
     packets = [_sealed(seq, bytes((seq,)) * 40) for seq in range(34)] + [_sealed(34, bytes(33))]
     yield b"".join(packets)
@@ -43,24 +98,61 @@ def _datagrams() -> Iterator[bytes]:
     mix = combine([memoryview(bytes((seq,)) * 40) for seq in lost], 40)
     mend = [_sealed(0xC0, recipe), _sealed(0x80, mix)]
     yield b"".join([p for seq, p in enumerate(packets) if seq != 3] + mend)
+    yield b"".join([p for seq, p in enumerate(packets) if seq not in lost] + list(_parity()))
     yield b"".join([*packets[:20], b"\x03\x00", *packets[10:30]])
+    word = _CONTROLS[0].data(KOLLACAST)[:40]
+    yield b"".join([*packets[:20], _sealed(0xE0, word), *packets[20:], _sealed(0xE1, word[:8])])
     shown = [data[:52] for who, data, _ in recorded.example("jasmine") if who == "udp"]
     yield b"".join(b"\x00" + bytes((len(data),)) + data for data in shown)
+
+
+def _parity() -> Iterator[bytes]:
+    """Parity of the first buffer, which mends what is lost of it: six packets of 14 terms."""
+    for number in range(6):
+        mix = [memoryview(bytes((t,)) * 40) for t in parity.terms(parity_seq(number), 20, 14)]
+        yield _sealed(0xA0 + number, combine(mix, 40))
+    yield bytes((2, 3, 0, 6, 13))
 
 
 def _sealed(seq: int, payload: bytes) -> bytes:
     return bytes((1, 1 + len(payload), seq)) + payload
 
 
+def _control_streams() -> Iterator[bytes]:
+    """Records of :mod:`fuzz.control_stream`."""
+    begins = _record(3, 1, 1)
+    yield begins
+    # heard by multicast, with repetitions and a gap that TCP fills
+    yield begins + b"".join(
+        [_record(1, 1, 2), _record(1, 1, 4, 0), _record(1, 7, 2, 6), _record(3, 5, 2, 3)]
+    )
+    # silence, told by TCP for as long as that lasts
+    yield begins + _record(0, 250) + _record(3, 2, 1) + _record(0, 250) + _record(3, 3, 2)
+    # noise, nonsense, and forged numbers, at the end of them
+    yield begins + _record(2, *b"noise") + _record(1, 1, 5, 0, 0, 2) + _record(2, *bytes(8))
+    yield _record(3, 195, 4, 0, 1) + _record(1, 195, 5, 9, 1) + _record(0, 90)
+    yield b"".join(_record(4, *control.data(KOLLACAST)) for control in _CONTROLS)
+
+
+def _record(kind: int, *body: int) -> bytes:
+    return bytes((kind, len(body), *body))
+
+
 _SEEDS = {
     "client_of_kollacast": [
         *_streams("C>S", "kollacast"),
+        *_said(_HELLO.encode(), _FROM_CLIENT),
         recorded.messages("kollacast", "C>S")[0] + struct.pack("!B2IB", 0x12, 0, 65536, 0x14),
     ],
     "client_of_jasmine": _streams("C>S", "jasmine"),
-    "server": _streams("S>C", "kollacast", "jasmine"),
+    "server": [
+        *_streams("S>C", "kollacast", "jasmine"),
+        *_said(_GREETING.encode(), _FROM_SERVER),
+    ],
     "introductions": list(_json()),
     "datagrams_of_kollacast": list(_datagrams()),
     "datagrams_of_jasmine": list(_datagrams()),
     "recipes": recipes.pack([[1, 2], [3, 4, 5]], 0, 40) + recipes.pack([[7, 8]], -1, 24),
+    "control_parts": [control.data(KOLLACAST) for control in _CONTROLS],
+    "control_reader": list(_control_streams()),
 }

@@ -10,6 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 
+from fuzz import checks
+from fuzz.control_stream import control_reader
 from fuzz.deliveries import WAYS, Delivery
 from kollacast.client.terms import of_greeting
 from kollacast.packets.buffer import PacketBuffer
@@ -17,9 +19,17 @@ from kollacast.packets.intake import Intake
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, Hello, Refusal, decode_json
-from kollacast.wire.messages import BufferCtl, Message, Sent
+from kollacast.wire.messages import BufferCtl, Control, Message, Sent
+from kollacast.wire.parity import ParityRun
 from kollacast.wire.parser import ClientStream, ServerStream
-from kollacast.wire.recipes import COMBINATION_BASE, RECIPE_BASE, Recipe, pack
+from kollacast.wire.recipes import (
+    COMBINATION_BASE,
+    CONTROL_BASE,
+    PARITY_BASE,
+    RECIPE_BASE,
+    Recipe,
+    pack,
+)
 from kollacast.wire.structures import MAX_JSON_SIZE, WireError
 
 Target = Callable[[bytes], None]
@@ -60,10 +70,10 @@ def server(data: bytes) -> None:
 def _check_stream(data: bytes, read: Callable[[Iterator[bytes]], _Reading]) -> None:
     """The same comes out, whatever the pieces."""
     whole = read(_pieces(data, lambda: max(len(data), 1)))
-    _same(whole, read(_pieces(data, lambda: 1)), "byte by byte")
+    checks.same(whole, read(_pieces(data, lambda: 1)), "byte by byte")
     sizes = random.Random(data)
-    _same(whole, read(_pieces(data, lambda: sizes.choice((1, 2, 3, 5, 40)))), "in pieces")
-    _check_error(whole[1])
+    checks.same(whole, read(_pieces(data, lambda: sizes.choice((1, 2, 3, 5, 40)))), "in pieces")
+    checks.line(whole[1])
 
 
 def _pieces(data: bytes, size: Callable[[], int]) -> Iterator[bytes]:
@@ -114,17 +124,6 @@ def _read(
     return messages, None
 
 
-def _same(one: object, other: object, when: str) -> None:
-    if one != other:
-        raise AssertionError(f"{when}: {other!r:.1000}, and else {one!r:.1000}")
-
-
-def _check_error(text: str | None) -> None:
-    """An error is one short printable line."""
-    if text is not None and not (text.isprintable() and 0 < len(text) < 300):
-        raise AssertionError(f"no line for a log: {text!r}")
-
-
 # JSON.
 
 
@@ -137,19 +136,19 @@ def introductions(data: bytes) -> None:
         try:
             decode(data)
         except WireError as error:
-            _check_error(str(error))
+            checks.line(str(error))
 
 
 def _greeting(data: bytes) -> None:
     greeting = Greeting.decode(data)
-    _same(greeting, Greeting.decode(greeting.encode()[8:]), "sent on")
+    checks.same(greeting, Greeting.decode(greeting.encode()[8:]), "sent on")
     if not isinstance(greeting, Refusal) and of_greeting(greeting).shape.unread_bytes > _MAX_WINDOW:
         raise AssertionError("a window of more memory than a client gives")
 
 
 def _hello(data: bytes) -> None:
     hello = Hello.decode(data)
-    _same(hello, Hello.decode(hello.encode()[4:]), "sent on")
+    checks.same(hello, Hello.decode(hello.encode()[4:]), "sent on")
 
 
 # Datagrams.
@@ -170,14 +169,15 @@ def _check_datagrams(dialect: Dialect, data: bytes) -> None:
     steps = list(_steps(dialect, data))
     first, *others = [_received(dialect, steps, way) for way in WAYS]
     for way, other in zip(WAYS[1:], others, strict=True):
-        _same(first, other, way.__name__)
+        checks.same(first, other, way.__name__)
 
 
-def _steps(dialect: Dialect, data: bytes) -> Iterator[list[bytes] | None]:
-    """Runs of datagrams, and None where the oldest buffer is done with.
+def _steps(dialect: Dialect, data: bytes) -> Iterator[list[bytes] | ParityRun | None]:
+    """Runs of datagrams, what they are parity of, and None where the oldest buffer is done with.
 
     The input is records of a kind, a length and so many bytes: a datagram as it stands (kind 0),
-    or one that is made to pass the checksum of a seq (the first byte) and a payload (the rest).
+    one that is made to pass the checksum of a seq (the first byte) and a payload (the rest), or
+    a run of parity of the oldest buffer (kind 2).
     """
     codec = dialect.codec(_SALT, _ENGINE)
     run: list[bytes] = []
@@ -191,6 +191,11 @@ def _steps(dialect: Dialect, data: bytes) -> Iterator[list[bytes] | None]:
             yield run
             yield None
             run = []
+        elif kind == 2 and dialect is KOLLACAST:
+            yield run
+            first, count, degree = body.ljust(3, b"\1")[:3]
+            yield ParityRun(PARITY_BASE + first % 0x20, count % 0x20, 1 + degree % 0x20)
+            run = []
         elif body:
             payload = body[1 : 1 + _CAPACITY]
             run.append(codec.sealed(_seq(body[0]), [memoryview(payload)]) + payload)
@@ -198,10 +203,11 @@ def _steps(dialect: Dialect, data: bytes) -> Iterator[list[bytes] | None]:
 
 
 def _seq(byte: int) -> int:
-    """A seq around the buffers, of a combination, or of a recipe."""
+    """A seq around the buffers, of a coded packet of either kind, a recipe, or a control packet."""
     if byte < 0x80:
         return byte
-    return (COMBINATION_BASE if byte < 0xC0 else RECIPE_BASE) + byte % 0x40
+    base = (COMBINATION_BASE, PARITY_BASE, RECIPE_BASE, CONTROL_BASE)[byte // 0x20 - 4]
+    return base + byte % 0x20
 
 
 class _Buffer(PacketBuffer):
@@ -226,10 +232,12 @@ class _Buffer(PacketBuffer):
 
 
 def _received(
-    dialect: Dialect, steps: Sequence[list[bytes] | None], deliver: Delivery
+    dialect: Dialect, steps: Sequence[list[bytes] | ParityRun | None], deliver: Delivery
 ) -> list[object]:
-    """What was counted, and what lies in the buffers in the end."""
+    """What was counted and told, and what lies in the buffers in the end."""
     intake = Intake(dialect.codec(_SALT, _ENGINE), _CAPACITY, coded=dialect is KOLLACAST)
+    told: list[bytes] = []
+    intake.control = told.append
     buffers = [_Buffer(ctl) for ctl in _CTLS]
     for buffer in buffers:
         intake.arm(buffer)
@@ -240,11 +248,41 @@ def _received(
                 intake.disarm(armed.pop(0))
             continue
         before = [buffer.contents() for buffer in buffers]
-        deliver(intake, step)
+        if not isinstance(step, ParityRun):
+            deliver(intake, step)
+        elif armed:
+            _mend(intake, armed[0], step)
         for buffer, contents in zip(buffers, before, strict=True):
             if not contents.items() <= buffer.contents().items():
                 raise AssertionError("what had been received has changed")
-    return [intake.counts, *(buffer.contents() for buffer in buffers)]
+    return [intake.counts, told, *(buffer.contents() for buffer in buffers)]
+
+
+def control_parts(data: bytes) -> None:
+    """A part of the control stream, which reads the same by TCP as in a packet, and anew."""
+    stream = ServerStream()
+    stream.dialect = KOLLACAST
+    by_tcp = b"\x16" + len(data).to_bytes(4, "big") + data
+    try:
+        control = Control.of_data(KOLLACAST, data)
+    except WireError as error:
+        checks.line(str(error))
+        checks.same(([], str(error)), _read(stream, iter([by_tcp]), lambda message: None), "by TCP")
+        return
+    checks.same(data, control.data(KOLLACAST), "made anew")
+    checks.same(by_tcp, control.encode(KOLLACAST), "made anew by TCP")
+    checks.same(([control], None), _read(stream, iter([by_tcp]), lambda message: None), "by TCP")
+
+
+def _mend(intake: Intake, buffer: PacketBuffer, run: ParityRun) -> None:
+    """What is asked for then is enough: with it all is here."""
+    for _ in intake.mend(buffer, run):
+        pass
+    needed = intake.needed(buffer)
+    if not set(needed) <= set(buffer.missing()):
+        raise AssertionError("what is here is asked for")
+    if bool(needed) == buffer.complete:
+        raise AssertionError(f"{len(needed)} packets are asked for of {buffer.missing_count}")
 
 
 def recipes(data: bytes) -> None:
@@ -260,7 +298,7 @@ def recipes(data: bytes) -> None:
         again: dict[int, tuple[int, ...]] = {}
         for packet in pack(list(found.values()), first, len(data) + 8):
             again.update(Recipe.decode(packet).named())
-        _same(dict(found), again, "packed anew")
+        checks.same(dict(found), again, "packed anew")
 
 
 TARGETS: dict[str, Target] = {
@@ -273,5 +311,7 @@ TARGETS: dict[str, Target] = {
         datagrams_of_kollacast,
         datagrams_of_jasmine,
         recipes,
+        control_parts,
+        control_reader,
     )
 }

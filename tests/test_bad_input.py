@@ -100,7 +100,7 @@ class _Destination:
         (f"{LOOPBACK} 0", "number_of_clients '0': must be a whole number from 1 to 65535"),
         (f"{LOOPBACK} -3", "number_of_clients '-3': must be a whole number from 1 to 65535"),
         (f"{LOOPBACK} four", "number_of_clients 'four': must be a whole number from 1 to 65535"),
-        (f"{LOOPBACK} 1 --mtu 43", "--mtu '43': must be a whole number from 44 to 65535"),
+        (f"{LOOPBACK} 1 --mtu 67", "--mtu '67': must be a whole number from 68 to 65535"),
         (
             f"{LOOPBACK} 1 --dialect jasmine --mtu 9000",
             "--mtu 9000: a jasmine client takes datagrams of up to 1500 bytes",
@@ -606,6 +606,7 @@ async def test_interrupted_at_the_end(crew: Crew, number: int, side: str) -> Non
         server = crew.server("--input", str(crew.file("image", image)))
         client = crew.client(*destination.words, port=meddler.entrance)
         await crew.until(lambda: bool(held), "the digest")
+        await crew.until(lambda: client.writes_in(destination.folder) == len(image), "the image")
         (server if side == "server" else client).send_signal(number)
         await ends(server, client)
     finally:

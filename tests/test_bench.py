@@ -12,19 +12,19 @@ from twisted.trial.unittest import TestCase
 from bench.ballast import Ballast
 from bench.contenders import CONTENDERS, sweep
 from bench.crew import Crew, Side, TransferError
+from bench.crowd.__main__ import setting_of as crowd_setting
 from bench.image import make_image
 from bench.results import (
-    cpu_per_host_and_buffer,
     has_failed,
     judge,
     judge_cost,
     load,
     save,
-    sent_per_image,
     settled_port_loss,
 )
 from bench.rows import MIB, SCALE_ROWS, SWEEP_ROWS, by_name, some_by_name
 from bench.runner import has_turn
+from bench.scaling import filled, judge_scale
 from bench.table import markdown
 from lab import Host
 
@@ -187,19 +187,6 @@ class RecordTests(TestCase):
         save(path, {row.name: record})
         self.assertEqual(list(load(path)), [row.name])
 
-    def test_simulated_hosts_stand_in_a_table_of_their_own(self) -> None:
-        crowd = {"buffers": 100, "tcp_bytes": 500_000, "detached": 2}
-        report = {"packets_multicast": 7192, "crowd": crowd}  # 10,500,320 bytes
-        quick, slow = _transfer(4.0, report=report), _transfer(6.0, report=report)
-        record = _record(10_000_000, kollacast={1000: [quick, slow, slow]})
-        self.assertEqual(cpu_per_host_and_buffer(record, "kollacast", 1000), 1.0 / 1000 / 100)
-        self.assertEqual(sent_per_image(record, "kollacast", 1000), 1.1000320)
-        page = markdown({"scale-1000-loss": record})
-        self.assertIn("| 1000 | 6.00 | 1.00 | 10 | 1 | 1.100 | 2 | 1.00 |", page)
-        self.assertNotIn("sweep", page)
-        failed = markdown({"scale-1000": _record(MIB, kollacast={1000: [{"error": "no"}]})})
-        self.assertIn("| 1000 | failed: no | n/a | n/a | n/a | n/a | n/a | n/a |", failed)
-
     def test_simulated_hosts_keep_no_copies(self) -> None:
         self.assertEqual(by_name("scale-1000").copies(1000), 0)
         self.assertEqual(by_name("link").copies(4), 4)
@@ -237,6 +224,79 @@ class RecordTests(TestCase):
                 "absent is missing",
             ],
         )
+
+
+class ScaleTests(TestCase):
+    """What simulated hosts show: beside one host, and held to goals of their own."""
+
+    def _measured(self, seconds: float, cpu_s: float, **more: Any) -> dict[str, Any]:
+        crowd = {"buffers": 100, "tcp_bytes": 400_000, "control_bytes": 100_000}
+        crowd |= {"detached": 2, "asks": 7}
+        report = {"packets_multicast": 7192, "crowd": crowd}  # 10,500,320 bytes
+        return _transfer(seconds, sender_cpu_s=cpu_s, report=report, **more)
+
+    def setUp(self) -> None:
+        one = _record(10_000_000, kollacast={1: 3 * [self._measured(5.0, 2.0)]})
+        quick, slow = self._measured(4.0, 1.0), self._measured(6.0, 8.0)
+        many = _record(10_000_000, kollacast={1000: [quick, slow, slow]})
+        self.records = {"scale-1": one, "scale-1-loss": one, "scale-1000": many}
+
+    def test_they_stand_in_tables_of_their_own(self) -> None:
+        page = markdown(self.records)
+        # 7.0 s to one are 6.0 s more for 999 others and 100 buffers.
+        self.assertIn("| 1000 | 6.00 | 1.20 | 8.00 | 80 | 60 | 1 | 1.100 | 2 | 7 | 1.00 |", page)
+        self.assertIn("| 1 | 5.00 | n/a | 2.00 | 20000 | n/a | 1 | 1.100 | 2 | 7 | 1.00 |", page)
+        self.assertNotIn("sweep", page)
+        failed = markdown({"scale-1000": _record(MIB, kollacast={1000: [{"error": "no"}]})})
+        self.assertIn("| 1000 | failed: no |" + 9 * " n/a |", failed)
+        self.assertIn("| scale-1000 | time at most 1.05 x that of scale-1 | n/a | not kn", failed)
+
+    def test_goals(self) -> None:
+        self.records["scale-1000-loss"] = self.records["scale-1000"]
+        self.records["scale-1000-killed"] = self.records["scale-1000"]
+        verdicts = {
+            name: [
+                (verdict.measured, verdict.is_reached)
+                for verdict in judge_scale(by_name(name), self.records)
+            ]
+            for name in self.records
+        }
+        peak = ("1 MiB", True)
+        self.assertEqual(verdicts["scale-1"], [peak])
+        self.assertEqual(verdicts["scale-1000"], [("1.200 x", False), ("60 µs", False), peak])
+        self.assertEqual(
+            verdicts["scale-1000-loss"], [("1.200 x", False), ("1.100 x", False), peak]
+        )
+        self.assertEqual(verdicts["scale-1000-killed"], [("1.200 x", False), peak])
+
+    def test_reached(self) -> None:
+        good = self._measured(5.25, 2.0 + 999 * 100 * 40e-6, sender_peak_bytes=256 * MIB)
+        self.records["scale-1000"] = _record(10_000_000, kollacast={1000: 3 * [good]})
+        verdicts = judge_scale(by_name("scale-1000"), self.records)
+        self.assertEqual([verdict.is_reached for verdict in verdicts], 3 * [True])
+
+    def test_one_host_of_another_image_is_nothing_to_compare_with(self) -> None:
+        self.records["scale-1"]["size"] = MIB
+        time, cpu, _ = judge_scale(by_name("scale-1000"), self.records)
+        self.assertEqual((time.is_reached, cpu.is_reached), (None, None))
+
+    def test_the_page(self) -> None:
+        page = "# Title\n<!-- measured: begin -->\nold\n<!-- measured: end -->\nend\n"
+        empty = filled(page, {}, "picture.png")
+        self.assertEqual(empty, page.replace("old", "Not measured yet."))
+        full = filled(empty, self.records, "picture.png")
+        self.assertIn("**scale-1000**", full)
+        self.assertIn("](picture.png)\n<!-- measured: end -->\nend\n", full)
+        self.assertEqual(filled(full, {}, "picture.png"), empty)
+
+    def test_what_is_asked_for_is_a_crowd_that_can_be(self) -> None:
+        for row in SCALE_ROWS:
+            words = ["here", "there", str(row.hosts[-1]), "--loss", str(row.loss)]
+            disturbance = crowd_setting([*words, *row.disturbance]).disturbance
+            self.assertEqual(bool(row.disturbance), disturbance.hosts > 0)
+            self.assertEqual(row.kills, disturbance.killed > 0)
+            assert row.scale_goals is not None
+            self.assertEqual(by_name(row.scale_goals.one).size, row.size)
 
 
 class TurnTests(TestCase):
@@ -309,6 +369,17 @@ class CrewTests(TestCase):
             error = self.assertRaises(TransferError, crew.wait, [process])
         self.assertEqual(str(error), "receiver-0 ended with status 1: no such interface")
         self.assertFalse(error.is_too_slow)
+
+    def test_a_process_may_have_to_fail(self) -> None:
+        with Crew(Path(self.mktemp()).absolute(), limit_s=30) as crew:
+            for status in (4, 0):
+                argv = [sys.executable, "-c", f"import sys; sys.exit({status})"]
+                process = crew.start(_HERE, Side.SENDER, argv, statuses=(4,))
+                if status:
+                    crew.wait([process])
+                else:
+                    error = self.assertRaises(TransferError, crew.wait, [process])
+        self.assertIn("ended with status 0", str(error))
 
     def test_over_the_limit(self) -> None:
         with Crew(Path(self.mktemp()).absolute(), limit_s=0.2) as crew:

@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast.client.conversation import EARLY_DIGEST, AttemptConversation, conversation, hear
+from kollacast.client.conversation import _EARLY_DIGEST, AttemptConversation, conversation, hear
 from kollacast.client.endings import Ending, Failed, Got, Lost
 from kollacast.client.terms import of_greeting, of_group_info
 from kollacast.receiving.shape import Way
@@ -138,7 +138,7 @@ class ConversationTests(SynchronousTestCase):
             self.assert_ends("challenging", message, unknown)
 
     def test_what_has_no_place_where_it_comes(self) -> None:
-        turn, early = "the server speaks out of turn", EARLY_DIGEST
+        turn, early = "the server speaks out of turn", _EARLY_DIGEST
         cases: list[tuple[Message, str, tuple[str, ...]]] = [
             (_SENT, turn, ("agreeing",)),
             (_DIGEST, early, ("agreeing", "waiting", "flushing", "proving")),

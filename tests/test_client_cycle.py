@@ -22,9 +22,22 @@ from kollacast.client.attempt import GREETING_TIMEOUT_S
 from kollacast.operator.outcome import Outcome, Status
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.receiving import output, reception
-from kollacast.wire.dialect import JASMINE
-from kollacast.wire.greeting import MAGIC, Hello, Refusal, encode_json
-from kollacast.wire.messages import Detach, Done, Ready, Report, Request
+from kollacast.repair.xor import combine
+from kollacast.wire.dialect import JASMINE, KOLLACAST
+from kollacast.wire.greeting import MAGIC, PROTOCOL_VERSION, Hello, Refusal, encode_json
+from kollacast.wire.messages import (
+    BufferCtl,
+    Control,
+    Credit,
+    Detach,
+    Packet,
+    Repaired,
+    Report,
+    Request,
+    Sent,
+)
+from kollacast.wire.parity import terms
+from kollacast.wire.recipes import parity_seq
 from kollacast.wire.structures import MAX_JSON_SIZE
 from tests.simulation.image import MemorySink
 from tests.simulation.network import Network
@@ -283,7 +296,7 @@ class GreetingTests(_ClientTestCase):
 
     def test_greetings_that_make_no_sense(self) -> None:
         good = {
-            "version": 1,
+            "version": PROTOCOL_VERSION,
             "session": "s",
             "salt": 1,
             "group": GROUP,
@@ -294,8 +307,8 @@ class GreetingTests(_ClientTestCase):
             "digest": "sha256",
         }
         for change, complaint in (
-            ({"version": 2}, "the peer speaks version 2, this is version 1"),
-            ({"mtu": 43}, "the peer's mtu 43 holds no packet"),
+            ({"version": 1}, "the peer speaks version 1, this is version 2"),
+            ({"mtu": 67}, "the peer's mtu 67 holds no packet"),
             ({"group": "10.0.0.1"}, "the peer's group 10.0.0.1 is not a multicast address"),
             ({"window": 0}, "the peer's window is not a number from 1 to 64"),
             ({"port": "x"}, "the peer's port is not a number from 1 to 65535"),
@@ -319,7 +332,7 @@ class GreetingTests(_ClientTestCase):
     def test_later_features_are_ignored(self) -> None:
         server, client = self.meet()
         greeting = {
-            "version": 1,
+            "version": PROTOCOL_VERSION,
             "salt": server.salt,
             "group": GROUP,
             "port": PORT,
@@ -408,25 +421,24 @@ class ReceiveTests(_ClientTestCase):
         server, client = self.greeted()
         heard = server.client.heard
         server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
-        self.assertEqual(heard[1:], [Ready()])
+        self.assertEqual(heard[1:], [Credit(0, 2)])
         self.assertEqual(client.phase, "receiving")
         self.multicast(server, 0, 1, 2, 3)
         self.assertEqual(heard[2:], [])
         self.assertEqual(client.sink.data, _IMAGE[:_BUFFER])
         server.sent()
-        self.assertEqual(heard[2:], [Done()])
+        self.assertEqual(heard[2:], [Credit(1, 3)])
         server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
-        self.assertEqual(heard[3:], [Ready()])
         self.multicast(server, 4)
         server.sent()
-        self.assertEqual(heard[4:], [Request((5,))])
+        self.assertEqual(heard[3:], [Request((5,))])
         server.repair(5, _payload(5))
-        self.assertEqual(heard[5:], [Done()])
+        self.assertEqual(heard[4:], [Credit(2, 4)])
         self.assertEqual(client.account.copy.tally.repaired, 1)
         server.announce(3, 0, 6, 0)
-        self.assertEqual(heard[6:], [Ready()])
+        self.assertEqual(heard[5:], [])
         server.sent()
-        self.assertEqual(heard[7:], [Done()])
+        self.assertEqual(heard[5:], [Credit(3, 5)])
         self.assertEqual(client.phase, "verifying")
         self.assertFalse(client.sink.is_committed)
         server.digest(_DIGEST)
@@ -468,15 +480,15 @@ class ReceiveTests(_ClientTestCase):
         server, client = self.greeted()
         server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
         server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
-        self.assertEqual(server.client.heard[1:], [Ready(), Ready()])
+        self.assertEqual(server.client.heard[1:], [Credit(0, 2)])
         self.multicast(server, 0, 1, 3)
         server.sent()
         self.multicast(server, 4, 5)
         server.sent()
-        self.assertEqual(server.client.heard[3:], [Request((2,))])
+        self.assertEqual(server.client.heard[2:], [Request((2,))])
         self.assertEqual(client.sink.data, b"")
         server.repair(2, _payload(2))
-        self.assertEqual(server.client.heard[4:], [Done(), Done()])
+        self.assertEqual(server.client.heard[3:], [Credit(1, 3), Credit(2, 4)])
         self.assertEqual(client.sink.data, _IMAGE)
 
     def test_datagrams_in_any_order_and_twice(self) -> None:
@@ -489,7 +501,7 @@ class ReceiveTests(_ClientTestCase):
             self.multicast(server, 4, 0, 2, 1, 1)
             server.sent()
             server.sent()
-            self.assertEqual(server.client.heard[-2:], [Done(), Done()])
+            self.assertEqual(server.client.heard[-1], Credit(2, 4))
             server.announce(3, 0, 6, 0)
             server.sent()
             server.digest(_DIGEST)
@@ -506,7 +518,7 @@ class ReceiveTests(_ClientTestCase):
         (port,) = self.network.ports
         port.stopReading()
         server.sent()
-        self.assertEqual(server.client.heard[2:], [Done()])
+        self.assertEqual(server.client.heard[2:], [Credit(1, 3)])
 
     def test_late_datagrams_make_the_answers_needless(self) -> None:
         server, client = self.greeted()
@@ -514,7 +526,7 @@ class ReceiveTests(_ClientTestCase):
         server.sent()
         self.assertEqual(server.client.heard[2:], [Request((0, 1, 2, 3))])
         self.multicast(server, 0, 1, 2, 3)
-        self.assertEqual(server.client.heard[3:], [Done()])
+        self.assertEqual(server.client.heard[3:], [Credit(1, 3)])
         for seq in range(BUFFER_PACKETS):
             server.repair(seq, _payload(seq))
         self.assertIsNone(client.outcome)
@@ -524,20 +536,20 @@ class ReceiveTests(_ClientTestCase):
         server, client = self.greeted(threads=True)
         client.threads["disk"].held = True
         self.bring(server, until=1)
-        self.assertEqual(server.client.heard[1:], [Ready()])
+        self.assertEqual(server.client.heard[1:], [Credit(0, 2)])
         client.threads["disk"].release()
         self.network.settle()
-        self.assertEqual(server.client.heard[2:], [Done()])
+        self.assertEqual(server.client.heard[2:], [Credit(1, 3)])
 
     def test_done_waits_for_the_digest_thread(self) -> None:
         """A buffer that is still read must not be filled again."""
         server, client = self.greeted(threads=True)
         client.threads["digest"].held = True
         self.bring(server, until=1)
-        self.assertEqual(server.client.heard[1:], [Ready()])
+        self.assertEqual(server.client.heard[1:], [Credit(0, 2)])
         client.threads["digest"].release()
         self.network.settle()
-        self.assertEqual(server.client.heard[2:], [Done()])
+        self.assertEqual(server.client.heard[2:], [Credit(1, 3)])
 
     def test_memory_goes_back_once_no_buffer_follows(self) -> None:
         alive: WeakSet[PacketBuffer] = WeakSet()
@@ -555,14 +567,14 @@ class ReceiveTests(_ClientTestCase):
         server.announce(3, 0, 6, 0)
         self.multicast(server, 4, 5)
         server.sent()
-        self.assertEqual(server.client.heard[-1], Done())
+        self.assertEqual(server.client.heard[-1], Credit(2, 4))
         self.assertEqual(len(alive), 0)
         server.sent()
         server.digest(_DIGEST)
         self.assert_whole(client)
 
     def test_no_memory_for_a_whole_window(self) -> None:
-        """The buffers that there are go round, and the server waits for READY."""
+        """Those that there are go round: what comes too early is lost, and less is granted."""
         made = 0
 
         def make(capacity: int, packets: int) -> PacketBuffer:
@@ -576,12 +588,17 @@ class ReceiveTests(_ClientTestCase):
         server, client = self.greeted()
         server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
         server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
-        self.assertEqual(server.client.heard[1:], [Ready()])
+        self.assertEqual(server.client.heard[1:], [Credit(0, 2)])
+        self.multicast(server, 4)
         self.multicast(server, 0, 1, 2, 3)
+        self.multicast(server, 5)
         server.sent()
-        self.assertEqual(server.client.heard[2:], [Done(), Ready()])
-        self.multicast(server, 4, 5)
+        self.assertEqual(server.client.heard[2:], [Credit(1, 2)])
         server.sent()
+        self.assertEqual(server.client.heard[3:], [Request((4, 5))])
+        server.repair(4, _payload(4))
+        server.repair(5, _payload(5))
+        self.assertEqual(server.client.heard[4:], [Credit(2, 3)])
         server.announce(3, 0, 6, 0)
         server.sent()
         server.digest(_DIGEST)
@@ -592,7 +609,7 @@ class ReceiveTests(_ClientTestCase):
         server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
         self.multicast(server, 0, 1, 2, 3)
         self.network.run_for(10.0)
-        self.assertEqual(server.client.heard[1:], [Ready()])
+        self.assertEqual(server.client.heard[1:], [Credit(0, 2)])
 
     def test_a_damaged_answer_is_asked_for_again(self) -> None:
         server, _ = self.greeted()
@@ -602,7 +619,7 @@ class ReceiveTests(_ClientTestCase):
         server.send(b"\x20" + server.packet(3, _payload(3))[:-1] + b"!")
         self.assertEqual(server.client.heard[2:], [Request((3,)), Request((3,))])
         server.repair(3, _payload(3))
-        self.assertEqual(server.client.heard[4:], [Done()])
+        self.assertEqual(server.client.heard[4:], [Credit(1, 3)])
 
     def test_answers_that_are_always_damaged(self) -> None:
         server, client = self.greeted()
@@ -611,6 +628,140 @@ class ReceiveTests(_ClientTestCase):
         for _ in range(17):
             server.send(b"\x20" + server.packet(3, _payload(3))[:-1] + b"!")
         self.assert_failed(client, f"{_SERVER}: the server's retransmissions are damaged")
+
+
+class ParityTests(_ClientTestCase):
+    """Packets 1 and 2 of the first buffer are lost, and parity of it has come."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server, self.client = self.greeted()
+        self.bring(self.server, until=0)
+        self.multicast(self.server, 0, 3)
+        self.server.sent()
+        self.heard = self.server.client.heard
+        self.assertEqual(self.heard.pop(), Request((1, 2)))
+
+    def run_with(self, *sums: set[int]) -> Repaired:
+        """Multicast a run in which these rows come through, of all that there could be."""
+        number = 0
+        for wanted in sums:
+            while self.members(number) != wanted:
+                number += 1
+            payloads = [memoryview(_payload(seq)) for seq in wanted]
+            seq = parity_seq(number)
+            self.server.multicast(self.server.packet(seq, combine(payloads, CAPACITY)))
+            number += 1
+        return Repaired(1, parity_seq(0), number, 4)
+
+    def members(self, number: int) -> set[int]:
+        members: set[int] = set()
+        for term in terms(parity_seq(number), 4, 4):
+            members ^= {term}
+        return members
+
+    def say(self, told: Repaired) -> None:
+        self.server.tell(told)
+        self.network.settle()
+
+    def end(self) -> None:
+        self.server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
+        self.multicast(self.server, 4, 5)
+        self.server.sent()
+        self.server.announce(3, 0, 6, 0)
+        self.server.sent()
+        self.server.digest(_DIGEST)
+        self.assert_whole(self.client)
+
+    def test_it_mends_all(self) -> None:
+        self.say(self.run_with({0, 1, 2, 3}, {2, 3}))
+        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.end()
+        report = self.told(self.server)
+        self.assertEqual((report["packets_multicast"], report["packets_decoded"]), (4, 2))
+
+    def test_it_mends_one_of_two(self) -> None:
+        self.say(self.run_with({0, 1}))
+        self.assertEqual(self.heard.pop(), Request((2,)))
+        self.server.repair(2, _payload(2))
+        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.end()
+
+    def test_one_packet_by_tcp_tells_the_other(self) -> None:
+        self.say(self.run_with({1, 2}))
+        request = self.heard.pop()
+        assert isinstance(request, Request)
+        (seq,) = request.seqs
+        self.server.repair(seq, b"x" * CAPACITY)  # its sum is right: it is believed
+        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.assertEqual(self.client.account.copy.tally.decoded, 1)
+        self.assertEqual(self.client.account.copy.tally.retransmitted, 1)
+
+    def test_a_damaged_packet_by_tcp_tells_nothing(self) -> None:
+        self.say(self.run_with({1, 2}))
+        request = self.heard.pop()
+        assert isinstance(request, Request)
+        (seq,) = request.seqs
+        self.server.send(Packet(seq, 0, _payload(seq)).encode(KOLLACAST))
+        self.assertEqual(self.heard.pop(), request)
+        self.server.repair(seq, _payload(seq))
+        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.end()
+
+    def test_a_second_run_completes_it(self) -> None:
+        self.say(self.run_with({1, 2}))
+        self.heard.pop()
+        self.say(self.run_with({1, 3}))
+        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.end()
+
+    def test_nothing_of_it_has_come(self) -> None:
+        self.say(Repaired(1, parity_seq(100), 4, 4))
+        self.assertEqual(self.heard.pop(), Request((1, 2)))
+        for seq in (1, 2):
+            self.server.repair(seq, _payload(seq))
+        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.end()
+
+    def test_late_datagrams_bring_what_is_being_solved_for(self) -> None:
+        told = self.run_with({0, 1, 2, 3}, {2, 3})
+        self.server.client.transport.write(self.server.told(told))
+        for seq in (1, 2):
+            self.network.multicast(self.server.group, self.server.packet(seq, _payload(seq)))
+        self.network.settle()
+        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.assertEqual(self.client.account.copy.tally.repeated, 0)
+        self.end()
+
+    def test_of_a_buffer_that_is_whole_or_is_none(self) -> None:
+        before = list(self.heard)
+        self.say(Repaired(7, parity_seq(0), 4, 4))
+        self.assertEqual(self.heard, before)
+        for seq in (1, 2):
+            self.server.repair(seq, _payload(seq))
+        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.say(Repaired(1, parity_seq(0), 4, 4))
+        self.end()
+
+
+class CatchingUpTests(_ClientTestCase):
+    """Much of the control stream is heard at once."""
+
+    def test_a_buffer_ends_while_parity_of_the_next_is_looked_for(self) -> None:
+        """All of the first has come, one packet of the second is lost, and all of its parity."""
+        server, client = self.greeted()
+        server.announce(1, _BUFFER, 0, BUFFER_PACKETS)
+        server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
+        self.multicast(server, 0, 1, 2, 3, 4)
+        server.send(server.told(Sent(1, 4), Sent(2, 2), Repaired(2, parity_seq(0), 1, 2)))
+        self.network.settle()
+        self.assertEqual(server.client.heard[1:], [Credit(0, 2), Credit(1, 3), Request((5,))])
+        server.repair(5, _payload(5))
+        self.assertEqual(server.client.heard[4:], [Credit(2, 4)])
+        server.tell(BufferCtl(3, 0, 6, 0))
+        server.tell(Sent(3, 0))
+        server.digest(_DIGEST)
+        self.assert_whole(client)
 
 
 class OffenceTests(_ClientTestCase):
@@ -633,7 +784,6 @@ class OffenceTests(_ClientTestCase):
 
     def test_sent_for_nothing(self) -> None:
         line = "SENT for a buffer that was not announced or is not ready"
-        self._offend(-1, RawServer.sent, line)
         self._offend(1, RawServer.sent, line)
 
     def test_announcements_that_cannot_be(self) -> None:
@@ -648,16 +798,31 @@ class OffenceTests(_ClientTestCase):
         ):
             self._offend(1, lambda server, ctl=ctl: server.announce(*ctl), line)  # type: ignore[misc]
 
+    def test_parity_that_cannot_be(self) -> None:
+        for told, line in (
+            (Repaired(1, 0xA0000000, 1, 5), "parity of 1 times 5 packets"),
+            (Repaired(1, 0xA0000000, 33, 4), "parity of 33 times 4 packets"),
+            (
+                Repaired(1, 0xC0000000, 3, 4),
+                "repairs of 3 parity packets of 4 terms from 0xc0000000 on",
+            ),
+        ):
+            self._offend(
+                0,
+                lambda server, told=told: server.tell(told),  # type: ignore[misc]
+                line,
+            )
+
     def test_an_announcement_beyond_the_window(self) -> None:
         self._offend(
             0,
-            lambda server: (server.announce(2, 56, 4, 2), server.announce(3, 56, 6, 2)),
+            lambda server: [server.announce(2 + i, 56, 4 + 2 * i, 2) for i in range(3)],
             "a buffer beyond the window of 2 is announced",
         )
 
     def test_an_announcement_after_the_end(self) -> None:
         self._offend(
-            5,
+            4,
             lambda server: server.announce(4, 28, 6, 1),
             "a buffer is announced that begins with seq 6",
         )
@@ -674,12 +839,16 @@ class OffenceTests(_ClientTestCase):
             "the server does not hold the packet 2 any more",
         )
 
-    def test_a_digest_before_the_end(self) -> None:
+    def test_a_digest_before_the_image(self) -> None:
         self._offend(
-            1,
+            -1,
             lambda server: server.digest(_DIGEST),
-            "the digest comes before the end of the image, or twice",
+            "the digest comes before the image, or twice",
         )
+
+    def test_a_part_of_the_control_stream_that_is_not_the_next(self) -> None:
+        gap = Control(1, 5, ()).encode(KOLLACAST)
+        self._offend(1, lambda server: server.send(gap), "a gap in the control stream")
 
     def test_a_report_without_end(self) -> None:
         self._offend(
@@ -723,9 +892,7 @@ class ProofTests(_ClientTestCase):
         server.digest(_DIGEST)
         server.digest(_DIGEST)
         client.threads["disk"].release()
-        self.assert_failed(
-            client, f"{_SERVER}: the digest comes before the end of the image, or twice"
-        )
+        self.assert_failed(client, f"{_SERVER}: the digest comes before the image, or twice")
 
     def bring_end(self, server: RawServer) -> None:
         self.network.settle()
@@ -741,10 +908,10 @@ class ProofTests(_ClientTestCase):
         server.announce(3, 0, 6, 0)
         server.sent()
         server.digest(_DIGEST)
-        self.assertEqual(server.client.heard[-2:], [Request((5,)), Ready()])
+        self.assertEqual(server.client.heard[-1], Request((5,)))
         self.assertFalse(client.sink.is_committed)
         server.repair(5, _payload(5))
-        self.assertEqual(server.client.heard[-3:-1], [Done(), Done()])
+        self.assertEqual(server.client.heard[-2], Credit(3, 5))
         self.assertTrue(self.told(server)["ok"])
         self.assert_whole(client)
 
@@ -777,7 +944,7 @@ class ProofTests(_ClientTestCase):
         server.digest(_DIGEST)
         self.network.run_for(30.0)
         self.assertIsNone(client.outcome)
-        self.assertEqual(server.client.heard[-1], Done())
+        self.assertEqual(server.client.heard[-1], Credit(3, 5))
         client.threads["disk"].release()
         self.assert_whole(client)
         self.assertTrue(self.told(server)["ok"])
@@ -1008,7 +1175,7 @@ class EndTests(_ClientTestCase):
         server, client = self.meet(sink=sink, threads=True)
         client.threads["digest"].held = True
         server.greet(fetch=True, image="ab")
-        server.announce(1, 0, 5, 0)
+        server.end(5)
         server.digest(hashlib.sha256(sink.data).digest())
         self.assertEqual(client.phase, "verifying")
         client.client.interrupt("interrupted")

@@ -9,9 +9,32 @@ from twisted.trial import unittest
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import DIALECTS, JASMINE, KOLLACAST
 from kollacast.wire.greeting import GroupInfo
-from kollacast.wire.messages import BufferCtl, Packet, Repaired, Request, encode_sealed
-from kollacast.wire.structures import payload_capacity
-from tests.vectors import BUFFER, END, GROUP_INFO, HEADERS, IMAGE, LAST_PACKET, REQUEST
+from kollacast.wire.messages import (
+    Ask,
+    BufferCtl,
+    Control,
+    Credit,
+    Done,
+    Packet,
+    Ready,
+    Repaired,
+    Request,
+    Sent,
+    encode_sealed,
+)
+from kollacast.wire.structures import Tag, payload_capacity
+from tests.vectors import (
+    BUFFER,
+    DONE,
+    END,
+    GROUP_INFO,
+    HEADERS,
+    IMAGE,
+    LAST_PACKET,
+    READY,
+    REQUEST,
+    SENT,
+)
 
 _ENGINE, _ = best_crc32c()
 
@@ -28,6 +51,17 @@ class Jasmine(unittest.SynchronousTestCase):
 
     def test_a_request(self) -> None:
         self.assertEqual(Request((2,)).encode(JASMINE), REQUEST)
+
+    def test_signals_are_single_bytes(self) -> None:
+        self.assertEqual(Ready().encode(JASMINE), READY)
+        self.assertEqual(Done().encode(JASMINE), DONE)
+        self.assertEqual(Sent().encode(JASMINE), SENT)
+        # Which buffer it is, is not said.
+        self.assertEqual(Sent(7, 8).encode(JASMINE), SENT)
+
+    def test_it_has_four_tags(self) -> None:
+        self.assertEqual([tag.value for tag in sorted(JASMINE.tags)], [0x01, 0x02, 0x04, 0x08])
+        self.assertFalse(JASMINE.multicasts_control)
 
     def test_retransmissions_in_the_order_asked_for(self) -> None:
         headers = memoryview(b"".join(HEADERS))
@@ -48,6 +82,7 @@ class Jasmine(unittest.SynchronousTestCase):
         self.assertEqual(JASMINE.max_buffer_packets, 65536)
         self.assertEqual(JASMINE.ready_wait_s, 5.0)
         self.assertEqual(JASMINE.max_window, 1)
+        self.assertEqual(JASMINE.announced_ahead, 0)
         self.assertEqual(12 + payload_capacity(JASMINE.max_mtu), 1472)
         self.assertEqual(JASMINE.default_group, "224.238.0.31")
         self.assertTrue(JASMINE.descending)
@@ -93,8 +128,34 @@ class Kollacast(unittest.SynchronousTestCase):
             Packet(9, 0, b"").encode(KOLLACAST), bytes.fromhex("20 00000009 00000000 00000000")
         )
 
+    def test_a_buffer_is_sent(self) -> None:
+        self.assertEqual(
+            Sent(0x01020304, 3).encode(KOLLACAST), bytes.fromhex("08 01020304 00000003")
+        )
+
+    def test_credit_and_questions(self) -> None:
+        self.assertEqual(Credit(1, 5).encode(KOLLACAST), bytes.fromhex("03 00000001 00000005"))
+        self.assertEqual(Ask(0x01020304).encode(KOLLACAST), bytes.fromhex("05 01020304"))
+
+    def test_what_a_control_packet_carries(self) -> None:
+        repaired = Repaired(1, 0xA0000005, 3, 2)
+        control = Control(2, 3, (BufferCtl(1, 2926, 0, 3), Sent(1, 3), repaired))
+        data = bytes.fromhex(
+            "00000002 00000003 10 00000001 00000b6e 00000000 00000003"
+            " 08 00000001 00000003 11 00000001 a0000005 00000003 00000002"
+        )
+        self.assertEqual(control.data(KOLLACAST), data)
+        self.assertEqual(control.encode(KOLLACAST), bytes.fromhex("16 00000033") + data)
+
+    def test_credit_stands_in_place_of_the_old_signals(self) -> None:
+        self.assertTrue(KOLLACAST.multicasts_control)
+        self.assertEqual(set(Tag) - KOLLACAST.tags, {Tag.CLIENT_READY, Tag.CLIENT_DONE})
+
     def test_coded_repairs_are_over(self) -> None:
-        self.assertEqual(Repaired(0x01020304).encode(KOLLACAST), bytes.fromhex("11 01020304"))
+        self.assertEqual(
+            Repaired(0x01020304, 0xA0000001, 0x76, 0x02CF).encode(KOLLACAST),
+            bytes.fromhex("11 01020304 a0000001 00000076 000002cf"),
+        )
 
     def test_the_default_group_is_administratively_scoped(self) -> None:
         self.assertTrue(KOLLACAST.default_group.startswith("239."))

@@ -11,6 +11,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from bench.results import load
+from bench.scaling import PAGE, PICTURE, filled
 from fuzz import recorded
 from kollacast.client.terms import of_greeting, of_group_info
 from kollacast.command.client_options import ClientOptions
@@ -26,7 +28,18 @@ from kollacast.wire import recipes
 from kollacast.wire.checksum import crcmod_engine
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Greeting, GroupInfo, Hello, encode_json
-from kollacast.wire.messages import BufferCtl, Repaired, Request, encode_sealed
+from kollacast.wire.messages import (
+    BufferCtl,
+    Control,
+    Credit,
+    Notice,
+    Repaired,
+    Request,
+    Sent,
+    encode_sealed,
+)
+from kollacast.wire.parity import ParityRun, terms
+from kollacast.wire.recipes import control_seq, parity_seq
 from kollacast.wire.structures import Tag
 from tests import vectors
 from tests.simulation.network import Network
@@ -39,6 +52,7 @@ _PAGES = (
     "docs/architecture.md",
     "docs/failures.md",
     "docs/kolla.md",
+    "docs/scaling.md",
 )
 _SALT = 1802464364
 
@@ -73,6 +87,16 @@ class ExampleTests(SynchronousTestCase):
         self.codec.seal(self.buffer.headers, 0, 0, payloads)
         self.datagrams = [bytes(self.buffer.vector(i, 1)[0]) + payloads[i] for i in range(3)]
 
+    def control(self, number: int, *notices: Notice) -> tuple[str, bytes]:
+        """A control packet."""
+        data = Control(1, 1, notices).data(KOLLACAST)
+        return "udp", self.codec.sealed(control_seq(number), [memoryview(data)]) + data
+
+    def repaired(self, repaired: Repaired) -> tuple[str, bytes]:
+        """The control packet behind coded repairs of the first buffer."""
+        end = BufferCtl(2, 0, 3, 0)
+        return self.control(4, self.ctl, end, Sent(1, 3), Sent(2, 0), repaired)
+
     def assertShown(self, name: str, expected: Sequence[tuple[str, bytes]]) -> None:
         """The example shows these messages, each in full unless it says otherwise."""
         shown = recorded.example(name)
@@ -98,24 +122,24 @@ class ExampleTests(SynchronousTestCase):
         )
         report = encode_json({"ok": True, "packets_multicast": 2})
         packet = encode_sealed(KOLLACAST, self.buffer.headers, [1], self.buffer.slots(1, 1))
-        ready, done, sent = (bytes((tag,)) for tag in (1, 4, 8))
+        end = BufferCtl(2, 0, 3, 0)
+        notices = (self.ctl, end, Sent(1, 3), Sent(2, 0))
+        control = [self.control(n, *notices[: n + 1]) for n in range(4)]
         self.assertShown(
             "kollacast",
             [
                 ("S>C", greeting.encode()),
                 ("C>S", Hello("host-1", 45964, coding=True).encode()),
-                ("S>C", self.ctl.encode(KOLLACAST)),
-                ("S>C", BufferCtl(2, 0, 3, 0).encode(KOLLACAST)),
-                ("C>S", ready),
-                ("C>S", ready),
+                ("S>C", Control(1, 1, (self.ctl,)).encode(KOLLACAST)),
+                *control[:2],
+                ("C>S", Credit(0, 4).encode(KOLLACAST)),
                 *(("udp", datagram) for datagram in self.datagrams),
-                ("S>C", sent),
-                ("S>C", sent),
+                *control[2:],
                 ("S>C", bytes((Tag.DIGEST,)) + hashlib.sha256(vectors.IMAGE).digest()),
                 ("C>S", Request((1,)).encode(KOLLACAST)),
                 ("S>C", packet),
-                ("C>S", done),
-                ("C>S", done),
+                ("C>S", Credit(1, 5).encode(KOLLACAST)),
+                ("C>S", Credit(2, 6).encode(KOLLACAST)),
                 ("C>S", bytes((Tag.REPORT,)) + report),
             ],
         )
@@ -128,9 +152,17 @@ class ExampleTests(SynchronousTestCase):
             "coding",
             [
                 *(("udp", self.codec.sealed(s, [memoryview(data)]) + data) for s, data in packets),
-                ("S>C", Repaired(1).encode(KOLLACAST)),
+                self.repaired(Repaired(1)),
             ],
         )
+
+    def test_parity(self) -> None:
+        run = ParityRun(parity_seq(0), 1, 2)
+        payloads = self.buffer.slots(0, 3)
+        data = combine([payloads[term] for term in terms(run.first, 3, run.degree)], 1460)
+        datagram = self.codec.sealed(run.first, [memoryview(data)]) + data
+        repaired = self.repaired(Repaired(1, run.first, run.count, run.degree))
+        self.assertShown("parity", [("udp", datagram), repaired])
 
     def test_jasmine(self) -> None:
         server = [("S>C", data) for data, _ in vectors.JASMINE_SERVER]
@@ -256,6 +288,17 @@ class FailuresTests(SynchronousTestCase):
         for row in promises:
             if set(row[0]) != {"-"}:
                 self.assertRegex(row[2], r"^`test_\w+\.test_\w+`", row[1])
+
+
+class ScalingTests(SynchronousTestCase):
+    """The tables of docs/scaling.md are those of the results."""
+
+    def test_they_are_rendered(self) -> None:
+        results = _CHECKOUT / "bench" / "results"
+        picture = f"../bench/results/{PICTURE}"
+        page = _page("docs/scaling.md")
+        self.assertEqual(PAGE, _CHECKOUT / "docs" / "scaling.md")
+        self.assertEqual(page, filled(page, load(results / "benchmark.json"), picture))
 
 
 class LinkTests(SynchronousTestCase):

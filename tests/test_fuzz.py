@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from fuzz import CORPUS, seeds, targets
+from fuzz import CORPUS, control_stream, seeds, targets
 from kollacast.packets.intake import Intake
+from kollacast.receiving.control import ControlReader
 from kollacast.wire.parser import ClientStream, ServerStream
 from kollacast.wire.structures import WireError
 from tests.vectors import PROPERTY
@@ -92,3 +93,49 @@ class TargetTests(SynchronousTestCase):
     def test_a_way_of_delivery_that_places_something_else(self) -> None:
         self.patch(Intake, "datagram", lambda intake, data: None)
         self.sees("datagrams_of_kollacast", seeds.of("datagrams_of_kollacast")[0], "single")
+
+    def test_control_packets_that_some_deliveries_lose(self) -> None:
+        """The data is told, and a buffer has nothing of it."""
+        known = Intake.datagram
+
+        def datagram(intake: Intake, data: bytes) -> None:
+            told, intake.control = intake.control, lambda data: None
+            known(intake, data)
+            intake.control = told
+
+        self.patch(Intake, "datagram", datagram)
+        self.sees("datagrams_of_kollacast", seeds.of("datagrams_of_kollacast")[4], "single")
+
+    def test_a_part_that_reads_otherwise_by_tcp(self) -> None:
+        self.patch(ServerStream, "feed", lambda stream, data: iter(()))
+        for seed in seeds.of("control_parts"):
+            self.sees("control_parts", seed, "by TCP")
+
+    def test_a_reader_that_hears_something_twice(self) -> None:
+        class Reader(ControlReader):
+            def _take(self, control, known):
+                super()._take(control, control.first - 1)
+
+        self.patch(control_stream, "ControlReader", Reader)
+        self.sees("control_reader", seeds.of("control_reader")[1], "1 is heard behind 1")
+
+    def test_a_reader_that_leaves_something_out(self) -> None:
+        class Reader(ControlReader):
+            def _take(self, control, known):
+                super()._take(control, max(known, control.first))
+
+        self.patch(control_stream, "ControlReader", Reader)
+        self.sees("control_reader", seeds.of("control_reader")[1], "2 is heard behind 0")
+
+    def test_a_reader_that_asks_twice(self) -> None:
+        class Reader(ControlReader):
+            def _ask(self):
+                self._asked_at = None
+                super()._ask()
+
+        self.patch(control_stream, "ControlReader", Reader)
+        self.sees("control_reader", seeds.of("control_reader")[3], "an answer is due")
+
+    def test_a_reader_that_leaves_a_timer(self) -> None:
+        self.patch(ControlReader, "stop", lambda reader: None)
+        self.sees("control_reader", seeds.of("control_reader")[0], "a timer is left")

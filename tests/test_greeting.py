@@ -12,6 +12,7 @@ from twisted.trial import unittest
 
 from kollacast.wire.greeting import (
     MAGIC,
+    PROTOCOL_VERSION,
     Greeting,
     GroupInfo,
     Hello,
@@ -45,7 +46,7 @@ GREETING = Greeting(
 )
 
 _FIELDS: dict[str, Any] = {
-    "version": 1,
+    "version": PROTOCOL_VERSION,
     "session": "00ff00ff00ff00ff",
     "salt": 0xDEADBEEF,
     "group": "239.238.0.31",
@@ -109,7 +110,7 @@ class Greetings(_Refused):
             greeting = self.greeting(coding=value)
             assert isinstance(greeting, Greeting)
             self.assertIs(greeting.coding, False)
-            fields = {"version": 1, "packets": 1, "coding": value}
+            fields = {"version": PROTOCOL_VERSION, "packets": 1, "coding": value}
             self.assertIs(Hello.decode(json.dumps(fields).encode()).coding, False)
         fields = {key: value for key, value in _FIELDS.items() if key != "coding"}
         self.assertEqual(Greeting.decode(json.dumps(fields).encode()), self.greeting(coding=False))
@@ -125,7 +126,7 @@ class Greetings(_Refused):
             ("salt", 0xFFFFFFFF),
             ("port", 1),
             ("port", 65535),
-            ("mtu", 44),
+            ("mtu", 68),
             ("mtu", 65535),
             ("buffer_packets", 1),
             ("buffer_packets", 65536),
@@ -145,7 +146,7 @@ class Greetings(_Refused):
             ("port", 0),
             ("port", 65536),
             ("mtu", -1),
-            ("mtu", 43),
+            ("mtu", 67),
             ("mtu", 65536),
             ("buffer_packets", 0),
             ("buffer_packets", 1 << 40),
@@ -186,10 +187,10 @@ class Greetings(_Refused):
             self.not_greeted("group", group=group)
 
     def test_another_version_is_named(self) -> None:
-        self.not_greeted("version 2, this is version 1", version=2)
-        self.not_greeted("version 0", version=0)
-        for version in ("1", "\x1b[2J\n", [1], 10**3000, -(10**3000)):
-            self.not_greeted("version", version=version)
+        for version in (0, 1, 3, 10**9):
+            self.not_greeted(f"speaks version {version}, this is version 2", version=version)
+        for no_version in ("2", "\x1b[2J\n", [2], 10**3000, -(10**3000)):
+            self.not_greeted("version", version=no_version)
 
     def test_names_become_one_printable_line(self) -> None:
         greeting = self.greeting(name="a\0b\n\x1b[31mc\u202e\ud800é" + "x" * 1000)
@@ -230,7 +231,7 @@ class Hellos(_Refused):
         self.assertEqual(
             json.loads(message[4:]),
             {
-                "version": 1,
+                "version": 2,
                 "name": "node-17",
                 "packets": 8192,
                 "coding": True,
@@ -246,30 +247,36 @@ class Hellos(_Refused):
         self.assertEqual(Hello.decode(message[4:]), hello)
 
     def test_unknown_keys_are_ignored_and_a_name_may_be_missing(self) -> None:
-        data = b'{"version": 1, "packets": 1, "later": [1, {"a": null}]}'
+        data = b'{"version": 2, "packets": 1, "later": [1, {"a": null}]}'
         self.assertEqual(Hello.decode(data), Hello("", 1))
 
     def test_a_name_becomes_one_printable_line(self) -> None:
-        data = json.dumps({"version": 1, "packets": 1, "name": "\x1b]0;x\x07\r\n\0"}).encode()
+        fields = {"version": PROTOCOL_VERSION, "packets": 1, "name": "\x1b]0;x\x07\r\n\0"}
+        data = json.dumps(fields).encode()
         self.assertEqual(Hello.decode(data).name, "?]0;x????")
 
     def test_nonsense(self) -> None:
-        for fields in (
-            {},
-            {"version": 1},
-            {"packets": 1},
-            {"version": 2, "packets": 1},
-            {"version": 1, "packets": 0},
-            {"version": 1, "packets": -1},
-            {"version": 1, "packets": 1 << 40},
-            {"version": 1, "packets": 1e9},
-            {"version": 1, "packets": True},
-            {"version": 1, "packets": 1, "kept": -1},
-            {"version": 1, "packets": 1, "kept": 1 << 40},
-            {"version": 1, "packets": 1, "name": ["x"]},
-            {"version": 1, "packets": 1, "name": None},
+        sense = {"version": PROTOCOL_VERSION, "packets": 1}
+        for fields, pattern in (
+            ({}, "version"),
+            ({"version": PROTOCOL_VERSION}, "packets"),
+            ({"packets": 1}, "version"),
+            ({**sense, "packets": 0}, "packets"),
+            ({**sense, "packets": -1}, "packets"),
+            ({**sense, "packets": 1 << 40}, "packets"),
+            ({**sense, "packets": 1e9}, "packets"),
+            ({**sense, "packets": True}, "packets"),
+            ({**sense, "kept": -1}, "kept"),
+            ({**sense, "kept": 1 << 40}, "kept"),
+            ({**sense, "name": ["x"]}, "text"),
+            ({**sense, "name": None}, "text"),
         ):
-            self.refused(Hello.decode, json.dumps(fields).encode())
+            self.refused(Hello.decode, json.dumps(fields).encode(), pattern)
+
+    def test_another_version_is_named(self) -> None:
+        for version in (0, 1, 3):
+            data = json.dumps({"version": version, "packets": 1}).encode()
+            self.refused(Hello.decode, data, f"speaks version {version}, this is version 2")
 
 
 class GroupInfos(_Refused):

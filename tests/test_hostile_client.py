@@ -9,8 +9,8 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import LoopingCall
 
 from kollacast.wire.dialect import JASMINE, KOLLACAST
-from kollacast.wire.greeting import Greeting, GroupInfo, encode_json
-from kollacast.wire.messages import BufferCtl
+from kollacast.wire.greeting import PROTOCOL_VERSION, Greeting, GroupInfo, encode_json
+from kollacast.wire.messages import BufferCtl, Control, Notice, Sent
 from kollacast.wire.structures import MAX_JSON_SIZE
 from tests.processes import LOOPBACK, Crew, free_port, make_crew, names_in, on_the_reactor
 
@@ -30,7 +30,7 @@ _GREETING = Greeting(
     digest="sha256",
 ).encode()
 _GROUP_INFO = GroupInfo("224.238.0.31", free_port()).encode()
-_BUFFER = BufferCtl(1, 20 * 1460, 0, 20).encode(KOLLACAST)
+_BUFFER = BufferCtl(1, 20 * 1460, 0, 20)
 _HUGE = BufferCtl(1, 0xFFFFFFFF, 0, 10**9)
 
 
@@ -38,16 +38,24 @@ def _brackets() -> bytes:
     return struct.pack("!I", MAX_JSON_SIZE) + b"[" * MAX_JSON_SIZE
 
 
+def _told(*notices: Notice) -> bytes:
+    return Control(1, 1, notices).encode(KOLLACAST)
+
+
 #: What the server says, and what the client's last line says of it.
 _CASES = [
     (b"KCST\xff\xff\xff\xff", "4294967295 bytes of JSON are announced"),
     (b"KCST" + _brackets(), "JSON cannot be read"),
-    (b"KCST" + encode_json({"version": 1, "mtu": 10**30}), "mtu is not a number"),
+    (b"KCST" + encode_json({"version": PROTOCOL_VERSION, "mtu": 10**30}), "mtu is not a number"),
     (_GREETING + struct.pack("!B3I", 0x20, 0, 0, 0xFFFFFFFF), "a packet of 4294967295 bytes"),
-    (_GREETING + _HUGE.encode(KOLLACAST), "a buffer of 1000000000 packets is announced"),
-    (_GREETING + _BUFFER * 100, "a buffer is announced that begins with seq 0"),
-    (_GREETING + b"\x08", "SENT for a buffer that was not announced"),
-    (_GREETING + b"\x40" + bytes(32), "the digest comes before the end of the image"),
+    (_GREETING + _told(_HUGE), "a buffer of 1000000000 packets is announced"),
+    (_GREETING + _told(*[_BUFFER] * 100), "a buffer is announced that begins with seq 0"),
+    (_GREETING + b"\x08", "begins with the byte 0x08"),
+    (
+        _GREETING + _told(_BUFFER, Sent(1, 20), Sent(2, 20)),
+        "SENT for a buffer that was not announced",
+    ),
+    (_GREETING + b"\x40" + bytes(32), "the digest comes before the image"),
     (_GREETING + b"\xff", "begins with the byte 0xff"),
     (_GREETING + b"\x80" + _brackets(), "JSON cannot be read"),
     (_GROUP_INFO + _HUGE.encode(JASMINE), "a buffer of 1000000000 packets is announced"),

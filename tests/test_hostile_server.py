@@ -23,7 +23,16 @@ from twisted.python.failure import Failure
 
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Hello, encode_json
-from kollacast.wire.messages import BufferCtl, Fetch, Message, Request, Sent
+from kollacast.wire.messages import (
+    Ask,
+    BufferCtl,
+    Control,
+    Credit,
+    Fetch,
+    Message,
+    Request,
+    Sent,
+)
 from kollacast.wire.parser import ServerStream
 from kollacast.wire.structures import MAX_JSON_SIZE
 from tests.processes import LOOPBACK, Crew, Program, ends, image_of, make_crew, on_the_reactor
@@ -43,11 +52,14 @@ _CROWDED = "127.0.0.66"
 
 _MEMBER = Hello("hostile", 1 << 16, fetch=True).encode()
 _PULLER = Hello("hostile", 1 << 16, fetch=True, pull=True).encode()
-_READY, _DONE = b"\x01", b"\x04"
 
 
 def _brackets() -> bytes:
     return struct.pack("!I", MAX_JSON_SIZE) + b"[" * MAX_JSON_SIZE
+
+
+def _credit(done: int, room: int) -> bytes:
+    return Credit(done, room).encode(KOLLACAST)
 
 
 def _fetch(first: int, count: int) -> bytes:
@@ -72,7 +84,13 @@ class _Offender(Protocol):
         self.transport.write(data)
 
     def dataReceived(self, data: bytes) -> None:
-        self.heard += self._stream.feed(data)
+        for message in self._stream.feed(data):
+            if isinstance(message, Control):
+                # It hears no multicast, and so is told all by TCP.
+                self.heard += message.notices
+                self.say(Ask(message.first + len(message.notices) - 1).encode(KOLLACAST))
+            else:
+                self.heard.append(message)
 
     def has_heard(self, kind: type) -> bool:
         return any(isinstance(message, kind) for message in self.heard)
@@ -118,10 +136,11 @@ _AT_THE_DOOR = [
     (_brackets(), "JSON cannot be read"),
     (struct.pack("!I", MAX_JSON_SIZE) + b"1" * MAX_JSON_SIZE, "JSON"),
     (struct.pack("!I", MAX_JSON_SIZE) + b'{"a":' * (MAX_JSON_SIZE // 5) + b" ", "JSON"),
-    (_READY, "no valid hello within 5 s"),
+    (b"\x01", "no valid hello within 5 s"),
     (_MEMBER + b"\x02" + struct.pack("!I", 10**9), "a request for 1000000000 packets"),
-    (_MEMBER + _READY * 2, "READY for a buffer that was not announced"),
-    (_MEMBER + _DONE, "DONE for a buffer that was not sent"),
+    (_MEMBER + _credit(0, 1), "credit before a buffer was announced"),
+    (_MEMBER + _credit(1, 0), "credit up to buffer 0 behind buffer 1"),
+    (_MEMBER + Ask(0).encode(KOLLACAST), "a question about a stream that has not begun"),
     (_MEMBER + Request((0,)).encode(KOLLACAST), "a request before SENT"),
     (_MEMBER + _fetch(0, 1) * 10_000, "a fetch by a client in the barrier"),
     (_MEMBER + b"\x80\xff\xff\xff\xff", "4294967295 bytes of JSON are announced"),
@@ -131,7 +150,7 @@ _AT_THE_DOOR = [
     (_PULLER + _fetch(0, 65537), "a fetch of 65537 packets"),
     (_PULLER + _fetch(0xFFFFFFFF, 0xFFFFFFFF), "a fetch of 4294967295 packets"),
     (_PULLER + _fetch(0, 65536) * 10_000, "more than 16 fetches at once"),
-    (_PULLER + _READY, "a message that only a client in the barrier may send"),
+    (_PULLER + _credit(0, 1), "a message that only a client in the barrier may send"),
 ]
 
 
@@ -161,8 +180,13 @@ async def test_before_the_start(crew: Crew) -> None:
 
 #: What a client says that was let in, once it has heard one kind of message, and why it is out.
 _IN_STEP = {
-    "READY twice": (BufferCtl, _READY * 5, "READY for a buffer that was not announced"),
-    "DONE before READY": (BufferCtl, _DONE, "DONE for a buffer that was not sent"),
+    "credit that goes back": (BufferCtl, _credit(0, 2) + _credit(0, 1), "credit that goes back"),
+    "done before it is sent": (BufferCtl, _credit(1, 1), "DONE for a buffer that was not sent"),
+    "what is not told yet": (
+        BufferCtl,
+        Ask(1000).encode(KOLLACAST),
+        "number 1000 of the control stream is not told yet",
+    ),
     "a request before SENT": (BufferCtl, Request((0,)).encode(KOLLACAST), "a request before SENT"),
     "a request for a billion packets": (
         Sent,
@@ -205,7 +229,7 @@ async def test_in_step_with_the_others(crew: Crew, name: str) -> None:
     await crew.until(lambda: offender.has_heard(BufferCtl), "an announcement")
     if kind is Sent:
         # All that the window holds.
-        offender.say(_READY * sum(isinstance(m, BufferCtl) for m in offender.heard))
+        offender.say(_credit(0, 1000))
         await crew.until(lambda: offender.has_heard(Sent), "SENT")
     offender.say(words)
     assert "hostile (127.0.0.1)" in await server.said("is out: ", reason)

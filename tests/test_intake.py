@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.messages import BufferCtl
 from kollacast.wire.packets import PacketCodec
+from kollacast.wire.recipes import CONTROL_BASE, control_seq
 from tests.vectors import PROPERTY
 
 _ENGINE, _ = best_crc32c()
@@ -325,6 +328,101 @@ class Strangers(_IntakeTest):
             way(receiver, [_datagram(seq, bytes(_CAPACITY)) for seq in (20, 99, 0x7FFFFFFF)])
         self.assertEqual(len(receiver.missing), 20)
         self.assertEqual(receiver.counts, (0, 3 * len(_WAYS), 0))
+
+
+def _on_word(*call: Any) -> None:
+    """Call the first argument with all that follow but the word."""
+    function, *arguments, _word = call
+    function(*arguments)
+
+
+class Controls(_IntakeTest):
+    """Packets of the control stream, among those of buffers."""
+
+    def receiver(self, sent: _Sent) -> tuple[_Receiver, list[bytes]]:
+        receiver = _Receiver(sent)
+        heard: list[bytes] = []
+        receiver.intake.control = heard.append
+        return receiver, heard
+
+    def test_each_is_told_once_for_each_time_it_comes(self) -> None:
+        sent = _Sent.full(20 * _CAPACITY)
+        said = [b"a", b"some", b"k" * _CAPACITY, b"k" * _CAPACITY]
+        packets = [_datagram(control_seq(number), data) for number, data in enumerate(said)]
+        for way in _WAYS:
+            receiver, heard = self.receiver(sent)
+            way(receiver, packets)
+            self.assertEqual(heard, said)
+            datagrams = sent.datagrams
+            way(receiver, [*datagrams[:5], *packets[:2], *datagrams[5:], *packets[2:]])
+            self.assertEqual(heard, said + said)
+            self.whole(receiver)
+            # They are no packets of the image, and no strangers.
+            self.assertEqual(receiver.counts, (20, 0, 0))
+
+    def test_the_first_and_the_last_seq(self) -> None:
+        for way in _WAYS:
+            receiver, heard = self.receiver(_Sent.full(5 * _CAPACITY))
+            for seq in (CONTROL_BASE, 0xFFFFFFFF):
+                way(receiver, [_datagram(seq, b"%x" % seq)])
+            way(receiver, [_datagram(CONTROL_BASE - 1, bytes(_CAPACITY))])
+            self.assertEqual(heard, [b"e0000000", b"ffffffff"])
+
+    def test_damaged_ones_are_not_told(self) -> None:
+        """Nor those of another session, nor one without data."""
+        packet = _datagram(control_seq(7), b"some words")
+        damaged = []
+        for index in range(len(packet)):
+            changed = bytearray(packet)
+            changed[index] ^= 0x10
+            damaged.append(bytes(changed))
+        other = KOLLACAST.codec(_SALT + 1, _ENGINE)
+        damaged += [
+            *(packet[:length] for length in range(1, len(packet))),
+            packet + b"\0",
+            _datagram(control_seq(8), b"some words")[:4] + packet[4:],
+            _datagram(control_seq(7), b"some words", other),
+            _datagram(control_seq(7), b""),
+        ]
+        for way in _WAYS:
+            receiver, heard = self.receiver(_Sent.full(5 * _CAPACITY))
+            for stranger in damaged:
+                way(receiver, [stranger])
+            self.assertEqual(heard, [])
+            self.assertEqual(receiver.counts, (0, 0, len(damaged)))
+
+    def test_where_nothing_is_coded_there_are_none(self) -> None:
+        codec = JASMINE.codec(_SALT, _ENGINE)
+        for way in deliveries.WAYS:
+            intake = Intake(codec, _CAPACITY, coded=False)
+            heard: list[bytes] = []
+            intake.control = heard.append
+            way(intake, [_datagram(control_seq(0), b"some words", codec)])
+            self.assertEqual(heard, [])
+            self.assertEqual(intake.counts.repeated, 1)
+
+    def test_what_comes_behind_an_announcement_lands_in_what_it_armed(self) -> None:
+        """In one batch: what was before it has nowhere to land."""
+        sent = _Sent.full(20 * _CAPACITY, 20 * _CAPACITY)
+        word = _datagram(control_seq(0), b"here it comes")
+        for way in _WAYS:
+            receiver = _Receiver(sent)
+            second = receiver.buffers[1]
+            receiver.intake.disarm(second)
+            receiver.intake.control = partial(_on_word, receiver.intake.arm, second)
+            way(receiver, [*sent.datagrams[:21], word, *sent.datagrams[21:]])
+            self.assertEqual(receiver.missing, [20])
+            self.assertEqual(receiver.counts, (39, 1, 0))
+
+    def test_what_comes_behind_a_word_of_the_end_lands_nowhere(self) -> None:
+        sent = _Sent.full(20 * _CAPACITY)
+        word = _datagram(control_seq(0), b"it is over")
+        for way in _WAYS:
+            receiver = _Receiver(sent)
+            receiver.intake.control = partial(_on_word, receiver.intake.close)
+            way(receiver, [*sent.datagrams[:7], word, *sent.datagrams[7:]])
+            self.assertEqual(receiver.missing, list(range(7, 20)))
+            self.assertEqual(receiver.counts, (7, 13, 0))
 
 
 @st.composite

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
@@ -9,13 +11,17 @@ from twisted.trial import unittest
 from kollacast.wire import messages
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.messages import (
+    Ask,
     BufferCtl,
+    Control,
+    Credit,
     Decoding,
     Detach,
     Digest,
     Done,
     Fetch,
     Message,
+    Notice,
     Packet,
     Proof,
     Ready,
@@ -26,21 +32,49 @@ from kollacast.wire.messages import (
     TaggedMessage,
     encode_sealed,
 )
-from kollacast.wire.structures import MAX_FETCH, SEQ_LIMIT, Tag, WireError
+from kollacast.wire.parity import MAX_DEGREE, MAX_PARITY
+from kollacast.wire.structures import (
+    MAX_CONTROL_SIZE,
+    MAX_FETCH,
+    MIN_MTU,
+    SEQ_LIMIT,
+    Tag,
+    WireError,
+    payload_capacity,
+)
 from tests.vectors import IMAGE, PROPERTY
 
 _U32 = st.integers(0, 0xFFFFFFFF)
 _VALUE = st.binary(min_size=32, max_size=32)
 _LIMIT = 100
+_NOTICES: dict[type[TaggedMessage], st.SearchStrategy[Notice]] = {
+    BufferCtl: st.builds(BufferCtl, _U32, _U32, _U32, _U32),
+    Sent: st.builds(Sent, _U32, _U32),
+    Repaired: st.builds(Repaired, _U32, _U32, st.just(0), _U32)
+    | st.builds(
+        Repaired,
+        _U32,
+        st.integers(0xA000_0000, 0xBFFF_FFFF),
+        st.integers(1, MAX_PARITY),
+        st.integers(1, MAX_DEGREE),
+    ),
+}
+_NUMBER = st.integers(1, 0xFFFFFFFF - 9)
+_CONTROL = st.builds(
+    lambda numbers, notices: Control(min(numbers), max(numbers), tuple(notices)),
+    st.tuples(_NUMBER, _NUMBER),
+    st.lists(st.one_of(*_NOTICES.values()), max_size=9),
+)
 #: Any message of each kind.
 _ANY: dict[type[TaggedMessage], st.SearchStrategy[TaggedMessage]] = {
     Ready: st.builds(Ready),
     Request: st.builds(Request, st.lists(_U32, max_size=_LIMIT).map(tuple)),
     Done: st.builds(Done),
+    Credit: st.builds(lambda numbers: Credit(min(numbers), max(numbers)), st.tuples(_U32, _U32)),
+    Ask: st.builds(Ask, _U32),
     Fetch: st.builds(Fetch, st.integers(0, SEQ_LIMIT - MAX_FETCH), st.integers(0, MAX_FETCH)),
-    BufferCtl: st.builds(BufferCtl, _U32, _U32, _U32, _U32),
-    Sent: st.builds(Sent),
-    Repaired: st.builds(Repaired, _U32),
+    **_NOTICES,
+    Control: _CONTROL,
     Packet: st.builds(Packet, _U32, _U32, st.binary(max_size=_LIMIT)),
     Digest: st.builds(Digest, _VALUE),
     Proof: st.builds(Proof, _VALUE),
@@ -51,8 +85,19 @@ _ANY: dict[type[TaggedMessage], st.SearchStrategy[TaggedMessage]] = {
 _SHOWN: tuple[tuple[Dialect, str, TaggedMessage], ...] = (
     (KOLLACAST, "10 00000001 00000b6e 00000000 00000003", BufferCtl(1, 2926, 0, 3)),
     (KOLLACAST, "10 00000002 00000000 00000003 00000000", BufferCtl(2, 0, 3, 0)),
-    (KOLLACAST, "01", Ready()),
-    (KOLLACAST, "08", Sent()),
+    (KOLLACAST, "08 00000001 00000003", Sent(1, 3)),
+    (KOLLACAST, "08 00000000 00000000", Sent()),
+    (KOLLACAST, "03 00000000 00000004", Credit(0, 4)),
+    (KOLLACAST, "03 00000007 00000007", Credit(7, 7)),
+    (KOLLACAST, "05 00000009", Ask(9)),
+    (
+        KOLLACAST,
+        "16 00000033 00000003 00000005"
+        "10 00000001 00000b6e 00000000 00000003 08 00000001 00000003"
+        "11 00000001 a0000005 00000003 00000002",
+        Control(3, 5, (BufferCtl(1, 2926, 0, 3), Sent(1, 3), Repaired(1, 0xA0000005, 3, 2))),
+    ),
+    (KOLLACAST, "16 00000008 00000001 00000001", Control(1, 1, ())),
     (
         KOLLACAST,
         "40 1a863f9306f158f4710e1df967e80ecda10bb397e0ba41d6b863605f57712e86",
@@ -64,13 +109,12 @@ _SHOWN: tuple[tuple[Dialect, str, TaggedMessage], ...] = (
         "20 00000001 25679843 000005b4" + IMAGE[1460:2920].hex(),
         Packet(1, 0x25679843, IMAGE[1460:2920]),
     ),
-    (KOLLACAST, "04", Done()),
     (
         KOLLACAST,
         "80 00000021" + b'{"ok":true,"packets_multicast":2}'.hex(),
         Report({"ok": True, "packets_multicast": 2}),
     ),
-    (KOLLACAST, "11 00000001", Repaired(1)),
+    (KOLLACAST, "11 00000001 00000000 00000000 00000000", Repaired(1)),
     (KOLLACAST, "12 00000004 00010000", Fetch(4, 65536)),
     (KOLLACAST, "14", Detach()),
     (KOLLACAST, "15" + "5a" * 32, Proof(b"Z" * 32)),
@@ -136,6 +180,8 @@ class Messages(unittest.SynchronousTestCase):
             for dialect in (KOLLACAST, JASMINE):
                 if kind.tag in dialect.tags or kind in (BufferCtl, Packet):
                     message = data.draw(any_message)
+                    if kind is Sent and not dialect.multicasts_control:
+                        message = Sent()
                     encoded = message.encode(dialect) + behind
                     self.assertEqual(_decode(dialect, kind, encoded), (message, behind))
 
@@ -158,9 +204,94 @@ class Messages(unittest.SynchronousTestCase):
             (Packet(1, 2, bytes(101)), "a packet of 101 bytes, 100 is the limit"),
             (Fetch(0, MAX_FETCH + 1), "a fetch of 65537 packets from 0 on"),
             (Fetch(SEQ_LIMIT, 1), "a fetch of 1 packets"),
+            (Control(1, 1, (Sent(),) * 7282), "65546 bytes of the control stream"),
         ):
             with self.assertRaisesRegex(WireError, pattern):
                 _decode(KOLLACAST, type(message), message.encode(KOLLACAST)[:13])
+
+    def test_credit_for_less_than_is_there_already(self) -> None:
+        with self.assertRaisesRegex(WireError, "credit up to buffer 6 behind buffer 7"):
+            _decode(KOLLACAST, Credit, Credit(7, 6).encode(KOLLACAST))
+
+
+class ControlStreams(unittest.SynchronousTestCase):
+    """A part of the control stream, by TCP and as the data of a packet."""
+
+    def refused(self, data: bytes, pattern: str) -> None:
+        """By both ways, in one line."""
+        for read in (self.by_multicast, self.by_tcp):
+            with self.assertRaisesRegex(WireError, pattern) as caught:
+                read(data)
+            self.assertTrue(str(caught.exception).isprintable())
+
+    def by_multicast(self, data: bytes) -> Control:
+        return Control.of_data(KOLLACAST, data)
+
+    def by_tcp(self, data: bytes) -> Message:
+        message, rest = _decode(KOLLACAST, Control, b"\x16" + struct.pack("!I", len(data)) + data)
+        self.assertEqual(rest, b"")
+        return message
+
+    @PROPERTY
+    @given(_CONTROL)
+    def test_both_ways_say_the_same(self, control: Control) -> None:
+        data = control.data(KOLLACAST)
+        self.assertEqual(self.by_multicast(data), control)
+        self.assertEqual(self.by_tcp(data), control)
+
+    def test_the_head(self) -> None:
+        for size in range(Control.HEAD_SIZE):
+            self.refused(bytes(size), f"{size} bytes of the control stream")
+
+    def test_numbers_begin_with_1_and_never_before_the_oldest(self) -> None:
+        for oldest, first in ((0, 0), (0, 1), (2, 1), (0xFFFFFFFF, 0xFFFFFFFE)):
+            data = Control(oldest, first, ()).data(KOLLACAST)
+            self.refused(data, f"number {first} of the control stream, of which {oldest} is the")
+
+    def test_numbers_end_where_a_question_can_name_them(self) -> None:
+        last = Control(1, 0xFFFFFFFF, (Sent(1, 2),))
+        self.assertEqual(self.by_tcp(last.data(KOLLACAST)), last)
+        beyond = Control(0xFFFFFFFF, 0xFFFFFFFF, (Sent(1, 2), Sent(2, 2)))
+        self.refused(beyond.data(KOLLACAST), "numbers of the control stream from 4294967295 on")
+
+    def test_a_notice_that_is_cut_off(self) -> None:
+        notices: tuple[Notice, ...] = (BufferCtl(1, 2, 3, 4), Sent(1, 2), Repaired(3))
+        for notice in notices:
+            data = Control(1, 1, (*notices, notice)).data(KOLLACAST)
+            for cut in range(1, len(notice.encode(KOLLACAST))):
+                self.refused(data[:-cut], "that nobody writes")
+
+    def test_what_is_no_notice(self) -> None:
+        """A message of another kind, a tag that nobody has, and zeros as padding."""
+        head = Control(1, 1, (Sent(1, 2),)).data(KOLLACAST)
+        for tag in set(range(256)) - {Tag.BUFFER, Tag.SERVER_SENT, Tag.REPAIRED}:
+            self.refused(head + bytes((tag,)) + bytes(40), "that nobody writes")
+
+    def test_more_than_the_limit_by_tcp(self) -> None:
+        for size in (0, Control.HEAD_SIZE - 1, MAX_CONTROL_SIZE + 1, 0xFFFFFFFF):
+            with self.assertRaisesRegex(WireError, f"^{size} bytes of the control stream"):
+                _decode(KOLLACAST, Control, b"\x16" + struct.pack("!I", size))
+        # 9 bytes each, and two of 17.
+        most = Control(1, 1, (Repaired(1),) * 2 + (Sent(1, 2),) * 7277)
+        self.assertEqual(len(most.data(KOLLACAST)), MAX_CONTROL_SIZE - 1)
+        self.assertEqual(self.by_tcp(most.data(KOLLACAST)), most)
+
+    @PROPERTY
+    @given(st.data())
+    def test_the_smallest_packet_holds_any_notice(self, data: st.DataObject) -> None:
+        for notice in _NOTICES.values():
+            control = Control(1, 0xFFFFFFFF, (data.draw(notice),))
+            self.assertLessEqual(len(control.data(KOLLACAST)), payload_capacity(MIN_MTU))
+
+    @PROPERTY
+    @given(st.binary(max_size=60))
+    def test_any_bytes_are_a_part_or_a_wire_error(self, data: bytes) -> None:
+        try:
+            control = self.by_multicast(data)
+        except WireError as error:
+            self.assertTrue(str(error).isprintable())
+        else:
+            self.assertEqual(control.data(KOLLACAST), data)
 
 
 class Reports(unittest.SynchronousTestCase):

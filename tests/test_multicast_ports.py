@@ -28,7 +28,8 @@ from kollacast.transport.sender import MulticastProtocol, open_sender
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.messages import BufferCtl
-from kollacast.wire.structures import payload_capacity
+from kollacast.wire.recipes import control_seq
+from kollacast.wire.structures import MIN_MTU, payload_capacity
 
 _LOOPBACK = "127.0.0.1"
 _GROUP = "239.255.76.67"
@@ -123,6 +124,23 @@ class _PortsTest(unittest.TestCase):
         self.intake.disarm(target)
         self.assertEqual(b"".join(target.views()), image)
 
+    async def bring_control(self) -> None:
+        """Packets of the control stream come beside a buffer's, and count as none of them."""
+        heard: list[bytes] = []
+        self.intake.control = heard.append
+        said = [b"\x08", b"some words", b"z" * self.capacity]
+        placed, sent = self.intake.counts.placed, self.sender.packets_sent
+        for number, data in enumerate(said):
+            packet = PacketBuffer(self.capacity, 1)
+            packet.payload[: len(data)] = data
+            packet.announce(0, control_seq(number), len(data))
+            await self.sender.multicast(packet, urgent=True, counts=False)
+            await self.bring(5 * self.capacity)
+        self.assertEqual(heard, said)
+        self.assertEqual(self.intake.counts.placed - placed, 15)
+        self.assertEqual(self.sender.packets_sent - sent, 15)
+        self.assertEqual((self.intake.counts.repeated, self.intake.counts.damaged), (0, 0))
+
     async def bring_every_size(self, packets: int = 100) -> None:
         """Awkward sizes of up to ``packets`` packets, fewer than any kernel's socket holds."""
         capacity = self.capacity
@@ -161,6 +179,7 @@ class Ways(_PortsTest):
         self.assertTrue(self.intake.ways["landed"])
         self.assertTrue(self.intake.ways["coalesced"])
         self.assertFalse(self.intake.ways["frames"] or self.intake.ways["plain"])
+        await self.bring_control()
 
     async def test_one_by_one_until_frames_are_read_in_batches(self) -> None:
         """Where nothing comes coalesced, recvmmsg takes over after a while."""
@@ -181,6 +200,7 @@ class Ways(_PortsTest):
         self.no_gro()
         self.open()
         await self.bring_every_size()
+        await self.bring_control()
         self.assertEqual(set(self.intake.ways), {"frames"})
 
     async def test_plain_without_gro_and_recvmmsg(self) -> None:
@@ -188,6 +208,7 @@ class Ways(_PortsTest):
         self.patch(frames, "available", lambda: False)
         self.open()
         await self.bring_every_size()
+        await self.bring_control()
         self.assertEqual(set(self.intake.ways), {"plain"})
 
     async def test_plain_on_another_system(self) -> None:
@@ -212,7 +233,7 @@ class Ways(_PortsTest):
         await self.bring_every_size(packets=18)
 
     async def test_the_smallest_and_the_largest_packets(self) -> None:
-        for mtu in (44, 65535):
+        for mtu in (44, MIN_MTU, 65535):
             self.open(mtu=mtu)
             for size in (1, self.capacity, 3 * self.capacity + 1):
                 await self.bring(size)
@@ -582,6 +603,19 @@ class Refusals(unittest.SynchronousTestCase):
             sent.replace(self.everything(urgent_buffer), b""), self.everything(self.buffer)
         )
 
+    def test_what_does_not_count_takes_its_time_and_is_in_no_sum(self) -> None:
+        self.pacer.rate_bps = 1e6
+        finished = self.sender.multicast(self.buffer, urgent=True, counts=False)
+        self.run_until(lambda: finished.called)
+        self.assertEqual(b"".join(self.kernel.sent), self.everything(self.buffer))
+        self.assertEqual((self.sender.packets_sent, self.sender.bytes_sent), (0, 0))
+        self.assertGreater(self.successResultOf(finished), 0.9e6)
+        counted = self.filled(100)
+        finished = self.sender.multicast(counted)
+        self.run_until(lambda: finished.called)
+        self.assertEqual(self.sender.packets_sent, self.packets)
+        self.assertEqual(self.sender.bytes_sent, len(self.everything(counted)))
+
     def test_waiting_for_its_turn_it_leaves_one_timer_however_often_it_is_called(self) -> None:
         self.pacer.rate_bps = 1e5
         self.sender.multicast(self.buffer)
@@ -713,6 +747,30 @@ class Looks(unittest.SynchronousTestCase):
         while self.port.is_woken:
             self.receiver.readable()
         self.assertEqual(self.waiting, [])
+
+    def looks_after(self, seconds: float) -> None:
+        """The next look is due then, and not before."""
+        self.waiting += [b"no packet"]
+        self.receiver.readable()
+        self.waiting += [b"no packet"]
+        self.clock.advance(seconds - 0.0001)
+        self.assertEqual(len(self.waiting), 1)
+        self.clock.advance(0.0002)
+        self.assertEqual(len(self.waiting), 0)
+        self.look(0)
+
+    def test_how_often_it_looks_is_asked_for_and_has_bounds(self) -> None:
+        self.looks_after(0.050)
+        for asked, given in ((0.01, 0.01), (0.0, 0.001), (-1.0, 0.001), (3600.0, 0.050)):
+            self.receiver.look_every(asked)
+            self.looks_after(given)
+
+    def test_where_the_kernel_holds_less_it_looks_more_often(self) -> None:
+        self.receiver.holds_less()
+        self.looks_after(0.003)
+        for asked, given in ((0.002, 0.002), (0.0, 0.001), (3600.0, 0.003)):
+            self.receiver.look_every(asked)
+            self.looks_after(given)
 
     def test_a_port_that_closes_looks_no_more(self) -> None:
         self.receiver.readable()

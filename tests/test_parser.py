@@ -14,9 +14,19 @@ from twisted.trial import unittest
 
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
-from kollacast.wire.greeting import Greeting, GroupInfo, Hello, Refusal, encode_json
+from kollacast.wire.greeting import (
+    PROTOCOL_VERSION,
+    Greeting,
+    GroupInfo,
+    Hello,
+    Refusal,
+    encode_json,
+)
 from kollacast.wire.messages import (
+    Ask,
     BufferCtl,
+    Control,
+    Credit,
     Detach,
     Digest,
     Done,
@@ -32,7 +42,7 @@ from kollacast.wire.messages import (
     encode_sealed,
 )
 from kollacast.wire.parser import ClientStream, ReceiveQueue, ServerStream
-from kollacast.wire.structures import MAX_JSON_SIZE, WireError
+from kollacast.wire.structures import MAX_CONTROL_SIZE, MAX_JSON_SIZE, WireError
 from tests.test_greeting import GREETING
 from tests.vectors import GROUP_INFO, IMAGE, JASMINE_CLIENT, JASMINE_SERVER, PROPERTY
 
@@ -53,32 +63,38 @@ def _packet(seq: int, payload: bytes) -> tuple[bytes, Packet]:
 _SERVER: tuple[tuple[bytes, Message], ...] = (
     (GREETING.encode(), GREETING),
     (b"\x15" + bytes(range(32)), Proof(bytes(range(32)))),
-    (bytes.fromhex("10 00000001 00000b6e 00000000 00000003"), BufferCtl(1, 2926, 0, 3)),
-    (bytes.fromhex("10 00000002 00000005 00000003 00000001"), BufferCtl(2, 5, 3, 1)),
-    (b"\x08", Sent()),
+    (
+        bytes.fromhex(
+            "16 0000002a 00000001 00000001"
+            "10 00000001 00000b6e 00000000 00000003 10 00000002 00000005 00000003 00000001"
+        ),
+        Control(1, 1, (BufferCtl(1, 2926, 0, 3), BufferCtl(2, 5, 3, 1))),
+    ),
     _packet(0, IMAGE[:1460]),
-    (b"\x08", Sent()),
-    (bytes.fromhex("11 00000001"), Repaired(1)),
+    (
+        bytes.fromhex("16 0000002b 00000001 00000003 08 00000001 00000003")
+        + bytes.fromhex("11 00000001 a0000005 00000003 00000002 08 00000002 00000000"),
+        Control(1, 3, (Sent(1, 3), Repaired(1, 0xA0000005, 3, 2), Sent(2, 0))),
+    ),
     _packet(2, IMAGE[2920:]),
     _packet(3, b"hello"),
     (bytes.fromhex("20 00000009 00000000 00000000"), Packet(9, 0, b"")),
+    (bytes.fromhex("16 00000008 00000006 00000006"), Control(6, 6, ())),
     (bytes.fromhex("10 00000003 00000000 00000004 00000000"), BufferCtl(3, 0, 4, 0)),
-    (b"\x08", Sent()),
     (b"\x14", Detach()),
     (b"\x40" + bytes(range(32)), Digest(bytes(range(32)))),
     (b"\x80\x00\x00\x00\x0c" + b'{"ok": true}', Report({"ok": True})),
 )
 _CLIENT: tuple[tuple[bytes, Message], ...] = (
     (Hello("node-1", 8192).encode(), Hello("node-1", 8192)),
-    (b"\x01", Ready()),
-    (b"\x01", Ready()),
+    (bytes.fromhex("03 00000000 00000002"), Credit(0, 2)),
+    (bytes.fromhex("05 00000000"), Ask(0)),
     (bytes.fromhex("02 00000002 00000000 00000002"), Request((0, 2))),
-    (b"\x04", Done()),
+    (bytes.fromhex("03 00000001 00000003"), Credit(1, 3)),
     (bytes.fromhex("02 00000000"), Request(())),
     (bytes.fromhex("02 00000001 00000003"), Request((3,))),
-    (b"\x04", Done()),
-    (b"\x01", Ready()),
-    (b"\x04", Done()),
+    (bytes.fromhex("03 ffffffff ffffffff"), Credit(0xFFFFFFFF, 0xFFFFFFFF)),
+    (bytes.fromhex("05 ffffffff"), Ask(0xFFFFFFFF)),
     (b"\x14", Detach()),
     (bytes.fromhex("12 00000004 00000000"), Fetch(4, 0)),
     (bytes.fromhex("12 7fff0000 00010000"), Fetch(0x7FFF0000, 0x10000)),
@@ -278,8 +294,11 @@ class HostileClients(_Hostile):
         self.refused(_client_stream(), data, "cannot be read")
 
     def test_a_hello_that_is_none(self) -> None:
-        self.refused(_client_stream(), encode_json({"version": 7, "packets": 1}), "version 7")
-        self.refused(_client_stream(), encode_json({"version": 1, "packets": "many"}), "packets")
+        fields = {"version": PROTOCOL_VERSION, "packets": "many"}
+        self.refused(_client_stream(), encode_json(fields), "packets")
+        for version in (1, 7):
+            hello = encode_json({"version": version, "packets": 1})
+            self.refused(_client_stream(), hello, f"version {version}, this is version 2")
         self.refused(_client_stream(), bytes(4), "cannot be read")
 
     def test_a_request_for_a_billion_packets(self) -> None:
@@ -297,10 +316,15 @@ class HostileClients(_Hostile):
         self.assertEqual(_read(stream, [Request(seqs).encode(JASMINE)]), [Request(seqs)])
 
     def test_bytes_that_begin_no_message_of_a_client(self) -> None:
-        for tag in set(range(256)) - {0x01, 0x02, 0x04, 0x12, 0x14, 0x80}:
+        for tag in set(range(256)) - {0x02, 0x03, 0x05, 0x12, 0x14, 0x80}:
             self.refused(self.introduced(), bytes((tag,)), f"{tag:#04x}")
         for tag in set(range(256)) - {0x01, 0x02, 0x04}:
             self.refused(_client_stream(JASMINE), bytes((tag,)), f"{tag:#04x}")
+
+    def test_credit_that_cannot_be(self) -> None:
+        for done, room in ((1, 0), (0xFFFFFFFF, 0xFFFFFFFE)):
+            credit = b"\x03" + struct.pack("!2I", done, room)
+            self.refused(self.introduced(), credit, f"buffer {room} behind buffer {done}")
 
     def test_fetches(self) -> None:
         for first, count in ((0, 65537), (0x7FFFFFFF, 2), (0x80000001, 0), (0xFFFFFFFF, 1)):
@@ -348,8 +372,13 @@ class HostileServers(_Hostile):
         self.refused(ServerStream(), data, "cannot be read")
 
     def test_greetings_that_make_no_sense(self) -> None:
-        for fields in ({}, {"version": 2}, {"version": 1}, {"refused": ["x"]}):
-            self.refused(ServerStream(), b"KCST" + encode_json(fields), "")
+        for fields, pattern in (
+            ({}, "version"),
+            ({"version": 1}, "version 1, this is version 2"),
+            ({"version": 2}, "mtu"),
+            ({"refused": ["x"]}, "text"),
+        ):
+            self.refused(ServerStream(), b"KCST" + encode_json(fields), pattern)
 
     def test_a_group_that_is_no_group(self) -> None:
         self.refused(ServerStream(), bytes.fromhex("0200 47cf 0a000001") + bytes(8), "multicast")
@@ -366,8 +395,23 @@ class HostileServers(_Hostile):
         self.refused(stream, data, "0 is the limit")
 
     def test_bytes_that_begin_no_message_of_a_server(self) -> None:
-        for tag in set(range(256)) - {0x08, 0x10, 0x11, 0x14, 0x15, 0x20, 0x40, 0x80}:
+        for tag in set(range(256)) - {0x10, 0x14, 0x15, 0x16, 0x20, 0x40, 0x80}:
             self.refused(self.greeted(), bytes((tag,)), f"{tag:#04x}")
+
+    def test_a_part_of_the_control_stream_of_four_gibibytes(self) -> None:
+        for size in (0xFFFFFFFF, MAX_CONTROL_SIZE + 1, 7, 0):
+            part = b"\x16" + struct.pack("!I", size)
+            self.refused(self.greeted(), part, f"{size} bytes of the control stream")
+
+    def test_parts_of_the_control_stream_that_nobody_writes(self) -> None:
+        for data, pattern in (
+            (Control(1, 1, ()).data(KOLLACAST) + b"\x08", "nobody writes"),
+            (Control(1, 1, ()).data(KOLLACAST) + b"\x14", "nobody writes"),
+            (Control(2, 1, ()).data(KOLLACAST), "number 1"),
+            (Control(0, 0, ()).data(KOLLACAST), "number 0"),
+        ):
+            part = b"\x16" + struct.pack("!I", len(data)) + data
+            self.refused(self.greeted(), part, pattern)
 
     def test_anything_else_where_jasmine_s_sent_is_due(self) -> None:
         for tag in set(range(256)) - {0x08}:

@@ -6,6 +6,7 @@ Without somebody who hears of it, the reactor would log it, and the session woul
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import Any
 from unittest import mock
 
@@ -14,6 +15,7 @@ from twisted.internet.task import LoopingCall
 from kollacast.files.digest import Digester
 from kollacast.operator.outcome import Status
 from kollacast.sending.buffer_sizing import BufferSizing
+from kollacast.sending.control import ControlStream
 from kollacast.sending.history import History
 from kollacast.sending.member import Member
 from kollacast.sending.reach import Reach
@@ -84,8 +86,43 @@ class ServerErrorTests(MemoryTestCase):
             self.run_with(owner, name)
 
     def test_answers(self) -> None:
-        for name in ("ready", "done"):
+        for name in ("credit", "ready", "done"):
             self.run_with(Member, name)
+
+    def test_the_control_stream(self) -> None:
+        """Each of its methods, in a session in which one client hears no multicast."""
+        later = {"stop"}  # what is raised in an end is tested below
+        names = {
+            name
+            for name, value in vars(ControlStream).items()
+            if isinstance(value, FunctionType | property)
+        }
+        for name in sorted(names - later):
+            what = vars(ControlStream)[name]
+            kind = mock.PropertyMock if isinstance(what, property) else mock.Mock
+            method = kind(side_effect=_Bug)
+            self.network = Network()
+            with mock.patch.object(ControlStream, name, method):
+                server = self.network.serve(_IMAGE, clients=2)
+                raw = self.network.raw_client()
+                raw.answer(BufferCtl, Sent)
+                raw.hello()
+                self.network.join()
+                if name == "forget":
+                    self.network.run_until(lambda raw=raw: raw.count(Sent))  # type: ignore[misc]
+                    raw.close()
+                self.network.run_until(lambda m=method: m.called)  # type: ignore[misc]
+                self.assert_ends(server)
+
+    def test_a_client_that_asks_for_the_control_stream(self) -> None:
+        for name in ("ask", "tell"):
+            self.network = Network()
+            server = self.network.serve(_IMAGE)
+            raw = self.network.raw_client()
+            with self.raising(Member, name) as method:
+                raw.hello()
+                self.network.run_until(lambda m=method: m.called)  # type: ignore[misc]
+                self.assert_ends(server)
 
     def test_the_last_answer(self) -> None:
         """What comes after the last copy has cost nobody anything, but ends the run, too."""
@@ -205,7 +242,12 @@ class ServerErrorTests(MemoryTestCase):
             self.assert_ends(server)
 
     def test_an_end_that_raises_is_an_end(self) -> None:
-        for owner, name in ((Repairs, "stop"), (History, "close"), (LoopingCall, "stop")):
+        for owner, name in (
+            (Repairs, "stop"),
+            (ControlStream, "stop"),
+            (History, "close"),
+            (LoopingCall, "stop"),
+        ):
             self.network = Network()
             server = self.network.serve(_IMAGE)
             self.network.join()

@@ -24,9 +24,13 @@ from kollacast.client.local_copy import LocalCopy
 from kollacast.client.retry import Retry
 from kollacast.client.terms import Terms
 from kollacast.operator.outcome import Status
+from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake
 from kollacast.packets.intervals import Intervals
+from kollacast.receiving import reception
+from kollacast.receiving.answers import Credits, Turns
 from kollacast.receiving.connection import ServerConnection
+from kollacast.receiving.control import ControlReader
 from kollacast.receiving.fetching import Fetcher
 from kollacast.receiving.output import Output
 from kollacast.receiving.reception import Reception
@@ -49,6 +53,8 @@ _OWNERS: tuple[type, ...] = (
     Account,
     Attempt,
     Client,
+    ControlReader,
+    Credits,
     Fetcher,
     Intake,
     Intervals,
@@ -62,6 +68,7 @@ _OWNERS: tuple[type, ...] = (
     ServerStream,
     Tally,
     Terms,
+    Turns,
 )
 #: What the service calls, which hears itself of what that raises.
 _HEARD = {
@@ -82,12 +89,15 @@ _HANDLERS = {
     "Client._failed_by",
     "Output._not_kept",
 }
-#: What only the kernel's own calls lead to, and connections that nobody needs any more.
+#: What only the kernel's own calls lead to, connections that nobody needs any more, and a window
+#: of more than one buffer where there is none.
 _ELSEWHERE = {
     "MulticastReceiver._read_segments",
+    "MulticastReceiver.holds_less",
     "Intake.is_expected",
     "Intake.landed",
     "ServerConnection.abort",
+    "Turns.fewer",
 }
 _EXEMPT = {
     *_HEARD,
@@ -106,18 +116,31 @@ def _serve(network: Network, image: bytes = _IMAGE, **options: Any) -> None:
     network.serve(MemorySource(image, identity=image[:1].hex()), **options)
 
 
-def _lossy(network: Network) -> None:
-    """Repairs, by TCP and by multicast."""
+def _lose(network: Network, every: int) -> None:
+    """Each host loses one packet of so many, and not the same one."""
     counts: dict[MemoryReceivePort, int] = {}
 
     def fate(port: MemoryReceivePort, data: bytes) -> tuple[bytes, ...]:
-        counts[port] = counts.get(port, int(port.host.address[-1]) % 5) + 1
-        return () if counts[port] % 5 == 0 else (data,)
+        counts[port] = counts.get(port, int(port.host.address[-1]) % every) + 1
+        return () if counts[port] % every == 0 else (data,)
 
     network.fate = fate
+
+
+def _lossy(network: Network) -> None:
+    """Repairs, by TCP and by multicast."""
+    _lose(network, 5)
     _serve(network, clients=5, buffer_packets=60, min_clients=1, accept_timeout_s=5.0)
     for reads in ("coalesced", "frames", "plain", "plain", "plain"):
         network.join(reads=reads)
+
+
+def _combined(network: Network) -> None:
+    """Repairs of few, of which each mends a loss of both."""
+    _lose(network, 4)
+    _serve(network, clients=2, buffer_packets=60)
+    for _ in range(2):
+        network.join()
 
 
 def _secret(network: Network) -> None:
@@ -216,6 +239,21 @@ def _full_disk_of_one_that_fetches(network: Network) -> None:
     network.join(sink=MemorySink(room=100))
 
 
+def _little_memory(network: Network) -> None:
+    """For one buffer, and no more."""
+    made: list[PacketBuffer] = []
+
+    def make(capacity: int, packets: int) -> PacketBuffer:
+        if made:
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        made.append(PacketBuffer(capacity, packets))
+        return made[0]
+
+    _serve(network)
+    with mock.patch.object(reception, "PacketBuffer", make):
+        network.join().finish(120.0)
+
+
 def _no_group(network: Network) -> None:
     _serve(network)
     network.host("10.0.1.1").port_error = OSError(errno.ENODEV, "No such device")
@@ -263,6 +301,7 @@ def _server_that_stays(network: Network) -> None:
 
 _TRANSFERS: tuple[Callable[[Network], None], ...] = (
     _lossy,
+    _combined,
     _secret,
     _late,
     _fetching,
@@ -277,6 +316,7 @@ _TRANSFERS: tuple[Callable[[Network], None], ...] = (
     _out_of_turn,
     _full_disk,
     _full_disk_of_one_that_fetches,
+    _little_memory,
     _no_group,
     _resumed,
     _resumed_on_a_bad_disk,

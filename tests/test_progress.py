@@ -12,7 +12,7 @@ import tqdm.std
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast.command.progress import Bar, Lines, Nothing, ProgressWatch, choose_display
+from kollacast.command.progress import Bar, Display, Lines, ProgressWatch, choose_display
 from kollacast.command.streams import Console
 from kollacast.operator.outcome import Progress
 
@@ -153,10 +153,10 @@ class ChoiceTests(SynchronousTestCase):
         for is_terminal in (True, False):
             self.assertIs(self.choose("bar", is_terminal), Bar)
             self.assertIs(self.choose("plain", is_terminal), Lines)
-            self.assertIs(self.choose("none", is_terminal), Nothing)
+            self.assertIs(self.choose("none", is_terminal), Display)
 
 
-class _Kept:
+class _Kept(Display):
     def __init__(self) -> None:
         self.shown: list[Progress] = []
         self.closed: list[Progress] = []

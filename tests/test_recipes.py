@@ -1,4 +1,4 @@
-"""Recipes: what coded packets are made of, as bytes, and the seqs that are reserved for both."""
+"""Recipes: what coded packets are made of, as bytes, and the seqs that are not the image's."""
 
 from __future__ import annotations
 
@@ -28,6 +28,24 @@ class Recipes(unittest.SynchronousTestCase):
         self.assertEqual(recipes.combination_seq(recipes.SEQ_SPAN + 2), 0x8000_0002)
         self.assertEqual(recipes.recipe_seq(1), 0xC000_0001)
         self.assertEqual(recipes.recipe_seq(recipes.SEQ_SPAN), 0xC000_0000)
+        self.assertEqual(recipes.control_seq(0), 0xE000_0000)
+        self.assertEqual(recipes.control_seq(recipes.SEQ_SPAN - 1), 0xFFFF_FFFF)
+        self.assertEqual(recipes.control_seq(recipes.SEQ_SPAN), 0xE000_0000)
+
+    @PROPERTY
+    @given(st.integers(0, 1 << 64))
+    def test_no_seq_is_of_two_kinds(self, number: int) -> None:
+        seqs = [
+            SEQ_LIMIT,
+            recipes.combination_seq(number),
+            recipes.RECIPE_BASE,
+            recipes.recipe_seq(number),
+            recipes.CONTROL_BASE,
+            recipes.control_seq(number),
+            0xFFFF_FFFF,
+        ]
+        self.assertEqual(seqs, sorted(seqs))
+        self.assertEqual(len({seqs[1], seqs[3], seqs[5]}), 3)
 
     @PROPERTY
     @given(

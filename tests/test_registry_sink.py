@@ -9,6 +9,7 @@ import io
 import lzma
 import os
 import random
+import resource
 import struct
 import tarfile
 import threading
@@ -276,7 +277,7 @@ class VersionTests(_TestCase):
     def test_a_failure_in_the_last_moment(self) -> None:
         """Whatever fails once the version has its number: the ones before, and no other copy."""
         for before in (0, 1, 2):
-            for call in ("symlink", "fsync", "rename", "_sync_folder"):
+            for call in ("symlink", "fsync", "rename", "sync_folder"):
                 for number in range(4):
                     for error in (OSError(errno.EIO, os.strerror(errno.EIO)), KeyboardInterrupt()):
                         with self.subTest(f"{call} {number}, behind {before}, {error}"):
@@ -286,7 +287,7 @@ class VersionTests(_TestCase):
         self.root = Path(self.mktemp())
         for tag in range(before):
             self.feed(archive_of(members_of(storage_of({f"kolla/one:{tag}": [b"layer"]}))))
-        module = versions if call == "_sync_folder" else os
+        module = versions if call == "sync_folder" else os
         original, calls = getattr(module, call), 0
 
         def fail(*words: object) -> object:
@@ -570,12 +571,16 @@ class BadArchiveTests(_TestCase):
             self.assertIn("has a header of 8589934592 bytes", self.refused(data))
 
     def test_a_disk_that_is_full(self) -> None:
-        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        """As far as files go: the kernel takes no more than some bytes of each."""
         data = archive_of(members_of(_FILES))
         self.feed(archive_of(members_of(_OTHER)))
-        self.patch(versions._Whole, "write", mock.Mock(side_effect=[None, None, full]))
-        error = self.assertRaises(OSError, self.feed, data)
-        self.assertEqual(error.errno, errno.ENOSPC)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+            error = self.assertRaises(OSError, self.feed, data)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        self.assertEqual(error.errno, errno.EFBIG)
         self.assertEqual(os.listdir(self.root / "versions"), ["1"])
         self.assertEqual(self.storage(), _OTHER)
 

@@ -10,10 +10,9 @@ import gc
 import os
 import random
 import weakref
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
 from itertools import pairwise
-from operator import xor
 from unittest import mock
 
 from twisted.internet.defer import Deferred
@@ -26,6 +25,7 @@ from kollacast.congestion.trials import Trials
 from kollacast.events.guard import Guard
 from kollacast.operator.config import ServerConfig
 from kollacast.packets.buffer import PacketBuffer
+from kollacast.packets.intake import Intake
 from kollacast.repair.planning import plan as planner
 from kollacast.sending.plan import offer
 from kollacast.sending.repairs import Repairs
@@ -35,9 +35,17 @@ from kollacast.transport.sender import MulticastProtocol
 from kollacast.wire import recipes
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import KOLLACAST
-from kollacast.wire.messages import BufferCtl, Packet, Request, Sent
+from kollacast.wire.messages import (
+    BufferCtl,
+    Credit,
+    Digest,
+    Notice,
+    Packet,
+    Repaired,
+    Request,
+    Sent,
+)
 from kollacast.wire.recipes import Recipe
-from kollacast.wire.structures import Tag
 from tests.simulation.network import Network
 from tests.simulation.settings import GROUP, PORT, SERVER_IP
 from tests.simulation.testcase import MemoryTestCase
@@ -60,14 +68,14 @@ class _Client:
         self.client = self
         self.decodes = decodes
         self.by_tcp: list[int] = []
-        #: The buffers whose coded repairs it was told of.
-        self.told: list[int] = []
+        #: How often what it had asked for was multicast.
+        self.served = 0
 
     def repair(self, seqs: Sequence[int]) -> None:
         self.by_tcp += seqs
 
-    def repaired(self, buffer_id: int) -> None:
-        self.told.append(buffer_id)
+    def repaired(self) -> None:
+        self.served += 1
 
 
 class _Sender:
@@ -105,7 +113,7 @@ class _Sender:
 
     @property
     def combinations(self) -> dict[int, bytes]:
-        return {seq: payload for seq, payload in self.packets if seq < recipes.RECIPE_BASE}
+        return {seq: payload for seq, payload in self.packets if seq < recipes.PARITY_BASE}
 
 
 class _Control(Trials):
@@ -141,9 +149,12 @@ class _RepairsTest(unittest.SynchronousTestCase):
             SERVER_IP, 4, PORT, GROUP, 1, _MTU, buffer_packets=8000, dialect_name=self.dialect
         )
         plan = offer(config, _ENGINE, None, None)
+        self.codec = plan.codec
         self.sender = _Sender()
         self.control = _Control()
         self.failures: list[Failure] = []
+        #: What all clients were told.
+        self.told: list[Repaired] = []
         sender: MulticastProtocol = self.sender  # type: ignore[assignment]
         self.repairs = Repairs(
             self.clock,
@@ -151,6 +162,7 @@ class _RepairsTest(unittest.SynchronousTestCase):
             sender,
             Pacer(self.clock, None),
             self.control,
+            self.post,
             Guard(self.failures.append),
         )
         self.window = self.repairs.window
@@ -159,6 +171,16 @@ class _RepairsTest(unittest.SynchronousTestCase):
 
     def tearDown(self) -> None:
         self.assertEqual(self.failures, [])
+
+    def post(self, notice: Notice, buffer_id: int) -> None:
+        assert isinstance(notice, Repaired), notice
+        self.assertEqual(notice.buffer_id, buffer_id)
+        self.told.append(notice)
+
+    def assert_served(self, *rounds: int) -> None:
+        """So often each client was served by multicast, and all were told as often as the most."""
+        self.assertEqual([client.served for client in self.clients], [*rounds])
+        self.assertEqual(len(self.told), max(rounds))
 
     def begin(self, packets: int = _PACKETS) -> Flight:
         """A buffer has been multicast to all clients."""
@@ -181,22 +203,24 @@ class _RepairsTest(unittest.SynchronousTestCase):
     def assert_mended(self, flight: Flight, *wanted: Iterable[int]) -> None:
         """Whoever lacks ``wanted`` gets it out of what was multicast, and right."""
         buffer = flight.buffer
-        combinations = self.sender.combinations
+        base, count = buffer.ctl.packet_id_base, buffer.ctl.pkt_count
         for lacking in map(set, wanted):
-            lacked = len(lacking)
-            for number, terms in self.sender.recipes.items():
-                missing = lacking.intersection(terms)
-                if len(missing) == 1:
-                    (seq,) = missing
-                    known = [self.number(buffer.get(term)) for term in terms if term != seq]
-                    mended = reduce(xor, known, self.number(combinations[number]))
-                    self.assertEqual(mended, self.number(buffer.get(seq)))
-                    lacking.discard(seq)
-            self.assertEqual(lacking, set(), f"of {lacked}")
-
-    def number(self, payload: bytes | memoryview | None) -> int:
-        assert payload is not None
-        return int.from_bytes(payload, "little")
+            intake, copy = Intake(self.codec, _CAPACITY), PacketBuffer(_CAPACITY, count)
+            copy.init(buffer.ctl)
+            intake.arm(copy)
+            for seq in set(range(base, base + count)) - lacking:
+                payload = buffer.get(seq)
+                assert payload is not None
+                copy.put(seq, payload)
+            for seq, coded in self.sender.packets:
+                intake.datagram(self.codec.sealed(seq, [memoryview(coded)]) + coded)
+            for told in self.told:
+                if told.count and told.buffer_id == buffer.ctl.buffer_id:
+                    deque(intake.mend(copy, told.parity))
+            self.assertEqual(copy.missing(), [], f"of {len(lacking)}")
+            self.assertEqual(
+                copy.payload[: buffer.ctl.buffer_size], buffer.payload[: buffer.ctl.buffer_size]
+            )
 
     def losses(self, flight: Flight, share: float, seed: int) -> tuple[int, ...]:
         """What one client lost of a buffer."""
@@ -221,9 +245,9 @@ class Rounds(_RepairsTest):
         self.turn()
         self.assert_mended(flight, *wanted)
         self.assertLess(len(self.sender.combinations), 0.5 * sum(map(len, wanted)))
-        for client in self.clients:
-            self.assertEqual(client.by_tcp, [])
-            self.assertEqual(client.told, [1])
+        self.assertEqual([client.by_tcp for client in self.clients], [[]] * 4)
+        self.assert_served(1, 1, 1, 1)
+        self.assertEqual([told.buffer_id for told in self.told], [1])
 
     def test_recipes_go_twice_and_first(self) -> None:
         """Whoever misses a recipe can use none of its combinations."""
@@ -247,7 +271,8 @@ class Rounds(_RepairsTest):
             self.assert_mended(flight, *(self.losses(flight, 0.1, seed) for seed in range(4)))
         combined = [seq for seq, _ in self.sender.packets if seq < recipes.RECIPE_BASE]
         self.assertEqual(len(set(combined)), len(combined))
-        self.assertEqual(self.clients[0].told, [1, 2])
+        self.assert_served(2, 2, 2, 2)
+        self.assertEqual([told.buffer_id for told in self.told], [1, 2])
 
     def test_they_are_told_once_the_last_packet_has_left(self) -> None:
         self.sender.takes_time = True
@@ -255,9 +280,9 @@ class Rounds(_RepairsTest):
         for number, client in enumerate(self.clients):
             self.repairs.requested(client, self.losses(flight, 0.1, number))
         self.turn()
-        self.assertEqual([client.told for client in self.clients], [[]] * 4)
+        self.assert_served(0, 0, 0, 0)
         self.sender.finish()
-        self.assertEqual([client.told for client in self.clients], [[1]] * 4)
+        self.assert_served(1, 1, 1, 1)
 
     def test_one_client_alone_is_served_by_tcp(self) -> None:
         flight = self.begin()
@@ -268,7 +293,7 @@ class Rounds(_RepairsTest):
         self.turn()
         self.assertEqual(self.clients[0].by_tcp, list(seqs))
         self.assertEqual(self.sender.packets, [])
-        self.assertEqual(self.clients[0].told, [])
+        self.assert_served(0, 0, 0, 0)
 
     def test_a_few_packets_are_not_worth_a_round(self) -> None:
         self.begin()
@@ -310,8 +335,19 @@ class Rounds(_RepairsTest):
         self.turn()
         self.assertEqual([client.by_tcp for client in self.clients[:2]], [*map(list, wanted[:2])])
         self.assertEqual([client.by_tcp for client in self.clients[2:]], [[], []])
-        self.assertEqual([client.told for client in self.clients], [[], [], [1], [1]])
+        self.assert_served(0, 0, 1, 1)
         self.assert_mended(flight, *wanted[2:])
+
+    def test_who_cannot_decode_waits_for_nobody(self) -> None:
+        self.clients[0].decodes = False
+        flight = self.begin()
+        seqs = self.losses(flight, 0.2, 0)
+        self.repairs.requested(self.clients[0], seqs)
+        self.assertEqual(self.clients[0].by_tcp, list(seqs))
+        for number in (1, 2, 3):
+            self.repairs.requested(self.clients[number], self.losses(flight, 0.2, number))
+        self.turn()
+        self.assert_served(0, 1, 1, 1)
 
     def test_one_that_decodes_among_others_that_cannot(self) -> None:
         for client in self.clients[1:]:
@@ -354,7 +390,7 @@ class Grace(_RepairsTest):
         self.assertEqual(self.sender.packets, [])
         self.clock.advance(_GRACE_S)
         self.assert_mended(flight, *wanted)
-        self.assertEqual([client.told for client in self.clients], [[1], [1], [1], []])
+        self.assert_served(1, 1, 1, 0)
 
     def test_who_comes_later_is_served_by_tcp_at_once(self) -> None:
         flight = self.begin()
@@ -414,6 +450,281 @@ class Grace(_RepairsTest):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
+class ManyClients(_RepairsTest):
+    """So many that parity is the way, and late ones are many."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clients = [_Client() for _ in range(40)]
+
+    def ask(self, flight: Flight, numbers: Iterable[int], share: float = 0.05) -> None:
+        for number in numbers:
+            self.repairs.requested(self.clients[number], self.losses(flight, share, number))
+
+    def by_tcp(self) -> list[int]:
+        """Which clients have been sent something by TCP."""
+        return [number for number, client in enumerate(self.clients) if client.by_tcp]
+
+    def served(self) -> list[int]:
+        """Which clients have been served by multicast."""
+        return [number for number, client in enumerate(self.clients) if client.served]
+
+    def all_but(self, *absent: int) -> list[int]:
+        return [number for number in range(40) if number not in absent]
+
+    def test_as_many_packets_as_the_worst_lacks_and_a_few(self) -> None:
+        flight = self.begin(2000)
+        self.ask(flight, range(40))
+        self.turn()
+        lost = [self.losses(flight, 0.05, number) for number in range(40)]
+        worst = max(map(len, lost))
+        self.assertLess(len(self.sender.packets), (worst + 9) / (1 - worst / 2000) + 1)
+        self.assertEqual(self.repairs.packets_coded, len(self.sender.packets))
+        self.assertEqual(self.by_tcp(), [])
+        self.assert_served(*[1] * 40)
+        (told,) = self.told
+        self.assertEqual(told.first, self.sender.packets[0][0])
+        self.assertEqual(told.count, len(self.sender.packets))
+        self.assert_mended(flight, *lost)
+
+    def test_who_asks_when_it_has_left_is_served_by_tcp(self) -> None:
+        """It had not heard of parity when it asked, and what it lacks is known."""
+        flight = self.begin(2000)
+        self.ask(flight, self.all_but(7))
+        self.clock.pump([0.1, 0.05, 0])
+        self.assertEqual(self.served(), self.all_but(7))
+        self.ask(flight, [7])
+        self.assertEqual(self.clients[7].by_tcp, list(self.losses(flight, 0.05, 7)))
+        self.assertEqual(self.by_tcp(), [7])
+        self.assertEqual(self.served(), self.all_but(7))
+        # It has heard of it meanwhile, and lacks only this now.
+        self.repairs.requested(self.clients[7], (1005,))
+        self.assertEqual(self.clients[7].by_tcp[-1], 1005)
+        self.assertEqual(len(self.told), 1)
+
+    def test_who_asks_while_it_leaves_is_told_with_the_others(self) -> None:
+        self.sender.takes_time = True
+        flight = self.begin(2000)
+        self.ask(flight, self.all_but(7, 8))
+        self.clock.pump([0.1, 0.05, 0])
+        self.ask(flight, [7, 8])
+        self.repairs.left(self.clients[8])
+        self.assertEqual((self.served(), self.told), ([], []))
+        self.sender.finish()
+        self.assertEqual(self.served(), self.all_but(8))
+        self.assertEqual(len(self.told), 1)
+        self.assertEqual(self.by_tcp(), [])
+        self.assert_mended(flight, self.losses(flight, 0.05, 7))
+        # And it counts among those who may ask again.
+        self.repairs.requested(self.clients[7], (1005,))
+        self.assertEqual(self.by_tcp(), [])
+
+    def test_who_asks_late_where_nothing_is_worth_it(self) -> None:
+        """While that is found out it waits, and no longer."""
+        self.begin(2000)
+        self.repairs.requested(self.clients[0], tuple(range(1000, 1020)))
+        self.repairs.requested(self.clients[1], (1500,))
+        self.clock.pump([0.1, 0.02])
+        self.repairs.requested(self.clients[2], (1003,))
+        self.turn()
+        self.assertEqual(self.sender.packets, [])
+        self.assertEqual(self.by_tcp(), [0, 1, 2])
+
+    def test_who_cannot_decode_and_asks_late(self) -> None:
+        self.clients[7].decodes = False
+        flight = self.begin(2000)
+        self.ask(flight, self.all_but(7))
+        self.clock.pump([0.1, 0.05, 0])
+        self.ask(flight, [7])
+        self.assertEqual(self.by_tcp(), [7])
+
+    def test_who_asks_again_is_gathered_again(self) -> None:
+        """Each lacks one or two packets more, and few packets of parity mend all of them."""
+        flight = self.begin(2000)
+        self.ask(flight, range(40))
+        self.turn()
+        first = len(self.sender.packets)
+        for number, client in enumerate(self.clients):
+            self.assertEqual(self.by_tcp(), [])
+            self.repairs.requested(client, (1000 + number, 2000 + number))
+        self.turn()
+        self.assert_served(*[2] * 40)
+        self.assertLess(len(self.sender.packets) - first, 14)
+        self.assertEqual(self.by_tcp(), [])
+        self.assertEqual(len(self.control.reports), 1, "what is lost again is no news")
+
+    def test_few_who_ask_again_get_it_by_tcp(self) -> None:
+        flight = self.begin(2000)
+        self.ask(flight, range(40))
+        self.turn()
+        first = len(self.sender.packets)
+        self.repairs.requested(self.clients[3], (1005,))
+        self.assertEqual(self.by_tcp(), [])
+        for number in self.all_but(3):
+            self.repairs.done(self.clients[number], 1)
+        self.assertEqual(self.by_tcp(), [3])
+        self.assertEqual(len(self.sender.packets), first)
+        self.repairs.requested(self.clients[3], (1006,))
+        self.assertEqual(self.clients[3].by_tcp, [1005, 1006])
+
+    def test_after_some_rounds_all_goes_by_tcp(self) -> None:
+        flight = self.begin(2000)
+        self.ask(flight, range(40))
+        self.turn()
+        for rounds in range(2, 5):
+            for number, client in enumerate(self.clients):
+                self.repairs.requested(client, (1000 + number, 2000 + number))
+            self.turn()
+            self.assert_served(*[rounds] * 40)
+        sent = len(self.sender.packets)
+        for number, client in enumerate(self.clients):
+            self.repairs.requested(client, (1000 + number, 2000 + number))
+        self.turn()
+        self.assertEqual(self.by_tcp(), list(range(40)))
+        self.assertEqual(len(self.sender.packets), sent)
+
+    def test_a_first_request_in_a_later_round(self) -> None:
+        """The round waits for those who were served in the one before, and not for it."""
+        flight = self.begin(2000)
+        self.ask(flight, self.all_but(7))
+        self.clock.pump([0.1, 0.05, 0])
+        self.ask(flight, [7])
+        self.assertEqual(self.by_tcp(), [7])
+        for number in self.all_but(7):
+            self.assertEqual(len(self.told), 1)
+            self.repairs.requested(self.clients[number], (1000 + number, 2000 + number))
+        self.turn()
+        self.assertEqual([client.served for client in self.clients], [2] * 7 + [0] + [2] * 32)
+        self.assertEqual(len(self.told), 2)
+        self.assertEqual(self.by_tcp(), [7])
+        self.assertEqual(self.clients[7].by_tcp, list(self.losses(flight, 0.05, 7)))
+
+    def test_a_first_request_while_a_later_round_leaves(self) -> None:
+        """It has heard of the first run, and is told of the second with the others."""
+        flight = self.begin(2000)
+        self.ask(flight, self.all_but(7))
+        self.clock.pump([0.1, 0.05, 0])
+        self.sender.takes_time = True
+        for number in self.all_but(7):
+            self.repairs.requested(self.clients[number], (1000 + number, 2000 + number))
+        self.turn()
+        self.ask(flight, [7])
+        self.assertEqual((self.by_tcp(), self.clients[7].served), ([], 0))
+        self.sender.finish()
+        self.assertEqual([client.served for client in self.clients], [2] * 7 + [1] + [2] * 32)
+        self.assertEqual(self.by_tcp(), [])
+
+
+class Gathering(_RepairsTest):
+    """How long requests are waited for."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clients = [_Client() for _ in range(40)]
+
+    def round(self, answer_s: float) -> None:
+        """One in which all but one client ask after so long, and that one when all is over."""
+        flight = self.begin(2000)
+        self.clock.advance(answer_s)
+        for number, client in enumerate(self.clients[1:]):
+            self.repairs.requested(client, self.losses(flight, 0.05, number))
+        self.clock.pump([2.0, 0, 0])
+        self.repairs.requested(self.clients[0], (flight.buffer.ctl.packet_id_base,))
+        self.retire(flight)
+
+    def waited_s(self, latest_s: float = 2.0) -> float:
+        """How long a round waits in which all but one client ask at once."""
+        flight = self.begin(2000)
+        for number, client in enumerate(self.clients[1:]):
+            self.repairs.requested(client, self.losses(flight, 0.05, number))
+        waited_ms = 0
+        while not self.clients[1].served:
+            self.clock.advance(0.001)
+            waited_ms += 1
+            self.assertLess(waited_ms, 1000 * latest_s)
+        for client in self.clients:
+            client.served = 0
+        self.retire(flight)
+        return waited_ms / 1000
+
+    def test_in_the_beginning(self) -> None:
+        self.assertApproximates(self.waited_s(), 0.1, 0.005)
+
+    def test_quick_clients_are_not_waited_for_for_long(self) -> None:
+        for _ in range(20):
+            self.round(0.004)
+        for client in self.clients:
+            client.served = 0
+        self.assertLess(self.waited_s(), 0.03)
+
+    def test_slow_clients_are(self) -> None:
+        for _ in range(8):
+            self.round(0.25)
+        for client in self.clients:
+            client.served = 0
+        self.assertGreater(self.waited_s(), 0.25)
+        self.assertLess(self.waited_s(), 0.8)
+
+    def test_one_slow_client_among_many_is_not(self) -> None:
+        """The one that asks two seconds late in every round."""
+        for _ in range(8):
+            self.round(0.0)
+        for client in self.clients:
+            client.served = 0
+        self.assertLess(self.waited_s(), 0.03)
+
+    def test_requests_that_still_come_are_waited_for(self) -> None:
+        flight = self.begin(2000)
+        for number, client in enumerate(self.clients[1:]):
+            self.repairs.requested(client, self.losses(flight, 0.05, number))
+            self.clock.advance(0.015)
+        self.assertEqual(self.clients[1].served, 0)
+        self.clock.pump([0.02, 0, 0])
+        self.assert_served(0, *[1] * 39)
+
+    def test_but_not_for_ever(self) -> None:
+        self.clients = [_Client() for _ in range(80)]
+        flight = self.begin(2000)
+        for number, client in enumerate(self.clients):
+            self.repairs.requested(client, self.losses(flight, 0.05, number))
+            self.clock.advance(0.019)
+            if self.clients[0].served:
+                break
+        self.assertApproximates(self.clock.seconds(), 1.0, 0.05)
+
+    def test_requests_that_wait_to_be_read_count(self) -> None:
+        """The server was busy with other things when the time was up."""
+        flight = self.begin(2000)
+        self.repairs.requested(self.clients[1], self.losses(flight, 0.05, 1))
+        self.clock.callLater(0.3, self.read, flight)
+        self.clock.advance(0.3)
+        self.clock.pump([0.02, 0, 0, 0])
+        self.assert_served(0, *[1] * 39)
+        self.assertEqual([len(client.by_tcp) for client in self.clients], [0] * 40)
+
+    def read(self, flight: Flight) -> None:
+        for number in range(2, 40):
+            self.repairs.requested(self.clients[number], self.losses(flight, 0.05, number))
+
+    def test_the_first_one_comes_late(self) -> None:
+        """Nobody had asked when the time was up; then the others are given a moment."""
+        flight = self.begin(2000)
+        self.clock.pump([0.1, 0.1, 0.1])
+        for number, client in enumerate(self.clients[1:]):
+            self.repairs.requested(client, self.losses(flight, 0.05, number))
+        self.assertEqual(self.clients[1].served, 0)
+        self.clock.pump([0.02, 0, 0])
+        self.assert_served(0, *[1] * 39)
+        self.assertEqual([len(client.by_tcp) for client in self.clients], [0] * 40)
+
+    def test_nobody_asks_within_a_second(self) -> None:
+        flight = self.begin(2000)
+        self.clock.pump([0.1, 1.0, 0])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.repairs.requested(self.clients[0], self.losses(flight, 0.05, 0))
+        self.assertNotEqual(self.clients[0].by_tcp, [])
+
+
 class Leaving(_RepairsTest):
     """A client that is out is neither waited for nor thought of."""
 
@@ -445,6 +756,25 @@ class Leaving(_RepairsTest):
         self.turn()
         self.assert_mended(flight, *(self.losses(flight, 0.1, seed) for seed in range(1, 4)))
 
+    def test_while_its_repairs_leave(self) -> None:
+        """The next round does not wait for it."""
+        self.clients = [_Client() for _ in range(40)]
+        self.sender.takes_time = True
+        flight = self.begin(2000)
+        for number, client in enumerate(self.clients):
+            self.repairs.requested(client, self.losses(flight, 0.05, number))
+        self.turn()
+        self.assertNotEqual(self.sender.packets, [])
+        self.repairs.left(self.clients[7])
+        self.sender.finish()
+        self.sender.takes_time = False
+        self.assertEqual([client.served for client in self.clients], [1] * 7 + [0] + [1] * 32)
+        for number, client in enumerate(self.clients):
+            if number != 7:
+                self.repairs.requested(client, (1000 + number, 2000 + number))
+        self.turn()
+        self.assertEqual([client.served for client in self.clients], [2] * 7 + [0] + [2] * 32)
+
     def test_everyone(self) -> None:
         flight = self.begin()
         for client in self.clients:
@@ -463,7 +793,23 @@ class Leaving(_RepairsTest):
         self.turn()
         self.assertEqual(self.sender.packets, [])
         # They wait for nothing any more, and what they had asked for counts no longer.
-        self.assertEqual([client.told for client in self.clients], [[1]] * 4)
+        self.assertEqual([client.served for client in self.clients], [1] * 4)
+        self.assertEqual(self.told, [], "nobody has to ask anew")
+
+    def test_all_have_got_it_while_it_leaves(self) -> None:
+        self.sender.takes_time = True
+        flight = self.begin()
+        for number, client in enumerate(self.clients[:3]):
+            self.repairs.requested(client, self.losses(flight, 0.2, number))
+        self.clock.pump([_GRACE_S, 0, 0])
+        self.assertNotEqual(self.sender.packets, [])
+        self.repairs.requested(self.clients[3], self.losses(flight, 0.2, 3))
+        self.retire(flight)
+        self.sender.finish()
+        self.turn()
+        self.assertEqual([client.served for client in self.clients], [1] * 4)
+        self.assertEqual([client.by_tcp for client in self.clients], [[]] * 4)
+        self.assertEqual(self.told, [])
 
 
 class Planning(_RepairsTest):
@@ -595,7 +941,7 @@ class Untagged(_RepairsTest):
         self.assertEqual(self.sender.packets, [])
         for number, client in enumerate(self.clients):
             self.assertEqual(client.by_tcp, list(self.losses(flight, 0.2, number)))
-            self.assertEqual(client.told, [])
+        self.assert_served(0, 0, 0, 0)
 
 
 class OneServer(MemoryTestCase):
@@ -623,6 +969,30 @@ class OneServer(MemoryTestCase):
         self.assertEqual(modest.last(Packet).seq, 7)
         self.network.run_until(lambda: greedy.count(Packet) == self.packets)
 
+    def test_who_asks_as_others_are_served_may_ask_anew(self) -> None:
+        """Its first request for all has crossed the word that they are, and it hears that, too."""
+        self.network.fate = lambda port, data: () if data[:4] < b"\0\0\0\x32" else (data,)
+        image = os.urandom(self.packets * 1460)
+        server = self.network.serve(
+            image, clients=3, mtu=1500, buffer_packets=self.packets, window=1
+        )
+        client = self.network.raw_client()
+        client.hello()
+        client.answer(BufferCtl)
+        others = [self.network.join() for _ in range(2)]
+        self.network.run_until(lambda: client.count(Repaired))
+        everything = Request(tuple(range(self.packets))).encode(KOLLACAST)
+        client.transport.write(2 * everything)
+        self.network.run_for(1.0)
+        # But for what was under way already, each comes once.
+        self.assertIsNone(client.lost)
+        packets = [message.seq for message in client.heard if isinstance(message, Packet)]
+        self.assertEqual({*packets}, {*range(self.packets)})
+        self.assertLess(len(packets), 1.2 * self.packets)
+        client.answer(Sent, Digest)
+        self.assertEqual(server.finish().report["clients_verified"], 3)
+        self.assertEqual([other.sink.data for other in others], [image] * 2)
+
     def multicast_s(self, requested: int) -> float:
         """When the second of two buffers has left, after a request for so much of the first."""
         network = Network()
@@ -630,14 +1000,14 @@ class OneServer(MemoryTestCase):
         network.serve(image, mtu=1500, buffer_packets=100, window=2, rate_bps=8_000_000)
         client = network.raw_client()
         client.hello()
-        network.run_until(lambda: client.count(BufferCtl) == 2)
+        network.run_until(lambda: client.count(BufferCtl) == 3)
         client.ready()
         network.run_until(lambda: client.count(Sent))
         began = network.clock.seconds()
         client.transport.write(
-            Request(tuple(range(requested))).encode(KOLLACAST) + bytes((Tag.CLIENT_READY,))
+            Request(tuple(range(requested))).encode(KOLLACAST) + Credit(0, 2).encode(KOLLACAST)
         )
-        network.run_until(lambda: len(network.datagrams) == 200)
+        network.run_until(lambda: sum(data[0] < 0x80 for data in network.datagrams) == 200)
         self.assertEqual(client.count(Packet), requested)
         return network.clock.seconds() - began
 
@@ -646,3 +1016,30 @@ class OneServer(MemoryTestCase):
         more = self.multicast_s(100) - self.multicast_s(0)
         self.assertGreater(more, 0.1)
         self.assertLess(more, 0.2)
+
+
+class ManyHosts(MemoryTestCase):
+    """A server and real clients, of which each loses datagrams on its own."""
+
+    def test_losses_cost_little_more_than_those_of_one(self) -> None:
+        hosts, loss, packets = 40, 0.03, 3000
+        network = Network()
+        chance = random.Random(7)
+        network.fate = lambda port, data: () if chance.random() < loss else (data,)
+        image = random.Random(8).randbytes(packets * 160 - 7)
+        # A buffer takes so long that the word of the next one is repeated meanwhile.
+        server = network.serve(
+            image, clients=hosts, mtu=200, buffer_packets=1000, rate_bps=100_000_000
+        )
+        clients = [network.join() for _ in range(hosts)]
+        network.run_until(lambda: server.outcome is not None)
+        network.settle()
+        report = server.finish().report
+        self.assertEqual(report["clients_verified"], hosts)
+        for client in clients:
+            self.assertEqual(client.sink.data, image)
+        self.assertLess(report["packets_coded"], 3 * loss * packets)
+        tallies = [client.account.copy.tally for client in clients]
+        decoded = sum(tally.decoded for tally in tallies)
+        self.assertGreater(decoded, 0.9 * loss * hosts * packets)
+        self.assertLess(sum(tally.retransmitted for tally in tallies), 0.01 * decoded)

@@ -23,22 +23,14 @@ class Operations(unittest.SynchronousTestCase):
         self.assertFalse(queue)
         self.assertEqual((len(queue), queue.size), (0, 0))
         self.assertEqual(queue.flatten(10), b"")
-        self.assertEqual(queue.peek(10), b"")
-        with self.assertRaises(IndexError):
-            queue.dequeue()
 
     def test_messages_leave_in_the_order_in_which_they_came(self) -> None:
         queue = _queue(b"one", b"three", b"")
         self.assertEqual((len(queue), queue.size), (3, 8))
-        self.assertEqual([queue.dequeue() for _ in range(3)], [b"one", b"three", b""])
+        self.assertEqual([queue.flatten(3), queue.flatten(5)], [b"one", b"three"])
+        self.assertEqual((len(queue), queue.size), (1, 0))
+        self.assertEqual(queue.flatten(1), b"")
         self.assertEqual((len(queue), queue.size), (0, 0))
-
-    def test_what_is_put_back_goes_first(self) -> None:
-        queue = _queue(b"two", b"three")
-        message = queue.dequeue()
-        queue.put_back(message[1:])
-        self.assertEqual((len(queue), queue.size), (2, 7))
-        self.assertEqual([queue.dequeue(), queue.dequeue()], [b"wo", b"three"])
 
     def test_flatten_takes_whole_messages_and_the_beginning_of_one(self) -> None:
         queue = _queue(b"one", b"two", b"three")
@@ -58,21 +50,13 @@ class Operations(unittest.SynchronousTestCase):
         self.assertEqual(queue.flatten(0), b"")
         self.assertEqual((len(queue), queue.size), (1, 3))
 
-    def test_peek_takes_nothing(self) -> None:
-        queue = _queue(b"one", b"two", b"three")
-        self.assertEqual(queue.peek(8), b"onetwoth")
-        self.assertEqual(queue.peek(3), b"one")
-        self.assertEqual(queue.peek(0), b"")
-        self.assertEqual((len(queue), queue.size), (3, 11))
-        self.assertEqual(queue.flatten(100), b"onetwothree")
-
 
 class AnyOperations(unittest.SynchronousTestCase):
     @PROPERTY
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from(("append", "put_back", "dequeue", "flatten", "peek")),
+                st.sampled_from(("append", "flatten")),
                 st.binary(max_size=8),
                 st.integers(0, 20),
             ),
@@ -85,19 +69,8 @@ class AnyOperations(unittest.SynchronousTestCase):
             if operation == "append":
                 queue.append(data)
                 model += data
-            elif operation == "put_back":
-                queue.put_back(data)
-                model = data + model
-            elif operation == "dequeue":
-                if queue:
-                    message = queue.dequeue()
-                    self.assertTrue(model.startswith(message))
-                    model = model[len(message) :]
-            elif operation == "flatten":
-                self.assertEqual(queue.peek(limit), model[:limit])
+            else:
                 self.assertEqual(queue.flatten(limit), model[:limit])
                 model = model[limit:]
-            else:
-                self.assertEqual(queue.peek(limit), model[:limit])
             self.assertEqual(queue.size, len(model))
         self.assertEqual(queue.flatten(len(model)), model)

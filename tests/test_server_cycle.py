@@ -30,9 +30,9 @@ from kollacast.sending import read_ahead
 from kollacast.server.connection import HELLO_TIMEOUT_S
 from kollacast.server.cycle import Stage, cycle, stage_of
 from kollacast.server.snapshot import Snapshot
-from kollacast.wire.dialect import JASMINE
+from kollacast.wire.dialect import JASMINE, KOLLACAST
 from kollacast.wire.greeting import Greeting, Hello, Refusal, encode_json
-from kollacast.wire.messages import BufferCtl, Digest, Packet, Report, Sent
+from kollacast.wire.messages import Ask, BufferCtl, Credit, Digest, Packet, Report, Sent
 from tests.simulation.image import MemorySource
 from tests.simulation.network import Network
 from tests.simulation.raw_ends import RawClient
@@ -221,6 +221,10 @@ class _ServerTestCase(MemoryTestCase):
             self.assertEqual(client.sink.data, image)
             self.assertTrue(client.sink.is_committed)
 
+    def of_image(self) -> list[bytes]:
+        """The datagrams with packets of the image."""
+        return [data for data in self.network.datagrams if data[0] < 0x80]
+
     def entry(self, outcome: Outcome, name: str = "raw") -> dict[str, Any]:
         """What the report says of one client."""
         (entry,) = (entry for entry in outcome.report["clients"] if entry["name"] == name)
@@ -294,8 +298,8 @@ class LeavingTests(_ServerTestCase):
 
     def test_before_ready(self) -> None:
         def reach(server: ServerRun, raw: RawClient) -> None:
-            self.assertEqual(raw.count(BufferCtl), server.snapshot.plan.window)
-            self.assertEqual(self.network.datagrams, [])
+            self.assertEqual(raw.count(BufferCtl), server.snapshot.plan.window + 1)
+            self.assertEqual(self.of_image(), [])
 
         self._leave(reach, (), "READY")
 
@@ -327,13 +331,13 @@ class LeavingTests(_ServerTestCase):
 
     def test_after_done(self) -> None:
         def reach(server: ServerRun, raw: RawClient) -> None:
+            raw.ready()
             server.socket.blocked = False
             self.network.run_until(lambda: raw.count(Sent))
-            raw.answer_no_more(BufferCtl)
             raw.done()
-            self.assertEqual(raw.count(BufferCtl), server.snapshot.plan.window + 1)
+            self.assertEqual(raw.count(BufferCtl), server.snapshot.plan.window + 2)
 
-        self._leave(reach, (BufferCtl,), "READY")
+        self._leave(reach, (), "READY")
 
     def test_before_its_report(self) -> None:
         def reach(server: ServerRun, raw: RawClient) -> None:
@@ -364,7 +368,7 @@ class LeavingTests(_ServerTestCase):
         raw = self.raw(BufferCtl)
         late = self.raw(Sent, Digest, name="late")
         raw.close()
-        self.assertEqual(self.network.datagrams, [])
+        self.assertEqual(self.of_image(), [])
         late.answer(BufferCtl)
         outcome = server.finish(limit_s=0.5)
         self.assertEqual(outcome.status, Status.PARTIAL)
@@ -503,18 +507,18 @@ class AcceptTests(_ServerTestCase):
         self.assertEqual(server.server.progress().clients, 0)
 
     def test_connections_that_say_something_else(self) -> None:
-        hello = b'{"version":1,"name":"x","packets":'
+        hello = b'{"version":2,"name":"x","packets":'
         for nonsense in (
             b"GET / HTTP/1.1\r\nHost: installer\r\n\r\n",
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
             os.urandom(64).replace(b"\0", b"\xff"),
             b"\0\0\0\x05hello",
             b"\0\0\0\x02[]",
-            encode_json({"version": 2, "name": "x", "packets": 100}),
+            encode_json({"version": 1, "name": "x", "packets": 100}),
             encode_json({"name": "x", "packets": 100}),
-            encode_json({"version": 1, "name": "x"}),
-            encode_json({"version": 1, "name": "x", "packets": 0}),
-            encode_json({"version": 1, "name": ["x"], "packets": 100}),
+            encode_json({"version": 2, "name": "x"}),
+            encode_json({"version": 2, "name": "x", "packets": 0}),
+            encode_json({"version": 2, "name": ["x"], "packets": 100}),
             b"\0\0\0\x24" + hello + b"1e",
             b"\x01\x04\x01\x04",
         ):
@@ -649,36 +653,64 @@ class OffenceTests(_ServerTestCase):
         self.assert_have_it(others)
         self.assert_all_gone(self.network)
 
-    def test_ready_twice(self) -> None:
-        self._offend(
-            (),
-            lambda raw: raw.send(b"\x01\x01"),
-            _BROKE + "READY for a buffer that was not announced",
-        )
+    def _miscredit(self, reason: str, *credits: Credit, heard: type | None = None) -> None:
+        said = b"".join(credit.encode(KOLLACAST) for credit in credits)
+        answers = (BufferCtl,) if heard is Sent else ()
+        self._offend(answers, lambda raw: raw.send(said), _BROKE + reason, heard)
 
-    def test_ready_more_often_than_the_window_has_buffers(self) -> None:
-        self._offend(
-            (),
-            lambda raw: raw.send(b"\x01\x01\x01\x01"),
-            _BROKE + "READY for a buffer that was not announced",
-            window=3,
-        )
+    def test_credit_that_goes_back(self) -> None:
+        self._miscredit("credit that goes back", Credit(0, 2), Credit(0, 1))
+        self._miscredit("credit that goes back", Credit(1, 9), Credit(0, 9), heard=Sent)
 
-    def test_done_before_ready(self) -> None:
-        self._offend((), RawClient.done, _BROKE + "DONE for a buffer that was not sent")
+    def test_credit_for_less_than_is_done(self) -> None:
+        self._miscredit("credit up to buffer 0 behind buffer 1", Credit(1, 0), heard=Sent)
 
-    def test_done_before_sent(self) -> None:
-        self._offend(
-            (), lambda raw: raw.send(b"\x01\x04"), _BROKE + "DONE for a buffer that was not sent"
-        )
+    def test_credit_for_what_was_not_sent(self) -> None:
+        line = "DONE for a buffer that was not sent"
+        self._miscredit(line, Credit(1, 1))
+        self._miscredit(line, Credit(2, 3), heard=Sent)
+        self._miscredit(line, Credit(0xFFFFFFFF, 0xFFFFFFFF), heard=Sent)
 
-    def test_done_twice(self) -> None:
-        self._offend(
-            (BufferCtl,),
-            lambda raw: raw.send(b"\x04\x04"),
-            _BROKE + "DONE for a buffer that was not sent",
-            Sent,
-        )
+    def test_room_without_end(self) -> None:
+        """No more than a window is in flight, whatever a client offers."""
+        server = self.network.serve(_IMAGE, clients=1, window=2)
+        raw = self.raw()
+        raw.send(Credit(0, 0xFFFFFFFF).encode(KOLLACAST))
+        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (3, 2))
+        self.assertEqual(server.snapshot.buffers_in_flight, 2)
+        raw.send(Credit(2, 0xFFFFFFFF).encode(KOLLACAST))
+        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (5, 4))
+
+    def test_questions_about_the_control_stream(self) -> None:
+        for known in (3, 0xFFFFFFFF):
+            ask = Ask(known).encode(KOLLACAST)
+            line = f"number {known} of the control stream is not told yet"
+            self._offend((), partial(RawClient.send, data=ask), _BROKE + line)
+
+    def test_a_question_of_one_that_does_not_read(self) -> None:
+        """It is judged as it comes, for its answer may wait for long."""
+
+        def offence(raw: RawClient) -> None:
+            raw.transport.pauseProducing()
+            raw.send(10_000 * Ask(0).encode(KOLLACAST) + Ask(1000).encode(KOLLACAST))
+            raw.transport.resumeProducing()
+            self.network.settle()
+
+        self._offend((), offence, _BROKE + "number 1000 of the control stream is not told yet")
+
+    def test_questions_without_end(self) -> None:
+        """Whoever asks and does not read is answered once."""
+        server = self.network.serve(_IMAGE, clients=2)
+        raw = self.raw()
+        others = self.others(1)
+        raw.transport.pauseProducing()
+        raw.send(10_000 * Ask(0).encode(KOLLACAST))
+        here = raw.transport.peer
+        waiting = len(here.unsent) + here.protocol.outgoing.queue.size
+        self.assertLess(waiting, 256 * 1024)
+        raw.close()
+        self.assertEqual(server.finish(limit_s=1.0).status, Status.PARTIAL)
+        self.assert_have_it(others)
 
     def test_a_request_before_sent(self) -> None:
         self._offend((), lambda raw: raw.request(0), _BROKE + "a request before SENT")
@@ -708,7 +740,7 @@ class OffenceTests(_ServerTestCase):
         raw = self.raw(BufferCtl)
         late = self.raw(name="late")
         late.ready()
-        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (3, 1))
+        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (4, 1))
         raw.request(BUFFER_PACKETS)
         self.assertIsNotNone(raw.lost)
         late.answer(*_ALL)
@@ -848,7 +880,7 @@ class SilenceTests(_ServerTestCase):
         others = self.others(1)
         self.network.run_until(lambda: raw.count(Sent))
         raw.transport.pauseProducing()
-        raw.request(*range(raw.last(BufferCtl).pkt_count))
+        raw.request(*range(-(-len(image) // 8960)))
         here = raw.transport.peer
         self.network.run_for(20.0)
         self.assertIsNone(raw.lost)
@@ -933,10 +965,11 @@ class WindowTests(_ServerTestCase):
         self.network.serve(_IMAGE, clients=1, window=1)
         raw = self.raw()
         for number in range(1, 6):
-            self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (number, number - 1))
+            told = min(number + 1, 5)
+            self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (told, number - 1))
             self.assertEqual(raw.count(Digest), 0)
             raw.ready()
-            self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (number, number))
+            self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (told, number))
             if number < 5:
                 raw.done()
         self.assertEqual(raw.last(BufferCtl).pkt_count, 0)
@@ -948,14 +981,16 @@ class WindowTests(_ServerTestCase):
     def test_a_window_of_buffers_is_announced_ahead(self) -> None:
         self.network.serve(_IMAGE, clients=1, window=3)
         raw = self.raw()
-        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (3, 0))
+        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (4, 0))
         raw.ready()
-        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (3, 1))
+        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (4, 1))
         raw.ready()
         raw.ready()
-        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (3, 3))
-        raw.done()
         self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (4, 3))
+        raw.ready()
+        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (4, 3))
+        raw.done()
+        self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (5, 4))
 
     def test_a_buffer_is_multicast_once_the_last_client_is_ready(self) -> None:
         for group_size in (1, 2, 64):
@@ -965,12 +1000,12 @@ class WindowTests(_ServerTestCase):
             for client in (clients[3], clients[1], clients[4], clients[0]):
                 client.ready()
                 client.ready()
-            self.assertEqual(self.network.datagrams, [])
+            self.assertEqual(self.of_image(), [])
             clients[2].ready()
-            self.assertEqual(len(self.network.datagrams), BUFFER_PACKETS)
+            self.assertEqual(len(self.of_image()), BUFFER_PACKETS)
             self.assertEqual([client.count(Sent) for client in clients], 5 * [1])
             clients[2].ready()
-            self.assertEqual(len(self.network.datagrams), 2 * BUFFER_PACKETS)
+            self.assertEqual(len(self.of_image()), 2 * BUFFER_PACKETS)
 
     def test_the_client_that_holds_least_sets_the_size(self) -> None:
         server = self.network.serve(_IMAGE, clients=2, window=4)
@@ -1067,9 +1102,7 @@ class WindowTests(_ServerTestCase):
         others = self.others(1)
         self.assertEqual(server.finish().status, Status.OK)
         self.assert_have_it(others)
-        self.assertEqual(
-            {len(datagram) for datagram in self.network.datagrams[:-1]}, {12 + CAPACITY}
-        )
+        self.assertEqual({len(datagram) for datagram in self.of_image()[:-1]}, {12 + CAPACITY})
 
 
 class InterruptTests(_ServerTestCase):

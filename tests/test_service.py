@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from kollacast.command.progress import Nothing
+from kollacast.command.progress import Display
 from kollacast.command.service import INTERRUPT_S, KollacastService, Running, describe, write_report
 from kollacast.operator.outcome import Outcome, Progress, Status
 
@@ -68,7 +68,7 @@ class _RunCase(SynchronousTestCase):
             self.reactor,
             self.reactor,
             self.prepare,
-            Nothing(),
+            Display(),
             self.announced.append,
             self.statuses.append,
             str(self.report) if with_report else None,
@@ -314,10 +314,10 @@ class ReportTests(SynchronousTestCase):
         folder.mkdir()
         path = folder / "report.json"
         path.write_text("older")
-        self.patch(os, "write", self._fail)
+        self.patch(os, "writev", self._fail)
         self.assertRaises(OSError, write_report, str(path), _DONE)
         self.assertEqual(path.read_text(), "older")
         self.assertEqual(os.listdir(folder), ["report.json"])
 
-    def _fail(self, fd: int, data: bytes) -> int:
+    def _fail(self, fd: int, data: list[bytes]) -> int:
         raise OSError(28, "No space left on device")

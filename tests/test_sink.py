@@ -24,6 +24,39 @@ def _views(*parts: bytes) -> list[memoryview]:
     return [memoryview(part) for part in parts]
 
 
+class LendingTests(SynchronousTestCase):
+    """What threads work with is given back once, and never while one works with it."""
+
+    def setUp(self) -> None:
+        self.given_back = 0
+        self.lending = fdio.Lending(self._give_back)
+
+    def _give_back(self) -> None:
+        self.given_back += 1
+
+    def test_while_nobody_works_with_it(self) -> None:
+        with self.lending.lend():
+            pass
+        self.assertEqual((self.given_back, self.lending.is_off()), (0, False))
+        self.lending.end()
+        self.lending.end()
+        self.assertEqual((self.given_back, self.lending.is_off()), (1, True))
+
+    def test_after_the_last_who_works_with_it(self) -> None:
+        with self.lending.lend():
+            with self.assertRaises(KeyError), self.lending.lend():
+                self.lending.end()
+                raise KeyError
+            self.assertEqual((self.given_back, self.lending.is_off()), (0, True))
+        self.assertEqual(self.given_back, 1)
+
+    def test_nobody_gets_it_any_more(self) -> None:
+        self.lending.end()
+        for attempt in (self.lending.prove, self.lending.lend().__enter__):
+            self.assertEqual(self.assertRaises(OSError, attempt).errno, errno.ECANCELED)
+        self.assertEqual(self.given_back, 1)
+
+
 class FileSinkTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
@@ -198,7 +231,7 @@ class FileSinkTests(SynchronousTestCase):
         self.assertEqual(os.listdir(self.folder), [])
 
     def test_not_inherited(self) -> None:
-        with self.sink()._file.descriptor() as fd:
+        with self.sink().descriptor() as fd:
             self.assertFalse(os.get_inheritable(fd))
 
     def test_prove_writable(self) -> None:
@@ -442,7 +475,7 @@ class StreamSinkTests(SynchronousTestCase):
         """Whatever the error is: only what is no disk has nothing to sync."""
         for code in (errno.EIO, errno.ENOSPC, errno.EINVAL):
             fd = os.open(self.mktemp(), os.O_WRONLY | os.O_CREAT)
-            with mock.patch.object(fdio, "never_blocks_for_long", return_value=True):
+            with mock.patch.object(fdio, "is_lasting", return_value=True):
                 sink = StreamSink(fd)
             sink.write(_views(b"image"), 0)
             with mock.patch.object(os, "fsync", side_effect=OSError(code, os.strerror(code))):

@@ -25,13 +25,16 @@ class Sizes(unittest.SynchronousTestCase):
             {
                 "CLIENT_READY": 0x01,
                 "CLIENT_REQ": 0x02,
+                "CREDIT": 0x03,
                 "CLIENT_DONE": 0x04,
+                "ASK": 0x05,
                 "SERVER_SENT": 0x08,
                 "BUFFER": 0x10,
                 "REPAIRED": 0x11,
                 "FETCH": 0x12,
                 "DETACH": 0x14,
                 "PROOF": 0x15,
+                "CONTROL": 0x16,
                 "PACKET": 0x20,
                 "DIGEST": 0x40,
                 "REPORT": 0x80,
@@ -97,6 +100,14 @@ class Announcements(unittest.SynchronousTestCase):
     def test_reserved_seqs(self) -> None:
         self.refused(800, SEQ_LIMIT - 7, 8, "reserved")
         self.refused(100, 0xFFFFFFFF, 1, "reserved")
+
+    def test_numbers_that_no_buffer_has(self) -> None:
+        """Buffers are counted from 1 on, and each has a packet at the least."""
+        for number in (1, SEQ_LIMIT, SEQ_LIMIT + 1):
+            BufferCtl(number, 100, 0, 1).check(100, 8)
+        for number in (0, SEQ_LIMIT + 2, 0xFFFFFFFF):
+            with self.assertRaisesRegex(WireError, f"a buffer has the number {number}$"):
+                BufferCtl(number, 100, 0, 1).check(100, 8)
 
     def test_sizes_that_the_packets_cannot_hold(self) -> None:
         self.refused(801, 0, 8, "cannot hold")

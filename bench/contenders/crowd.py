@@ -7,10 +7,13 @@ from typing import Any
 
 from bench.contenders.base import Scene
 from bench.contenders.kollacast import ENVIRONMENT, Kollacast, read_report
-from bench.crew import Crew, Side
+from bench.crew import Crew, Side, TransferError
 
 #: Multicast whose packets' seqs are the image's: the first bit of the UDP payload is 0.
 IMAGE_PACKETS = "@th,64,1 0"
+
+#: How a server ends when some clients have the image and some have not.
+_PARTIAL = 4
 
 
 class KollacastToCrowd(Kollacast):
@@ -26,17 +29,21 @@ class KollacastToCrowd(Kollacast):
             [
                 *(sys.executable, "-m", "bench.crowd"),
                 *("--loss", str(scene.row.loss), "--report", str(crowd_report)),
+                *scene.row.disturbance,
                 *(client.address, lab.server.address, str(scene.hosts)),
             ],
             ENVIRONMENT,
         )
         crew.wait_until_idle([crowd])
         crew.begin(crowd)
-        server_report = self._start_server(crew, scene)
+        statuses = (_PARTIAL,) if scene.row.kills else (0,)
+        server_report = self._start_server(crew, scene, statuses)
         crew.finish([], crew.wait([crowd]))
         crew.wait(crew.running())
         report = read_report(crowd_report, "the crowd")
         crew.data_began, crew.completed = report["began_s"], report["ended_s"]
+        if report["verified"] + report["killed"] != scene.hosts:
+            raise TransferError(f"{report['verified']} of {scene.hosts} hosts have the image")
         server = read_report(server_report, "the server")
         # One entry for each of a thousand hosts says nothing that the crowd's sums do not.
         return {**{key: server[key] for key in server if key != "clients"}, "crowd": report}

@@ -108,7 +108,7 @@ class Kollacast(Contender):
         crew.wait(crew.running())
         return read_report(server_report, "the server")
 
-    def _start_server(self, crew: Crew, scene: Scene) -> Path:
+    def _start_server(self, crew: Crew, scene: Scene, statuses: tuple[int, ...] = (0,)) -> Path:
         """Start it for all hosts of the scene; where its report will be."""
         _compile()
         report, address = scene.folder / "server.json", scene.lab.server.address
@@ -122,6 +122,7 @@ class Kollacast(Contender):
                 *(address, str(scene.hosts)),
             ],
             ENVIRONMENT,
+            statuses,
         )
         return report
 

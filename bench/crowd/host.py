@@ -1,28 +1,31 @@
 """One simulated host, as a real client is to the server: what it answers to each message.
 
-It does no I/O: `SimulatedHost.hear` returns the bytes that are to be sent. Nothing of the image is
-kept. What is multicast is taken to have arrived when SENT says so, but for what this host loses.
+It does no I/O: `SimulatedHost.hear` and `told` return the bytes that are to be sent. Nothing of the
+image is kept. What is multicast is taken to have arrived when SENT says so, but for what this host
+loses, and what has passed before it was told of the buffer.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from bench.crowd.combinations import Combination, Combinations
 from bench.crowd.losses import Losses
+from bench.crowd.passage import Passage
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Greeting, Hello, Refusal
 from kollacast.wire.messages import (
     BufferCtl,
+    Credit,
     Detach,
     Digest,
-    Done,
     Fetch,
     Message,
+    Notice,
     Packet,
-    Ready,
     Repaired,
     Report,
     Request,
@@ -35,7 +38,11 @@ _ROOM = 64 * 1024 * 1024
 _PIECE_BYTES = 1024 * 1024
 _PIECES = 4
 
-_READY, _DONE = Ready().encode(KOLLACAST), Done().encode(KOLLACAST)
+
+@functools.lru_cache(64)
+def _encoded(credit: Credit) -> bytes:
+    """Most hosts say the same at about the same time."""
+    return credit.encode(KOLLACAST)
 
 
 class HostError(Exception):
@@ -47,6 +54,7 @@ class Tally:
     """What one host has counted, in packets."""
 
     lost: int = 0  #: of those that were multicast
+    untold: int = 0  #: of the lost: had passed before this host was told of their buffer
     asked_after_sent: int = 0
     asked_after_repaired: int = 0
     decoded: int = 0
@@ -57,17 +65,19 @@ class Tally:
 @dataclass(slots=True, eq=False)
 class _Flight:
     ctl: BufferCtl
+    told_at: float
     sent: bool = False
     missing: set[int] = field(default_factory=set)
     judged: set[Combination] = field(default_factory=set)  #: that have been drawn for already
     recipes: dict[int, bool] = field(default_factory=dict)  #: whether each has reached this host
+    #: What was asked for after parity: with these all others of the missing are solved for.
+    needed: set[int] | None = None
 
 
 class SimulatedHost:
     """One host called `name`.
 
-    `heard` gives the coded repairs that have come up to now; `holds` is told of each buffer that
-    this host needs from now on, and of each that it needs no more.
+    `heard` gives the coded repairs that have come up to now, `passage` when buffers have passed.
     """
 
     def __init__(
@@ -76,7 +86,7 @@ class SimulatedHost:
         run_id: str,
         losses: Losses,
         heard: Callable[[], Combinations],
-        holds: Callable[[BufferCtl, bool], None],
+        passage: Callable[[], Passage],
     ) -> None:
         self.tally = Tally()
         self.is_detached = False
@@ -85,7 +95,10 @@ class SimulatedHost:
         self._run_id = run_id
         self._losses = losses
         self._heard = heard
-        self._holds = holds
+        self._passage = passage
+        self._window = 0
+        self._said: Credit | None = None
+        self._done: int | None = None  # the last buffer that it has; None before the first is told
         self._flights: deque[_Flight] = deque()
         self._piece = 0
         self._next_seq = 0  # the first packet that is neither announced nor fetched
@@ -97,12 +110,9 @@ class SimulatedHost:
     def hear(self, message: Message) -> bytes:
         """What this host answers. HostError where that is nothing but to give up."""
         match message:
-            case BufferCtl():
-                return self._announced(message)
-            case Sent():
-                return self._sent() + self._finish()
-            case Repaired(buffer_id):
-                return self._repaired(buffer_id) + self._finish()
+            case BufferCtl() if self.is_detached:
+                self._end = message
+                return self._finish()
             case Packet(seq):
                 return self._packet(seq)
             case Digest():
@@ -119,48 +129,96 @@ class SimulatedHost:
             case _:
                 raise HostError(f"the server says {type(message).__name__}")
 
+    def told(self, notices: Sequence[Notice], at: float) -> bytes:
+        """The same for what comes next of the control stream, which came at this time."""
+        said = b""
+        # Who hears both at once asks once, and behind what has mended something.
+        repaired = {notice.buffer_id for notice in notices if isinstance(notice, Repaired)}
+        for notice in notices:
+            match notice:
+                case BufferCtl():
+                    said += self._announced(notice, at)
+                case Sent():
+                    said += self._sent(notice, asks=notice.buffer_id not in repaired)
+                case Repaired():
+                    said += self._repaired(notice)
+        return said + self._finish()
+
     def _greeted(self, greeting: Greeting) -> bytes:
         if greeting.pull or greeting.auth is not None:
             raise HostError("the server has begun, or asks for a secret")
         capacity = payload_capacity(greeting.mtu)
         self._piece = max(_PIECE_BYTES // capacity, 1)
         can_fetch = greeting.fetch and bool(greeting.image)
+        room = max(_ROOM // capacity, 1)
+        self._window = min(greeting.window, room // min(greeting.buffer_packets, room))
         return Hello(
             self._name,
-            _ROOM // capacity,
+            room,
             coding=greeting.coding,
             fetch=can_fetch,
             run=self._run_id if can_fetch else "",
         ).encode()
 
-    def _announced(self, ctl: BufferCtl) -> bytes:
-        if self.is_detached:
-            self._end = ctl
-            return self._finish()
-        self._flights.append(_Flight(ctl))
-        self._holds(ctl, True)
+    def _announced(self, ctl: BufferCtl, at: float) -> bytes:
+        # Before this host grants room for a buffer, nothing of it is sent.
+        is_ahead = self._said is not None and ctl.buffer_id <= self._said.room
+        self._flights.append(_Flight(ctl, at if is_ahead else 0.0))
         self._next_seq = ctl.packet_id_base + ctl.pkt_count
-        return _READY
+        if self._done is not None:
+            return b""
+        self._done = ctl.buffer_id - 1
+        return self._credit()
 
-    def _sent(self) -> bytes:
+    def _sent(self, sent: Sent, *, asks: bool) -> bytes:
         flight = next((flight for flight in self._flights if not flight.sent), None)
-        if self.is_detached or flight is None:
+        if flight is None or sent.buffer_id < flight.ctl.buffer_id:
             return b""
         flight.sent = True
-        flight.missing = self._losses.of(flight.ctl.packet_id_base, flight.ctl.pkt_count)
+        first, count = flight.ctl.packet_id_base, flight.ctl.pkt_count
+        # What has not left at all reaches nobody.
+        untold = self._passage().missed(flight.ctl, flight.told_at) if sent.packets else count
+        flight.missing = self._losses.of(first + untold, count - untold)
+        flight.missing.update(range(first, first + untold))
+        self.tally.untold += untold
         self.tally.lost += len(flight.missing)
-        self._packets += flight.ctl.pkt_count - len(flight.missing)
+        self._packets += count - len(flight.missing)
+        if not asks:
+            return b""
         asked = self._ask(flight)
         self.tally.asked_after_sent += len(flight.missing)
         return asked
 
-    def _repaired(self, buffer_id: int) -> bytes:
+    def _repaired(self, told: Repaired) -> bytes:
         for flight in self._flights:
-            if flight.ctl.buffer_id == buffer_id:
-                asked = self._ask(flight)
-                self.tally.asked_after_repaired += len(flight.missing)
+            if flight.ctl.buffer_id == told.buffer_id and flight.sent:
+                asked = self._solve(flight, told) if told.count else self._ask(flight)
+                self.tally.asked_after_repaired += len(
+                    flight.missing if flight.needed is None else flight.needed
+                )
                 return asked
         return b""
+
+    def _solve(self, flight: _Flight, told: Repaired) -> bytes:
+        """Solve with the parity that has come, and ask for the fewest packets that complete it."""
+        if not flight.missing:
+            return b""
+        lost = self._losses
+        rows = lost.left_of(self._heard().parity(told.parity))
+        # What is left of earlier rounds is not determined by their rows.
+        unknown = flight.missing if flight.needed is None else flight.needed & flight.missing
+        lacking = lost.unsolved(len(unknown), rows, flight.ctl.pkt_count, told.degree)
+        flight.needed = lost.some_of(unknown, lacking)
+        self._complete(flight)
+        if not flight.missing:
+            return b""
+        return Request(tuple(sorted(flight.needed))).encode(KOLLACAST)
+
+    def _complete(self, flight: _Flight) -> None:
+        """Once all is here that was asked for after parity, all the rest is solved for."""
+        if flight.needed is not None and not flight.needed & flight.missing:
+            self.tally.decoded += len(flight.missing)
+            flight.missing.clear()
 
     def _ask(self, flight: _Flight) -> bytes:
         """Decode what can be decoded, and ask for the rest."""
@@ -173,6 +231,8 @@ class SimulatedHost:
 
     def _decode(self, flight: _Flight) -> None:
         heard = self._heard()
+        if heard.has_none:
+            return
         # What the host lacked when the recipes came, which were there before all combinations.
         lacked = frozenset(flight.missing)
         for seq in sorted(lacked):
@@ -205,6 +265,7 @@ class SimulatedHost:
             if seq in flight.missing:
                 flight.missing.discard(seq)
                 self.tally.retransmitted += 1
+                self._complete(flight)
                 return b"" if flight.missing else self._finish()
         return b""
 
@@ -216,8 +277,6 @@ class SimulatedHost:
                 # Of a buffer that is not sent the first packet counts as lacking.
                 lacking = min(flight.missing, default=flight.ctl.packet_id_base)
                 break
-        for flight in self._flights:
-            self._holds(flight.ctl, False)
         self._flights.clear()
         self._next_seq = self._asked = lacking
         return self._fetch()
@@ -232,19 +291,28 @@ class SimulatedHost:
         return asked
 
     def _finish(self) -> bytes:
-        """DONE for what is complete, in order, and the report when all is."""
-        said = b""
+        """Credit where something is complete, in order, and the report when all is."""
         flights = self._flights
         while flights and flights[0].sent and not flights[0].missing:
             ctl = flights.popleft().ctl
-            self._holds(ctl, False)
+            self._done = ctl.buffer_id
             if ctl.is_end:
                 self._end = ctl
-            said += _DONE
+        said = b"" if self.is_detached else self._credit()
         if self._end is None or not self._is_digest_here or flights or self.has_reported:
             return said
         self.has_reported = True
         return said + self._report().encode(KOLLACAST)
+
+    def _credit(self) -> bytes:
+        """What this host has, and has room for, where that has become more."""
+        if self._done is None:
+            return b""
+        credit = Credit(self._done, self._done + self._window)
+        if credit == self._said:
+            return b""
+        self._said = credit
+        return _encoded(credit)
 
     def _report(self) -> Report:
         tally = self.tally

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kollacast.client.connecting import connect
-from kollacast.client.conversation import EARLY_DIGEST, AttemptConversation, conversation, hear
+from kollacast.client.conversation import AttemptConversation, conversation, hear
 from kollacast.client.endings import Ending, Failed, Got, Lost
 from kollacast.client.local_copy import LocalCopy
 from kollacast.client.terms import Terms
@@ -253,9 +253,6 @@ class Attempt:
         self.route.received(message)
 
     def expect(self, digest: bytes | None) -> None:
-        assert self.route is not None
-        if not self.route.over:
-            raise WireError(EARLY_DIGEST)
         self._digest_due = digest
 
     def _kept(self, _: None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from contextlib import suppress
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import deferLater
@@ -23,11 +23,9 @@ from kollacast.operator.config import ClientConfig
 from kollacast.operator.outcome import Outcome, Progress
 from kollacast.receiving.route import OpenReceiver
 from kollacast.transport.receiver import open_receiver
-from kollacast.transport.worker import ThreadWorker, Worker
+from kollacast.transport.worker import MakeWorker, ThreadWorker
 
 _log = Logger()
-
-MakeWorker = Callable[[IReactor, str], Worker]
 
 
 class Client:
@@ -146,10 +144,8 @@ class Client:
         if self._failed is not None:
             return
         self._pause = pause
-        try:
+        with suppress(CancelledError):
             await pause
-        except CancelledError:
-            pass
         self._pause = None
 
     # The end.

@@ -18,7 +18,7 @@ from kollacast.wire.messages import Digest, Message, Proof, Report
 from kollacast.wire.structures import WireError
 
 #: What is wrong with a server that sends the digest out of turn.
-EARLY_DIGEST = "the digest comes before the end of the image, or twice"
+_EARLY_DIGEST = "the digest comes before the image, or twice"
 
 
 class AttemptWork(Protocol):
@@ -195,7 +195,7 @@ def _build() -> TypeMachineBuilder[AttemptConversation, AttemptWork]:
         raise WireError("the server speaks out of turn")
 
     def reject_digest(_: AttemptConversation, work: AttemptWork, digest: bytes | None) -> None:
-        raise WireError(EARLY_DIGEST)
+        raise WireError(_EARLY_DIGEST)
 
     def distrust(_: AttemptConversation, work: AttemptWork, heard: object) -> None:
         work.end(Failed("the server does not know the shared secret"))

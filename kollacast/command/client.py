@@ -7,11 +7,8 @@ from twisted.logger import Logger
 
 from kollacast.command import streams
 from kollacast.command.client_options import ClientOptions
-from kollacast.command.exit_status import end_process_with
-from kollacast.command.logs import announce
 from kollacast.command.monotonic import run_on_monotonic_clock
-from kollacast.command.progress import choose_display
-from kollacast.command.service import KollacastService, Running
+from kollacast.command.service import KollacastService, Running, service_of
 from kollacast.events.reactor import IMainReactor
 from kollacast.files.file_sink import FileSink
 from kollacast.files.sink import Sink
@@ -43,24 +40,15 @@ def makeService(options: ClientOptions) -> KollacastService:
     elif not config.is_daemon:
         streams.close_standard_output()
 
-    def make_sink() -> Sink:
-        if root is not None:
-            return _registry_sink(reactor, root)
-        return StreamSink(image_fd) if output is None else FileSink(output)
-
     def prepare() -> Running:
-        sink = make_sink()
+        sink: Sink
+        if root is not None:
+            sink = _registry_sink(reactor, root)
+        else:
+            sink = StreamSink(image_fd) if output is None else FileSink(output)
         return Running(Client(reactor, config, sink), sink.abandon)
 
-    return KollacastService(
-        reactor,
-        reactor,
-        prepare,
-        choose_display(config.progress_mode, streams.console, reactor, announce),
-        announce,
-        end_process_with,
-        config.report_path,
-    )
+    return service_of(reactor, config, prepare)
 
 
 def _registry_sink(reactor: IMainReactor, root: str) -> Sink:

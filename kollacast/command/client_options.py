@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 from typing import Any, ClassVar
 
 from twisted.python.usage import UsageError
@@ -41,7 +42,7 @@ class ClientOptions(CommandOptions):
             "connect-timeout",
             "Time to keep trying until the server is up, as in 90, 30s or 5m; so long, too, to look"
             " for one that is lost.",
-            values.duration_s("--connect-timeout", 0.1),
+            partial(values.duration_s, least_s=0.1),
             default=60.0,
         ),
         option(
@@ -51,12 +52,12 @@ class ClientOptions(CommandOptions):
         option(
             "failsafe",
             "The registry (host:port) to name when the image cannot be had here; status 75 then.",
-            values.host_and_port("--failsafe"),
+            values.host_and_port,
         ),
         option(
             "name",
             "What to be called in the server's report, default the host name.",
-            values.label("--name", 255),
+            partial(values.label, most_bytes=255),
         ),
         *SHARED_PARAMETERS,
     ]
@@ -65,7 +66,7 @@ class ClientOptions(CommandOptions):
 
     def parseArgs(self, *arguments: str) -> None:
         self["local_ip"], server, self["port"] = self._take_arguments(arguments)
-        self["server_ip"] = values.host("server_ip")(server)
+        self["server_ip"] = values.host("server_ip", server)
 
     def _check(self) -> None:
         local_host.prove_local(self["local_ip"])
@@ -73,16 +74,12 @@ class ClientOptions(CommandOptions):
         self._check_file_to_write("report")
         self._check_apart("output", 1)
         self.config = ClientConfig(
-            local_ip=self["local_ip"],
+            **self._shared(),
             server_ip=self["server_ip"],
-            port=self["port"],
             connect_timeout_s=self["connect-timeout"],
-            failsafe=self["failsafe"],
-            secret=self._read_secret(),
             name=self["name"] or socket.gethostname() or self["local_ip"],
             output_path=self["output"],
             registry_root=self["registry-root"],
-            **self._shared(),
         )
 
     def _check_output(self) -> None:
@@ -96,22 +93,14 @@ class ClientOptions(CommandOptions):
             raise UsageError("a daemon has no standard output: give --output, or run twistd -n")
         if 1 in self.closed_streams:
             raise UsageError("standard output is closed: redirect it, or give --output")
-        try:
+        remedy = ": redirect it, or give --output"
+        with values.refusing("standard output: cannot take the image", remedy):
             streams.prove_standard_output_takes_an_image()
-        except OSError as error:
-            raise UsageError(
-                f"standard output: cannot take the image: {error.strerror}: redirect it, or give"
-                " --output"
-            ) from None
 
     def _check_registry_root(self) -> None:
         root = self["registry-root"]
         if self["output"] is not None:
             raise UsageError("--registry-root: the image goes there or to --output, not to both")
-        try:
+        with values.refusing(f"--registry-root {root}: cannot be written"):
             prove_root(root)
-        except OSError as error:
-            raise UsageError(
-                f"--registry-root {root}: cannot be written: {error.strerror}"
-            ) from None
         self["registry-root"] = os.path.abspath(root)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from contextlib import suppress
 
 from kollacast.operator.outcome import Status
 
@@ -31,9 +32,7 @@ def _leave(status: Status) -> None:
     atexit.unregister(_leave)
     atexit._run_exitfuncs()
     for stream in (sys.__stdout__, sys.__stderr__):
-        try:
+        with suppress(OSError, ValueError):
             if stream is not None:
                 stream.flush()
-        except (OSError, ValueError):
-            pass
     os._exit(int(status))

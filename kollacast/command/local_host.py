@@ -34,8 +34,6 @@ def prove_local(local_ip: str) -> None:
 
 def interface_mtu(local_ip: str, group: str) -> int | None:
     """MTU in bytes of the way to `group` by the interface of `local_ip`; None when unknown."""
-    if not sys.platform.startswith("linux"):
-        return None
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             _leave_by(probe, local_ip)

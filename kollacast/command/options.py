@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from twisted.python import usage
@@ -31,10 +32,10 @@ _MOST_SECRET = 4096
 
 
 def option(
-    name: str, text: str, parse: Callable[[str], object] | None = None, default: object = None
+    name: str, text: str, parse: Callable[[str, str], object] | None = None, default: object = None
 ) -> list[Any]:
-    """One entry of ``optParameters``, and what makes a value of the word behind it."""
-    return [name, None, default, text, parse]
+    """One entry of ``optParameters``; `parse`, of `values`, makes a value of the word behind it."""
+    return [name, None, default, text, parse and partial(parse, f"--{name}")]
 
 
 SHARED_PARAMETERS: list[list[Any]] = [
@@ -43,7 +44,7 @@ SHARED_PARAMETERS: list[list[Any]] = [
         "progress",
         "How to show progress on standard error: bar, plain (a line every few seconds), none, or"
         " auto (a bar on a terminal, else plain).",
-        values.one_of("--progress", PROGRESS_MODES),
+        partial(values.one_of, choices=PROGRESS_MODES),
         default="auto",
     ),
 ]
@@ -115,8 +116,8 @@ class CommandOptions(usage.Options):
                 f"expected {self.arguments}, got"
                 f" {len(arguments)} argument{'' if len(arguments) == 1 else 's'}"
             )
-        local_ip = values.interface_address("local_ip")(arguments[0])
-        port = values.integer("port", 1, 65535)(arguments[2]) if arguments[2:] else DEFAULT_PORT
+        local_ip = values.interface_address("local_ip", arguments[0])
+        port = values.integer("port", arguments[2], 1, 65535) if arguments[2:] else DEFAULT_PORT
         return local_ip, arguments[1], port
 
     def _settle_with_twistd(self) -> None:
@@ -135,6 +136,10 @@ class CommandOptions(usage.Options):
     def _shared(self) -> dict[str, Any]:
         """What of a configuration both command lines have."""
         return {
+            "local_ip": self["local_ip"],
+            "port": self["port"],
+            "failsafe": self["failsafe"],
+            "secret": self._read_secret(),
             "report_path": self["report"],
             "progress_mode": self["progress"],
             "is_daemon": self.is_daemon,
@@ -145,10 +150,8 @@ class CommandOptions(usage.Options):
         path = self[option]
         if path is None:
             return
-        try:
+        with values.refusing(f"--{option} {path}: cannot be written"):
             prove_writable(path)
-        except OSError as error:
-            raise UsageError(f"--{option} {path}: cannot be written: {error.strerror}") from None
         self[option] = os.path.abspath(path)
 
     def _read_secret(self) -> bytes | None:
@@ -156,12 +159,9 @@ class CommandOptions(usage.Options):
         path = self["token-file"]
         if path is None:
             return None
-        try:
-            with open(path, "rb") as file:
-                is_open_to_others = bool(os.fstat(file.fileno()).st_mode & 0o077)
-                secret = file.read(_MOST_SECRET + 1).strip()
-        except OSError as error:
-            raise UsageError(f"--token-file {path}: cannot be read: {error.strerror}") from None
+        with values.refusing(f"--token-file {path}: cannot be read"), open(path, "rb") as file:
+            is_open_to_others = bool(os.fstat(file.fileno()).st_mode & 0o077)
+            secret = file.read(_MOST_SECRET + 1).strip()
         if not _LEAST_SECRET <= len(secret) <= _MOST_SECRET:
             raise UsageError(
                 f"--token-file {path}: must hold {_LEAST_SECRET} to {_MOST_SECRET} bytes"

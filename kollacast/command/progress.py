@@ -7,7 +7,8 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from contextlib import suppress
+from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
@@ -33,8 +34,8 @@ def _tqdm() -> Any:
     return tqdm
 
 
-class Display(Protocol):
-    """Shows one moment after another."""
+class Display:
+    """Shows one moment after another; this one nothing, for those who want no progress shown."""
 
     def show(self, progress: Progress) -> None:
         """Show the run as it is now."""
@@ -43,7 +44,7 @@ class Display(Protocol):
         """Show the run as it is now, if that is still worth it, and nothing more after it."""
 
 
-class Bar:
+class Bar(Display):
     """A progress bar at the bottom of a terminal; lines of the log pass above it."""
 
     def __init__(self, console: Console, clock: IReactorTime) -> None:
@@ -81,8 +82,8 @@ class Bar:
         self._bar.close()
 
 
-class Lines:
-    """A line at every new phase, and every few seconds within one."""
+class Lines(Display):
+    """A line at every new phase, and every few seconds within one; how it ended, another says."""
 
     def __init__(self, clock: IReactorTime, emit: Callable[[str], None]) -> None:
         self._clock = clock
@@ -98,9 +99,6 @@ class Lines:
         self._emit(self._line(progress, now_s))
         self._last, self._last_s = progress, now_s
 
-    def close(self, progress: Progress) -> None:
-        pass  # the line that says how the run ended says it all
-
     def _line(self, progress: Progress, now_s: float) -> str:
         parts = [_amount(progress)]
         if self._last is not None and now_s - self._last_s >= _LOOK_S:
@@ -113,22 +111,12 @@ class Lines:
         return f"{progress.phase}: " + ", ".join([*parts, *_companions(progress)])
 
 
-class Nothing:
-    """For those who want no progress shown."""
-
-    def show(self, progress: Progress) -> None:
-        pass
-
-    def close(self, progress: Progress) -> None:
-        pass
-
-
 def choose_display(
     mode: str, console: Console, clock: IReactorTime, emit: Callable[[str], None]
 ) -> Display:
     """The display for a value of ``--progress``; `emit` takes what is shown in lines."""
     if mode == "none":
-        return Nothing()
+        return Display()
     if mode == "bar" or (mode == "auto" and console.isatty()):
         return Bar(console, clock)
     return Lines(clock, emit)
@@ -162,11 +150,9 @@ class ProgressWatch:
 
 def _size(console: Console) -> dict[str, Any]:
     """What tqdm is told about the size of the terminal: a serial line claims to be 0 by 0."""
-    try:
+    with suppress(OSError):
         if all(os.get_terminal_size(console.fileno())):
             return {"dynamic_ncols": True}
-    except OSError:
-        pass
     columns, rows = shutil.get_terminal_size()
     return {"ncols": columns - 1, "nrows": rows}
 

@@ -6,14 +6,10 @@ import errno
 import signal
 
 from kollacast.command import streams
-from kollacast.command.exit_status import end_process_with
 from kollacast.command.local_host import raise_descriptor_limit
-from kollacast.command.logs import announce
 from kollacast.command.monotonic import run_on_monotonic_clock
-from kollacast.command.progress import choose_display
 from kollacast.command.server_options import ServerOptions
-from kollacast.command.service import KollacastService, Running
-from kollacast.events.reactor import IMainReactor
+from kollacast.command.service import KollacastService, Running, service_of
 from kollacast.files.file_source import open_source
 from kollacast.files.spool import Spool
 
@@ -45,16 +41,9 @@ def makeService(options: ServerOptions) -> KollacastService:
         server = Server(reactor, config, source, spool=spool, max_connections=max_connections)
         return Running(server, source.close, server.start_now)
 
-    service = KollacastService(
-        reactor,
-        reactor,
-        prepare,
-        choose_display(config.progress_mode, streams.console, reactor, announce),
-        announce,
-        end_process_with,
-        config.report_path,
-    )
-    _start_on_signal(reactor, service)
+    service = service_of(reactor, config, prepare)
+    # SIGUSR1 is twistd's. A daemon inherits this.
+    signal.signal(signal.SIGUSR2, lambda *_: reactor.callFromThread(service.start_now))
     return service
 
 
@@ -68,8 +57,3 @@ def _max_connections(clients: int) -> int:
             f" may have {limit}: raise the limit (ulimit -Hn, LimitNOFILE=, --ulimit nofile)",
         )
     return limit - _OTHER_DESCRIPTORS
-
-
-def _start_on_signal(reactor: IMainReactor, service: KollacastService) -> None:
-    """SIGUSR2 starts the session; SIGUSR1 is twistd's. A daemon inherits this."""
-    signal.signal(signal.SIGUSR2, lambda *_: reactor.callFromThread(service.start_now))

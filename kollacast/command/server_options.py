@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any, ClassVar
 
 from twisted.python.usage import UsageError
@@ -33,9 +34,6 @@ _NOT_JASMINE = {
     "digest": "the jasmine dialect has no digest",
 }
 
-#: Without an option that says otherwise.
-_DIGEST = "sha256"
-_PATIENCE_S = 5.0
 _SPOOL_BYTES = 32 * 10**9
 
 
@@ -57,56 +55,56 @@ class ServerOptions(CommandOptions):
             "group",
             f"Multicast group, default {KOLLACAST.default_group}"
             f" (jasmine: {JASMINE.default_group}).",
-            values.multicast_group("--group"),
+            values.multicast_group,
         ),
         option(
             "ttl",
             "Routers that the multicast may pass, plus one.",
-            values.integer("--ttl", 0, 255),
+            partial(values.integer, least=0, most=255),
             default=8,
         ),
         option(
             "mtu",
             f"Bytes of one datagram with its IP and UDP headers, default {_DEFAULT_MTU}, or what"
             " the interface takes where that is less.",
-            values.integer("--mtu", MIN_MTU, MAX_MTU),
+            partial(values.integer, least=MIN_MTU, most=MAX_MTU),
         ),
         option(
             "buffer-packets",
             "Packets in one buffer at the most; fewer take less memory. By default the server"
             " chooses.",
-            values.integer("--buffer-packets", 1, KOLLACAST.max_buffer_packets),
+            partial(values.integer, least=1, most=KOLLACAST.max_buffer_packets),
         ),
         option(
             "window",
             "Buffers in flight at a time, default 4 (jasmine: 1); fewer take less memory.",
-            values.integer("--window", 1, KOLLACAST.max_window),
+            partial(values.integer, least=1, most=KOLLACAST.max_window),
         ),
         option("input", "Read the image from this file, not from standard input."),
         option(
             "dialect",
             "What to speak: kollacast, or jasmine with the C programs.",
-            values.one_of("--dialect", tuple(DIALECTS)),
-            default="kollacast",
+            partial(values.one_of, choices=tuple(DIALECTS)),
+            default=ServerConfig.dialect_name,
         ),
         option(
             "group-size",
             "Clients in one group of the barrier.",
-            values.integer("--group-size", 1, _MOST_CLIENTS),
-            default=64,
+            partial(values.integer, least=1, most=_MOST_CLIENTS),
+            default=ServerConfig.group_size,
         ),
         option(
             "accept-timeout",
             "Time to wait for all clients, as in 90, 30s or 5m; 0 waits for ever.",
-            values.duration_s("--accept-timeout", 0),
-            default=0.0,
+            partial(values.duration_s, least_s=0),
+            default=ServerConfig.accept_timeout_s,
         ),
         option(
             "client-timeout",
             "Time of silence after which a client is given up, as in 90, 30s or 5m; in the jasmine"
             " dialect it is 4 s for an answer to an announcement.",
-            values.duration_s("--client-timeout", 0.1),
-            default=60.0,
+            partial(values.duration_s, least_s=0.1),
+            default=ServerConfig.client_timeout_s,
         ),
         option(
             "token-file",
@@ -116,19 +114,19 @@ class ServerOptions(CommandOptions):
         option(
             "failsafe",
             "Registry (host:port) that has the image, too: clients name it when all else fails.",
-            values.host_and_port("--failsafe"),
+            values.host_and_port,
         ),
         option(
             "min-clients",
             "When --accept-timeout is over, start if so many clients or more are in; by default all"
             " must be.",
-            values.integer("--min-clients", 1, _MOST_CLIENTS),
+            partial(values.integer, least=1, most=_MOST_CLIENTS),
         ),
         option(
             "patience",
             "Time for which one client may hold up the others, before they go on without it and it"
-            f" fetches the rest by TCP at its own pace; default {_PATIENCE_S:g}.",
-            values.duration_s("--patience", 0.1),
+            f" fetches the rest by TCP at its own pace; default {ServerConfig.patience_s:g}.",
+            partial(values.duration_s, least_s=0.1),
         ),
         option(
             "spool",
@@ -138,28 +136,28 @@ class ServerOptions(CommandOptions):
         option(
             "spool-size",
             "The most bytes of the copy in --spool, as in 500M or 20G; default 32G.",
-            values.size_bytes("--spool-size", 1, 1 << 62),
+            partial(values.size_bytes, least_bytes=1, most_bytes=1 << 62),
         ),
         option(
             "rate",
             "Bits a second to multicast at most, as in 500M or 1G; auto (the default) finds it.",
-            values.rate_bps("--rate", 10_000, 10**12),
+            partial(values.rate_bps, least_bps=10_000, most_bps=10**12),
         ),
         option(
             "digest",
-            f"What proves the image: {_DIGEST} (the default), which sha256sum shows too, or blake3,"
-            " several times as fast, which every client must have installed.",
-            values.one_of("--digest", KNOWN_DIGESTS),
+            f"What proves the image: {ServerConfig.digest} (the default), which sha256sum shows"
+            " too, or blake3, several times as fast, which every client must have installed.",
+            partial(values.one_of, choices=KNOWN_DIGESTS),
         ),
         option(
             "expect-size",
             "Bytes of the image, as in 3000000000 or 20G: nobody keeps an image of another size.",
-            values.size_bytes("--expect-size", 1, 1 << 62),
+            partial(values.size_bytes, least_bytes=1, most_bytes=1 << 62),
         ),
         option(
             "expect",
             "Digest of the image, as in sha256:9f86d0...: nobody keeps an image with another one.",
-            values.expected_digest("--expect"),
+            values.expected_digest,
         ),
         *SHARED_PARAMETERS,
     ]
@@ -183,11 +181,11 @@ class ServerOptions(CommandOptions):
         """
         Let only this address or network join, or several with commas; more by another --allow.
         """
-        self["allow"] = (*self.get("allow", ()), *values.networks("--allow")(text))
+        self["allow"] = (*self.get("allow", ()), *values.networks("--allow", text))
 
     def parseArgs(self, *arguments: str) -> None:
         self["local_ip"], clients, self["port"] = self._take_arguments(arguments)
-        self["clients"] = values.integer("number_of_clients", 1, _MOST_CLIENTS)(clients)
+        self["clients"] = values.integer("number_of_clients", clients, 1, _MOST_CLIENTS)
 
     def _check(self) -> None:
         is_jasmine = self["dialect"] == "jasmine"
@@ -196,7 +194,7 @@ class ServerOptions(CommandOptions):
         group = self["group"] or DIALECTS[self["dialect"]].default_group
         local_host.prove_local(self["local_ip"])
         self._settle_mtu(group)
-        digest = self["digest"] or _DIGEST
+        digest = self["digest"] or ServerConfig.digest
         if digest not in available_digests():
             raise UsageError(f"--digest {digest}: is not installed: pip install blake3")
         self._check_input()
@@ -205,9 +203,8 @@ class ServerOptions(CommandOptions):
         self._check_file_to_write("report")
         self._check_apart("input", 0)
         self.config = ServerConfig(
-            local_ip=self["local_ip"],
+            **self._shared(),
             clients=self["clients"],
-            port=self["port"],
             group=group,
             ttl=self["ttl"],
             mtu=self["mtu"],
@@ -219,9 +216,7 @@ class ServerOptions(CommandOptions):
             client_timeout_s=self["client-timeout"],
             min_clients=self["min-clients"],
             allowed=self.get("allow"),
-            failsafe=self["failsafe"],
-            secret=self._read_secret(),
-            patience_s=self["patience"] or _PATIENCE_S,
+            patience_s=self["patience"] or ServerConfig.patience_s,
             unicast=bool(self["unicast"]),
             rate_bps=self["rate"],
             digest=digest,
@@ -229,7 +224,6 @@ class ServerOptions(CommandOptions):
             input_path=self["input"],
             spool_path=self["spool"],
             spool_bytes=self["spool-size"] or _SPOOL_BYTES,
-            **self._shared(),
         )
 
     def _expectation(self) -> Expectation:
@@ -256,12 +250,8 @@ class ServerOptions(CommandOptions):
             if self["spool-size"] is not None:
                 raise UsageError("--spool-size: is of the copy in --spool, and that is not given")
             return
-        try:
+        with values.refusing(f"--spool {self['spool']}: cannot hold the copy"):
             prove_spool(self["spool"])
-        except OSError as error:
-            raise UsageError(
-                f"--spool {self['spool']}: cannot hold the copy: {error.strerror}"
-            ) from None
         self["spool"] = os.path.abspath(self["spool"])
 
     def _check_jasmine(self) -> None:
@@ -301,14 +291,11 @@ class ServerOptions(CommandOptions):
             raise UsageError("a daemon has no standard input: give --input, or run twistd -n")
         if path is None and 0 in self.closed_streams:
             raise UsageError("standard input is closed: redirect the image to it, or give --input")
-        try:
+        if path is None:
+            remedy = ": redirect the image to it, or give --input"
+            with values.refusing("standard input: cannot be read", remedy):
+                prove_readable(None)
+            return
+        with values.refusing(f"--input {path}: cannot be read"):
             prove_readable(path)
-        except OSError as error:
-            if path is None:
-                raise UsageError(
-                    f"standard input: cannot be read: {error.strerror}: redirect the image to it,"
-                    " or give --input"
-                ) from None
-            raise UsageError(f"--input {path}: cannot be read: {error.strerror}") from None
-        if path is not None:
-            self["input"] = os.path.abspath(path)
+        self["input"] = os.path.abspath(path)

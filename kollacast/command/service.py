@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from twisted.application.service import Service
@@ -16,9 +15,15 @@ from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kollacast.command.progress import Display, ProgressWatch
+from kollacast.command.exit_status import end_process_with
+from kollacast.command.logs import announce
+from kollacast.command.progress import Display, ProgressWatch, choose_display
+from kollacast.command.streams import console
+from kollacast.events.reactor import IMainReactor
 from kollacast.files.atomic_file import AtomicFile
+from kollacast.files.fdio import write_all
 from kollacast.files.path_text import path_text
+from kollacast.operator.config import Config
 from kollacast.operator.outcome import Outcome, Progress, Status
 
 #: How long an interrupted run may take to tell its peers and end by itself.
@@ -49,32 +54,26 @@ class Running:
     start_now: Callable[[], None] | None = None  #: begins with those who came, where that is a word
 
 
+@dataclass(eq=False)
 class KollacastService(Service):
-    """Makes one run, and stops the reactor when it is over."""
+    """Makes one run, and stops the reactor when it is over.
 
-    def __init__(
-        self,
-        reactor: IReactorCore,
-        clock: IReactorTime,
-        prepare: Callable[[], Running],
-        display: Display,
-        announce: Callable[[str], None],
-        end_process_with: Callable[[Status], None],
-        report_path: str | None = None,
-    ) -> None:
-        """`prepare` is called once the reactor runs; what it raises ends the run, in one line."""
-        self._reactor = reactor
-        self._clock = clock
-        self._prepare = prepare
-        self._display = display
-        self._announce = announce
-        self._end_process_with = end_process_with
-        self._report_path = report_path
-        self._running: Running | None = None
-        self._watch: ProgressWatch | None = None
-        self._over: Deferred[None] | None = None  # made when somebody waits for the end
-        self._is_over = False
-        self._is_stopping = False
+    `_prepare` is called once the reactor runs; what it raises ends the run, in one line.
+    """
+
+    _reactor: IReactorCore
+    _clock: IReactorTime
+    _prepare: Callable[[], Running]
+    _display: Display
+    _announce: Callable[[str], None]
+    _end_process_with: Callable[[Status], None]
+    _report_path: str | None = None
+    _running: Running | None = field(default=None, init=False)
+    _watch: ProgressWatch | None = field(default=None, init=False)
+    # made when somebody waits for the end
+    _over: Deferred[None] | None = field(default=None, init=False)
+    _is_over: bool = field(default=False, init=False)
+    _is_stopping: bool = field(default=False, init=False)
 
     def startService(self) -> None:
         """Begin as soon as the reactor runs: from then on it hears signals."""
@@ -170,23 +169,27 @@ class KollacastService(Service):
             _log.failure("cannot give back what the run held open")
 
 
+def service_of(
+    reactor: IMainReactor, config: Config, prepare: Callable[[], Running]
+) -> KollacastService:
+    """The service of the process's one run, shown and ended as `config` asks for."""
+    display = choose_display(config.progress_mode, console, reactor, announce)
+    return KollacastService(
+        reactor, reactor, prepare, display, announce, end_process_with, config.report_path
+    )
+
+
 def write_report(path: str, outcome: Outcome) -> None:
     """Write `outcome` as JSON to `path`, whole or not at all.
 
     Raises OSError, and ValueError for what JSON has no word for.
     """
-    report = {
-        "exit_status": int(outcome.status),
-        "message": outcome.line,
-        **outcome.report,
-    }
+    report = {"exit_status": int(outcome.status), "message": outcome.line, **outcome.report}
     text = json.dumps(report, indent=2, allow_nan=False, default=str) + "\n"
     file = AtomicFile(path)
     try:
         with file.descriptor() as fd:
-            rest = memoryview(text.encode())
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+            write_all(fd, [memoryview(text.encode())], False, file.is_off)
         file.commit()
     finally:
         file.abandon()

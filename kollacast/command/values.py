@@ -1,6 +1,6 @@
 """From the words of a command line to values: numbers, addresses, durations, rates.
 
-Each function returns a parser for one option or argument. The parser takes the text and returns the
+Each parser takes what an option or argument is called and the text that was given. It returns the
 value, or raises `UsageError` with a line that names the option, the text and what would do.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 
 from twisted.python.usage import UsageError
@@ -29,188 +30,148 @@ _HOST_NAME = re.compile(
 )
 
 
-def integer(what: str, least: int, most: int) -> Callable[[str], int]:
+def integer(what: str, text: str, least: int, most: int) -> int:
     """A whole number from `least` to `most`."""
-
-    def parse(text: str) -> int:
-        number = int(text) if re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII) else None
-        if number is None or not least <= number <= most:
-            raise UsageError(f"{what} {text!r}: must be a whole number from {least} to {most}")
-        return number
-
-    return parse
+    number = int(text) if re.fullmatch(r"[+-]?\d{1,18}", text, re.ASCII) else None
+    if number is None or not least <= number <= most:
+        raise UsageError(f"{what} {text!r}: must be a whole number from {least} to {most}")
+    return number
 
 
-def duration_s(what: str, least_s: float, most_s: float = 30 * 86400) -> Callable[[str], float]:
+def duration_s(what: str, text: str, least_s: float, most_s: float = 30 * 86400) -> float:
     """Seconds, or a number with the unit s, m or h."""
-
-    def parse(text: str) -> float:
-        match = _DURATION.fullmatch(text.strip())
-        seconds = float(match[1]) * _DURATION_UNITS_S[match[2] or ""] if match else -1.0
-        if not least_s <= seconds <= most_s:
-            raise UsageError(
-                f"{what} {text!r}: must be seconds, as in 90, 30s or 5m,"
-                f" from {least_s:g}s to {most_s / 3600:g}h"
-            )
-        return seconds
-
-    return parse
+    match = _DURATION.fullmatch(text.strip())
+    seconds = float(match[1]) * _DURATION_UNITS_S[match[2] or ""] if match else -1.0
+    if not least_s <= seconds <= most_s:
+        raise UsageError(
+            f"{what} {text!r}: must be seconds, as in 90, 30s or 5m,"
+            f" from {least_s:g}s to {most_s / 3600:g}h"
+        )
+    return seconds
 
 
-def rate_bps(what: str, least_bps: int, most_bps: int) -> Callable[[str], int | None]:
+def rate_bps(what: str, text: str, least_bps: int, most_bps: int) -> int | None:
     """Bits a second, with k, M or G for powers of 1000; None for "auto"."""
-
-    def parse(text: str) -> int | None:
-        if text.strip().lower() == "auto":
-            return None
-        match = _RATE.fullmatch(text.strip())
-        rate = round(Fraction(match[1]) * _RATE_UNITS_BPS[match[2].lower()]) if match else -1
-        if not least_bps <= rate <= most_bps:
-            raise UsageError(
-                f"{what} {text!r}: must be bits a second, as in 500M or 1.5G,"
-                f" from {least_bps // 1000}k to {most_bps // 10**9}G, or auto"
-            )
-        return rate
-
-    return parse
+    if text.strip().lower() == "auto":
+        return None
+    match = _RATE.fullmatch(text.strip())
+    rate = round(Fraction(match[1]) * _RATE_UNITS_BPS[match[2].lower()]) if match else -1
+    if not least_bps <= rate <= most_bps:
+        raise UsageError(
+            f"{what} {text!r}: must be bits a second, as in 500M or 1.5G,"
+            f" from {least_bps // 1000}k to {most_bps // 10**9}G, or auto"
+        )
+    return rate
 
 
-def size_bytes(what: str, least_bytes: int, most_bytes: int) -> Callable[[str], int]:
+def size_bytes(what: str, text: str, least_bytes: int, most_bytes: int) -> int:
     """Bytes, with k, M, G or T for powers of 1000."""
-
-    def parse(text: str) -> int:
-        match = _SIZE.fullmatch(text.strip())
-        size = round(Fraction(match[1]) * _SIZE_UNITS[match[2].lower()]) if match else -1
-        if not least_bytes <= size <= most_bytes:
-            raise UsageError(f"{what} {text!r}: must be bytes, as in 500M or 20G")
-        return size
-
-    return parse
+    match = _SIZE.fullmatch(text.strip())
+    size = round(Fraction(match[1]) * _SIZE_UNITS[match[2].lower()]) if match else -1
+    if not least_bytes <= size <= most_bytes:
+        raise UsageError(f"{what} {text!r}: must be bytes, as in 500M or 20G")
+    return size
 
 
-def expected_digest(what: str) -> Callable[[str], ExpectedDigest]:
+def expected_digest(what: str, text: str) -> ExpectedDigest:
     """The digest that an image must have, as ``ALGORITHM:HEX``, the way registries write one.
 
     Whether this process can compute it is another question.
     """
-
-    def parse(text: str) -> ExpectedDigest:
-        name, _, digits = text.strip().partition(":")
-        if name not in KNOWN_DIGESTS or not _HEX.fullmatch(digits):
-            raise UsageError(
-                f"{what} {text!r}: must be {' or '.join(KNOWN_DIGESTS)}, a colon and"
-                f" {2 * DIGEST_SIZE} hexadecimal digits, as in sha256:9f86d0…"
-            )
-        return ExpectedDigest(name, bytes.fromhex(digits))
-
-    return parse
+    name, _, digits = text.strip().partition(":")
+    if name not in KNOWN_DIGESTS or not _HEX.fullmatch(digits):
+        raise UsageError(
+            f"{what} {text!r}: must be {' or '.join(KNOWN_DIGESTS)}, a colon and"
+            f" {2 * DIGEST_SIZE} hexadecimal digits, as in sha256:9f86d0…"
+        )
+    return ExpectedDigest(name, bytes.fromhex(digits))
 
 
-def one_of(what: str, choices: Sequence[str]) -> Callable[[str], str]:
+def one_of(what: str, text: str, choices: Sequence[str]) -> str:
     """One of a few words."""
-
-    def parse(text: str) -> str:
-        if text not in choices:
-            raise UsageError(f"{what} {text!r}: must be one of {', '.join(choices)}")
-        return text
-
-    return parse
+    if text not in choices:
+        raise UsageError(f"{what} {text!r}: must be one of {', '.join(choices)}")
+    return text
 
 
-def interface_address(what: str) -> Callable[[str], str]:
+def interface_address(what: str, text: str) -> str:
     """The IPv4 address that a network interface may have."""
-
-    def parse(text: str) -> str:
-        address = _ipv4(text)
-        if address is None:
-            raise UsageError(f"{what} {text!r}: must be an IPv4 address, as in 10.0.0.1")
-        if address.is_unspecified:
-            raise UsageError(f"{what} {text!r}: must be the address of one interface, not of all")
-        if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
-            raise UsageError(f"{what} {text!r}: must be the address of one interface, not a group")
-        return str(address)
-
-    return parse
+    address = _ipv4(text)
+    if address is None:
+        raise UsageError(f"{what} {text!r}: must be an IPv4 address, as in 10.0.0.1")
+    if address.is_unspecified:
+        raise UsageError(f"{what} {text!r}: must be the address of one interface, not of all")
+    if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
+        raise UsageError(f"{what} {text!r}: must be the address of one interface, not a group")
+    return str(address)
 
 
-def multicast_group(what: str) -> Callable[[str], str]:
+def multicast_group(what: str, text: str) -> str:
     """An IPv4 multicast address."""
-
-    def parse(text: str) -> str:
-        address = _ipv4(text)
-        if address is None or not address.is_multicast:
-            raise UsageError(
-                f"{what} {text!r}: must be a multicast address, 224.0.0.0 to 239.255.255.255"
-            )
-        return str(address)
-
-    return parse
+    address = _ipv4(text)
+    if address is None or not address.is_multicast:
+        raise UsageError(
+            f"{what} {text!r}: must be a multicast address, 224.0.0.0 to 239.255.255.255"
+        )
+    return str(address)
 
 
-def host(what: str) -> Callable[[str], str]:
+def host(what: str, text: str) -> str:
     """The IPv4 address or the name of one host."""
-
-    def parse(text: str) -> str:
-        address = _ipv4(text)
-        if address is not None:
-            if address.is_unspecified or address.is_multicast:
-                raise UsageError(f"{what} {text!r}: must be the address of one host")
-            return str(address)
-        looks_like_an_address = re.fullmatch(r"[0-9.]+", text) is not None
-        if looks_like_an_address or not _HOST_NAME.fullmatch(text):
-            raise UsageError(f"{what} {text!r}: must be an IPv4 address or a host name")
-        return text
-
-    return parse
+    address = _ipv4(text)
+    if address is not None:
+        if address.is_unspecified or address.is_multicast:
+            raise UsageError(f"{what} {text!r}: must be the address of one host")
+        return str(address)
+    looks_like_an_address = re.fullmatch(r"[0-9.]+", text) is not None
+    if looks_like_an_address or not _HOST_NAME.fullmatch(text):
+        raise UsageError(f"{what} {text!r}: must be an IPv4 address or a host name")
+    return text
 
 
-def networks(what: str) -> Callable[[str], tuple[ipaddress.IPv4Network, ...]]:
+def networks(what: str, text: str) -> tuple[ipaddress.IPv4Network, ...]:
     """Addresses and networks, with commas between them."""
-
-    def parse(text: str) -> tuple[ipaddress.IPv4Network, ...]:
-        parts = [part.strip() for part in text.split(",")]
-        try:
-            around = [ipaddress.IPv4Network(part, strict=False) for part in parts]
-        except ValueError:
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        around = [ipaddress.IPv4Network(part, strict=False) for part in parts]
+    except ValueError:
+        raise UsageError(
+            f"{what} {text!r}: must be addresses or networks, as in 10.0.0.7,10.0.1.0/24"
+        ) from None
+    for part, network in zip(parts, around, strict=True):
+        address, slash, _ = part.partition("/")
+        if slash and address != str(network.network_address):
             raise UsageError(
-                f"{what} {text!r}: must be addresses or networks, as in 10.0.0.7,10.0.1.0/24"
-            ) from None
-        for part, network in zip(parts, around, strict=True):
-            address, slash, _ = part.partition("/")
-            if slash and address != str(network.network_address):
-                raise UsageError(
-                    f"{what} {text!r}: {part} is one host in a network; say {address} for the"
-                    f" host, {network} for the network"
-                )
-        return tuple(around)
-
-    return parse
+                f"{what} {text!r}: {part} is one host in a network; say {address} for the"
+                f" host, {network} for the network"
+            )
+    return tuple(around)
 
 
-def host_and_port(what: str) -> Callable[[str], str]:
+def host_and_port(what: str, text: str) -> str:
     """One host and a port of its, as ``host:port``."""
-    parse_host = host(what)
-
-    def parse(text: str) -> str:
-        name, colon, number = text.rpartition(":")
-        if not colon or not re.fullmatch(r"\d{1,5}", number, re.ASCII):
-            raise UsageError(f"{what} {text!r}: must be host:port, as in registry.example:4000")
-        if not 1 <= int(number) <= 65535:
-            raise UsageError(f"{what} {text!r}: the port must be from 1 to 65535")
-        return f"{parse_host(name)}:{int(number)}"
-
-    return parse
+    name, colon, number = text.rpartition(":")
+    if not colon or not re.fullmatch(r"\d{1,5}", number, re.ASCII):
+        raise UsageError(f"{what} {text!r}: must be host:port, as in registry.example:4000")
+    if not 1 <= int(number) <= 65535:
+        raise UsageError(f"{what} {text!r}: the port must be from 1 to 65535")
+    return f"{host(what, name)}:{int(number)}"
 
 
-def label(what: str, most_bytes: int) -> Callable[[str], str]:
+def label(what: str, text: str, most_bytes: int) -> str:
     """A short printable text."""
+    if not text.strip() or not text.isprintable() or len(text.encode()) > most_bytes:
+        raise UsageError(f"{what} {text!r}: must be printable, 1 to {most_bytes} bytes")
+    return text
 
-    def parse(text: str) -> str:
-        if not text.strip() or not text.isprintable() or len(text.encode()) > most_bytes:
-            raise UsageError(f"{what} {text!r}: must be printable, 1 to {most_bytes} bytes")
-        return text
 
-    return parse
+@contextmanager
+def refusing(what: str, remedy: str = "") -> Iterator[None]:
+    """Within it an OSError becomes a `UsageError`: `what` cannot be, why, and what to do then."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"{what}: {error.strerror}{remedy}") from None
 
 
 def _ipv4(text: str) -> ipaddress.IPv4Address | None:

@@ -49,14 +49,7 @@ class FixedRate:
     def __init__(self, rate_bps: float) -> None:
         self.rate_bps = rate_bps
 
-    def report(
-        self,
-        epoch: Epoch,
-        sent_bps: float,
-        packets: int,
-        losses: Mapping[Hashable, float],
-        bursts: Mapping[Hashable, float] | None = None,
-    ) -> None:
+    def report(self, *args: object, **kwargs: object) -> None:
         """Nothing follows from it."""
 
     def forget(self, client: Hashable) -> None:

@@ -1,26 +1,10 @@
 """Finds the rate that the slowest client can take, from the losses that clients report.
 
-After each buffer the server knows how fast it left and what share of it each
-client lacks.  What a client got is then a measurement of the bottleneck on
-its way, as in BBR (Cardwell and others, ACM Queue 2016): the rate goes to
-what the worst client *received*, not down by a fixed factor, and so it is
-right within a few buffers wherever it began.
-
-Loss alone does not mean congestion.  Losses in two buffers in a row, beyond
-a client's base loss and what it usually strays by, therefore begin a trial:
-the rate goes some way below what was received.  Where the losses go away,
-they were the rate's, queues have drained in the meantime, and the rate
-settles close below what was received.  Where a good part of them stays at
-two lower rates in a row, that part is not the rate's: it is the client's base
-loss from then on, and what was received before is judged again in the light
-of it.  If it explains all losses, the cut is taken back.  So steady random
-loss costs one short trial and no ratchet, and a bottleneck is found
-underneath it.
-
-From there the rate is raised again while nothing is lost, in small steps
-around the bottleneck that was found and in growing ones beyond, to follow one
-that goes away.  A client that receives nothing at all has no say: no rate
-would help it.
+What the worst client got of a buffer is a measurement of the bottleneck: the rate goes to that,
+and not down by a fixed factor.  Loss alone does not mean congestion, so a cut is a trial: what is
+lost at two lower rates in a row as well is not the rate's, but that client's base loss, and what
+was received before is judged again in the light of it.  ``docs/architecture.md``, "Pace", has the
+rules one by one.
 """
 
 from __future__ import annotations
@@ -110,6 +94,8 @@ class Trials:
         self._bottleneck_bps = 0.0
         self._hold = 0
         self._step = _STEP
+        # Whether nobody has ever lost anything.
+        self._is_untouched = True
 
     def report(
         self,
@@ -121,6 +107,9 @@ class Trials:
     ) -> None:
         if packets < _MIN_PACKETS:
             return
+        if self._is_untouched and not any(losses.values()):
+            return  # there is nothing to learn from a thousand clients that lose nothing
+        self._is_untouched = False
         heard = {
             client: self._of(client).measured(share, packets, (bursts or {}).get(client))
             for client, share in losses.items()

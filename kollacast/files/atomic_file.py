@@ -12,11 +12,10 @@ import os
 import re
 import secrets
 import stat
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kollacast.files.fdio import called_off
+from kollacast.files.fdio import Lending
 
 _DESCRIPTORS = "/proc/self/fd"
 
@@ -62,31 +61,17 @@ class AtomicFile:
                 self._temporary_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
             )
         self._fd = fd
-        self._lock = threading.Lock()
-        self._in_use = False
-        self._is_off = False
-        self._is_committed = False
+        self._lending = Lending(lambda: os.close(self._fd))
+        #: Whether the file has been abandoned, or committed.
+        self.is_off = self._lending.is_off
         #: Whether :meth:`mark` works here; known after :meth:`resume`.
         self.can_mark = False
-
-    def is_off(self) -> bool:
-        """Whether the file has been abandoned."""
-        return self._is_off
 
     @contextmanager
     def descriptor(self) -> Iterator[int]:
         """Lend the descriptor for one operation. Raises OSError (ECANCELED) when abandoned."""
-        with self._lock:
-            if self._is_off or self._is_committed:
-                raise called_off()
-            self._in_use = True
-        try:
+        with self._lending.lend():
             yield self._fd
-        finally:
-            with self._lock:
-                self._in_use = False
-                if self._is_off:
-                    os.close(self._fd)
 
     def resume(self, identity: str, unit: int) -> int:
         """Go on with what an earlier run has kept of the content called `identity`.
@@ -98,9 +83,8 @@ class AtomicFile:
         """
         path = f"{self._stem}.{identity}-kept.part"
         self._remove_others(path)
-        with self._lock:
-            if self._is_off:
-                raise called_off()
+        with self._lending.lock:
+            self._lending.prove()
             if self._is_kept and path == self._temporary_path:
                 return self._go_on(unit)
             self._is_kept = self.can_mark = False
@@ -160,30 +144,26 @@ class AtomicFile:
         """
         with self.descriptor() as fd:
             os.fsync(fd)
-        with self._lock:
-            if self._is_off:
-                raise called_off()
+        with self._lending.lock:
+            self._lending.prove()
             self._give_name()
-            self._is_committed = True
-            os.close(self._fd)
-        _sync_folder(os.path.dirname(self._path))
+            self._lending.end()
+        sync_folder(os.path.dirname(self._path))
 
     def abandon(self, keep: bool = False) -> None:
         """Remove the temporary file; nothing after `commit`. Never raises.
 
         With `keep` it stays for a run that resumes it, unless there is nothing in it.
         """
-        with self._lock:
-            if self._is_off or self._is_committed:
+        with self._lending.lock:
+            if self._lending.is_off():
                 return
-            self._is_off = True
             try:
                 if not (keep and self._is_kept and self._head()):
                     self._forget_path()
             except OSError:
                 pass  # its folder went away, or became read-only: nothing is left to be done
-            if not self._in_use:
-                os.close(self._fd)
+            self._lending.end()
 
     def _give_name(self) -> None:
         if self._temporary_path is None:
@@ -202,7 +182,7 @@ class AtomicFile:
 
         The next run removes it. Raises OSError.
         """
-        with self._lock:
+        with self._lending.lock:
             if self._is_kept and self._temporary_path is not None:
                 path = f"{self._stem}.{secrets.token_hex(8)}-kept.part"
                 os.rename(self._temporary_path, path)
@@ -301,7 +281,7 @@ def _link(fd: int, path: str) -> None:
         os.close(folder)
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     """Bring a folder's entries to disk, where it can be opened and the file system knows how."""
     try:
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

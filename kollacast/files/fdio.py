@@ -13,7 +13,9 @@ import fcntl
 import os
 import select
 import stat
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 #: Bytes asked of the kernel for a pipe; what an unprivileged process may have on Linux (pipe(7)).
 PIPE_SIZE = 1 << 20
@@ -23,9 +25,11 @@ _IOV_MAX = os.sysconf("SC_IOV_MAX") if "SC_IOV_MAX" in os.sysconf_names else 16
 _PIPE_BUF = select.PIPE_BUF  # what a writable pipe takes without blocking (poll(2), pipe(7))
 
 
-def never_blocks_for_long(fd: int) -> bool:
-    """Whether `fd` is a regular file or a block device: such a transfer needs no `poll`."""
-    mode = os.fstat(fd).st_mode
+def is_lasting(mode: int) -> bool:
+    """Whether this is the mode of a regular file or a block device.
+
+    What is in it can be read again, and a transfer needs no `poll`.
+    """
     return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
 
 
@@ -33,10 +37,8 @@ def enlarge_pipe(fd: int) -> None:
     """Ask for a pipe buffer of `PIPE_SIZE` bytes; no harm where `fd` is no pipe or may not."""
     if not stat.S_ISFIFO(os.fstat(fd).st_mode):
         return
-    try:
+    with suppress(OSError):
         fcntl.fcntl(fd, getattr(fcntl, "F_SETPIPE_SZ", 1031), PIPE_SIZE)
-    except OSError:
-        pass
 
 
 def called_off() -> OSError:
@@ -44,8 +46,50 @@ def called_off() -> OSError:
     return OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
 
 
-def wait_until_ready(fd: int, events: int, is_off: Callable[[], bool]) -> None:
-    """Return when `poll` reports anything on `fd`.
+class Lending:
+    """Lends what threads work with, until any of them calls that off."""
+
+    def __init__(self, give_back: Callable[[], None]) -> None:
+        """`give_back` is called once, when it is called off and nobody works with it any more."""
+        self._give_back = give_back
+        self._users = 0
+        self.lock = threading.RLock()
+        self._is_over = False
+
+    def is_off(self) -> bool:
+        """Whether it is called off."""
+        return self._is_over
+
+    def prove(self) -> None:
+        """Raise OSError (ECANCELED) when it is called off."""
+        if self._is_over:
+            raise called_off()
+
+    @contextmanager
+    def lend(self) -> Iterator[None]:
+        """Within it, it is not given back. Raises OSError (ECANCELED) when it is called off."""
+        with self.lock:
+            self.prove()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._users -= 1
+                if self._is_over and not self._users:
+                    self._give_back()
+
+    def end(self) -> None:
+        """Call it off, if nobody has."""
+        with self.lock:
+            was_over, self._is_over = self._is_over, True
+            # A descriptor closed under a user could be another file's by the time it is used.
+            if not (was_over or self._users):
+                self._give_back()
+
+
+def _wait_until_ready(fd: int, events: int, polled: bool, is_off: Callable[[], bool]) -> None:
+    """Return when `poll` reports anything on `fd`, if it is to be `polled`.
 
     Raises OSError (ECANCELED) when `is_off()` turns true before that.
     """
@@ -54,17 +98,14 @@ def wait_until_ready(fd: int, events: int, is_off: Callable[[], bool]) -> None:
     while True:
         if is_off():
             raise called_off()
-        if poller.poll(_POLL_MS):
+        if not polled or poller.poll(_POLL_MS):
             return
 
 
 def read_some(fd: int, view: memoryview, polled: bool, is_off: Callable[[], bool]) -> int:
     """Read into `view` and return how many bytes came; 0 is the end. Raises OSError."""
     while True:
-        if polled:
-            wait_until_ready(fd, select.POLLIN, is_off)
-        elif is_off():
-            raise called_off()
+        _wait_until_ready(fd, select.POLLIN, polled, is_off)
         try:
             return os.readv(fd, [view])
         except BlockingIOError:
@@ -88,10 +129,7 @@ def write_all(
         if careful:
             # A blocking pipe that poll calls writable takes this much at once, and no more is sure.
             batch = [batch[0][:_PIPE_BUF]]
-        if polled:
-            wait_until_ready(fd, select.POLLOUT, is_off)
-        elif is_off():
-            raise called_off()
+        _wait_until_ready(fd, select.POLLOUT, polled, is_off)
         try:
             written = os.writev(fd, batch)
         except BlockingIOError:

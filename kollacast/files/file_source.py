@@ -6,9 +6,7 @@ import errno
 import fcntl
 import os
 import stat
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import NamedTuple
 
 from kollacast.files import fdio
@@ -29,15 +27,13 @@ class FileSource:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         self._name = None if name is None else path_text(name)
         self._fd = fd
-        self._polled = not fdio.never_blocks_for_long(fd)
+        self._polled = not fdio.is_lasting(mode)
         self._size = _remaining_bytes(fd, mode)
         # What is read again is counted from where this run began.
-        self._start = os.lseek(fd, 0, os.SEEK_CUR) if _is_read_again(mode) else None
+        self._start = os.lseek(fd, 0, os.SEEK_CUR) if fdio.is_lasting(mode) else None
         self._at_first = _marks(fd)
         self._bytes_read = 0
-        self._lock = threading.Lock()
-        self._readers = 0
-        self._closed = False
+        self._lending = fdio.Lending(self._give_back)
         fdio.enlarge_pipe(fd)
         if stat.S_ISREG(mode) and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
@@ -57,28 +53,28 @@ class FileSource:
         return f"{self._name or ''}/{self._size}/{self._start}/{self._at_first.changed_ns}"
 
     def readinto(self, view: memoryview) -> int:
-        with self._descriptor() as fd:
-            count = fdio.read_some(fd, view, self._polled, lambda: self._closed)
+        with self._lending.lend():
+            count = fdio.read_some(self._fd, view, self._polled, self._lending.is_off)
             self._bytes_read += count
             if self._start is not None:
-                self._prove_unchanged(fd, is_over=count == 0 and len(view) > 0)
+                self._prove_unchanged(is_over=count == 0 and len(view) > 0)
         return count
 
     def read_at(self, offset: int, size: int) -> bytes:
         if self._start is None:
             raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))
-        with self._descriptor() as fd:
-            data = os.pread(fd, size, self._start + offset)
-            self._prove_unchanged(fd, is_over=False)
+        with self._lending.lend():
+            data = os.pread(self._fd, size, self._start + offset)
+            self._prove_unchanged(is_over=False)
         return data
 
-    def _prove_unchanged(self, fd: int, *, is_over: bool) -> None:
+    def _prove_unchanged(self, *, is_over: bool) -> None:
         """Raise `ChangedImage` unless the file is what it was; call it after a read, not before.
 
         The time of the last change of the inode is no part of it: who replaces the file by a rename
         changes that, and what is open here stays as it is.
         """
-        marks = _marks(fd)
+        marks = _marks(self._fd)
         if marks.size != self._at_first.size:
             raise _changed(f"it had {self._at_first.size} bytes, and has {marks.size}")
         if marks != self._at_first:
@@ -86,29 +82,8 @@ class FileSource:
         if is_over and self._bytes_read != self._size:
             raise _changed(f"{self._bytes_read} bytes came, of {self._size}")
 
-    @contextmanager
-    def _descriptor(self) -> Iterator[int]:
-        """Lend the descriptor for one operation. Raises OSError (ECANCELED) when closed."""
-        with self._lock:
-            if self._closed:
-                raise fdio.called_off()
-            self._readers += 1
-        try:
-            yield self._fd
-        finally:
-            with self._lock:
-                self._readers -= 1
-                if self._closed and not self._readers:
-                    self._give_back()
-
     def close(self) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            # A descriptor closed under a reader could be another file's by the time it reads.
-            if not self._readers:
-                self._give_back()
+        self._lending.end()
 
     def _give_back(self) -> None:
         # What a file system has to say at this point changes nothing about what was read.
@@ -172,18 +147,14 @@ def prove_readable(path: str | None) -> None:
 def is_read_twice(path: str | None) -> bool:
     """Whether what is at `path`, or standard input for None, can be read again. Raises OSError."""
     mode = (os.fstat(0) if path is None else os.stat(path)).st_mode
-    return _is_read_again(mode)
-
-
-def _is_read_again(mode: int) -> bool:
-    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+    return fdio.is_lasting(mode)
 
 
 def _remaining_bytes(fd: int, mode: int) -> int | None:
     """Bytes from the current offset to the end of a file or block device, else None."""
     if stat.S_ISCHR(mode) and os.fstat(fd).st_rdev == _NULL_DEVICE:
         return 0
-    if not _is_read_again(mode):
+    if not fdio.is_lasting(mode):
         return None
     here = os.lseek(fd, 0, os.SEEK_CUR)
     end = os.lseek(fd, 0, os.SEEK_END)
@@ -193,10 +164,8 @@ def _remaining_bytes(fd: int, mode: int) -> int | None:
 
 def _name_of_standard_input() -> str | None:
     """File name behind a redirected standard input, where the system can tell."""
-    try:
+    with suppress(OSError):
         path = os.readlink("/proc/self/fd/0")
         if stat.S_ISREG(os.fstat(0).st_mode) and os.path.samestat(os.stat(path), os.fstat(0)):
             return os.path.basename(path)
-    except OSError:
-        pass
     return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
 from collections.abc import Sequence
 
 from twisted.logger import Logger
@@ -24,37 +23,22 @@ class StreamSink(OneWay):
 
     def __init__(self, fd: int) -> None:
         """Raises OSError when `fd` is not open."""
-        self._is_lasting = fdio.never_blocks_for_long(fd)
-        self._polled = not self._is_lasting
+        self._is_lasting = fdio.is_lasting(os.fstat(fd).st_mode)
         fdio.enlarge_pipe(fd)
         self._fd = _with_a_mode_of_its_own(fd)
-        self._lock = threading.Lock()
-        self._in_use = False
-        self._closed = False
+        self._lending = fdio.Lending(lambda: os.close(self._fd))
         self._is_empty = True
 
     def write(self, views: Sequence[memoryview], offset: int) -> None:
-        with self._lock:
-            if self._closed:
-                raise fdio.called_off()
-            self._in_use = True
+        with self._lending.lend():
             self._is_empty = False
-        try:
-            fdio.write_all(self._fd, views, self._polled, lambda: self._closed)
-        finally:
-            with self._lock:
-                self._in_use = False
-                if self._closed:
-                    os.close(self._fd)
+            fdio.write_all(self._fd, views, not self._is_lasting, self._lending.is_off)
 
     def commit(self, digest: str = "") -> None:
-        with self._lock:
-            if self._closed:
-                raise fdio.called_off()
-            self._closed = True
         try:
             # `> image` is a file too, and `> /dev/vdb` a disk: "whole" then means that it is there.
-            os.fsync(self._fd)
+            with self._lending.lend():
+                os.fsync(self._fd)
         except OSError as error:
             if self._is_lasting or error.errno not in _NOTHING_TO_SYNC:
                 raise
@@ -64,19 +48,14 @@ class StreamSink(OneWay):
             )
         finally:
             # A network file system may say only now that something is not there.
-            os.close(self._fd)
+            self._lending.end()
 
     def restart(self) -> None:
         if not self._is_empty:
             raise OSError(errno.ESPIPE, "what is written to a stream stays written")
 
     def abandon(self, keep: bool = False) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            if not self._in_use:
-                os.close(self._fd)
+        self._lending.end()
 
 
 def _with_a_mode_of_its_own(fd: int) -> int:

@@ -11,8 +11,10 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any, BinaryIO, NoReturn
 
 from twisted.python.usage import UsageError
@@ -45,18 +47,17 @@ _PROGRAM = "kollacast-images"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line."""
+    """Takes no abbreviations, and says what is wrong with a command line in one line."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
 
 class _Interrupted(BaseException):
-    """A signal asks for the end; what is half done is removed on the way out."""
-
-    def __init__(self, number: int, _frame: object) -> None:
-        super().__init__(number)
-        self.number = number
+    """A signal, by its number, asks for the end; what is half done is removed on the way out."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -72,8 +73,9 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except _Interrupted as interrupt:
         console.write_line("interrupted")
-        signal.signal(interrupt.number, signal.SIG_DFL)
-        os.kill(os.getpid(), interrupt.number)
+        (number,) = interrupt.args
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
     except UsageError as error:
         console.write_line(str(error))
         return int(Status.USAGE)
@@ -91,11 +93,11 @@ def _take_signals() -> None:
     """Have the first SIGINT or SIGTERM end the work, and no other one what removes its remains."""
     is_ending = False
 
-    def interrupt(number: int, frame: object) -> None:
+    def interrupt(number: int, _frame: object) -> None:
         nonlocal is_ending
         if not is_ending:
             is_ending = True
-            raise _Interrupted(number, frame)
+            raise _Interrupted(number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
@@ -113,11 +115,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="python -m kollacast.images",
         description="Packs images into a file that kollacast brings to every host, and more.",
-        allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
 
-    pack = commands.add_parser("pack", help="make an image file", allow_abbrev=False)
+    pack = commands.add_parser("pack", help="make an image file")
     pack.add_argument("--output", metavar="FILE", required=True, help="the file to make")
     pack.add_argument(
         "--compression",
@@ -126,16 +127,10 @@ def _parser() -> argparse.ArgumentParser:
         help="default gzip; layers are compressed already, so none costs little and is fastest",
     )
     sources = pack.add_subparsers(required=True, metavar="SOURCE", title="what to pack")
-    storage = sources.add_parser(
-        "storage",
-        help="the storage of a registry, which may run",
-        allow_abbrev=False,
-    )
+    storage = sources.add_parser("storage", help="the storage of a registry, which may run")
     storage.add_argument("root", metavar="DIR", help="the folder with docker/registry/v2 in it")
     storage.set_defaults(run=_pack_storage)
-    references = sources.add_parser(
-        "images", help="images out of registries, by skopeo", allow_abbrev=False
-    )
+    references = sources.add_parser("images", help="images out of registries, by skopeo")
     references.add_argument(
         "--tls-verify",
         action=argparse.BooleanOptionalAction,
@@ -149,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
         run=_pack_copies, copies=lambda o, _: from_registries(o.references, o.tls_verify)
     )
     archives = sources.add_parser(
-        "docker-archive", help="what `docker save` has written, also compressed", allow_abbrev=False
+        "docker-archive", help="what `docker save` has written, also compressed"
     )
     archives.add_argument(
         "files", metavar="FILE", nargs="+", help="compressed by gzip, zstd or not"
@@ -158,9 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         run=_pack_copies,
         copies=lambda o, folder: from_docker_archives(o.files, folder, console.write_line),
     )
-    layouts = sources.add_parser(
-        "oci", help="OCI layouts, as folders or archives", allow_abbrev=False
-    )
+    layouts = sources.add_parser("oci", help="OCI layouts, as folders or archives")
     layouts.add_argument(
         "layouts",
         metavar="PATH[:TAG]",
@@ -180,15 +173,13 @@ def _parser() -> argparse.ArgumentParser:
             help="what to put before the names that have no namespace, as in openstack.kolla",
         )
 
-    listing = commands.add_parser("list", help="say what an image file holds", allow_abbrev=False)
+    listing = commands.add_parser("list", help="say what an image file holds")
     listing.add_argument("file", metavar="FILE", help="- for standard input")
     listing.add_argument("--json", action="store_true", help="in JSON, for programs")
     listing.set_defaults(run=_list)
 
     unpack = commands.add_parser(
-        "unpack",
-        help="unpack an image file of this host as a client does with --registry-root",
-        allow_abbrev=False,
+        "unpack", help="unpack an image file of this host as a client does with --registry-root"
     )
     unpack.add_argument("file", metavar="FILE", help="- for standard input")
     unpack.add_argument(
@@ -196,20 +187,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     unpack.set_defaults(run=_unpack)
 
-    status = commands.add_parser(
-        "status", help="say which image a registry root has", allow_abbrev=False
-    )
+    status = commands.add_parser("status", help="say which image a registry root has")
     status.add_argument("--root", metavar="DIR", required=True, help="the registry root")
     status.add_argument("--json", action="store_true", help="in JSON, for programs and `check`")
     status.set_defaults(run=_status)
 
     check = commands.add_parser(
-        "check",
-        help="prove that a registry serves what a registry root has",
-        allow_abbrev=False,
+        "check", help="prove that a registry serves what a registry root has"
     )
     check.add_argument(
-        "--registry", metavar="HOST:PORT", required=True, type=values.host_and_port("--registry")
+        "--registry",
+        metavar="HOST:PORT",
+        required=True,
+        type=partial(values.host_and_port, "--registry"),
     )
     expected = check.add_mutually_exclusive_group(required=True)
     expected.add_argument("--root", metavar="DIR", help="the registry root of this host")
@@ -221,7 +211,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--timeout",
         metavar="TIME",
-        type=values.duration_s("--timeout", 0),
+        type=partial(values.duration_s, "--timeout", least_s=0),
         default=30.0,
         help="how long the registry may take to answer, as in 90, 30s or 5m; default 30",
     )
@@ -262,39 +252,30 @@ def _packed(path: str, catalog: Catalog) -> None:
 
 def _list(options: argparse.Namespace) -> None:
     with _opened(options.file) as file:
-        try:
-            catalog = read_storage(file)
-        except BadImage as error:
-            raise _about(options.file, error) from None
+        catalog = read_storage(file)
     for line in catalog.remarks():
         console.write_line(line)
     images = catalog.images()
+    total = sum(catalog.sizes.values())
     if options.json:
-        print(
-            json.dumps(
-                {
-                    "repositories": sorted({image.repository for image in images}),
-                    "images": [asdict(image) for image in images],
-                    "blobs": len(catalog.sizes),
-                    "bytes": sum(catalog.sizes.values()),
-                },
-                indent=2,
-            )
-        )
+        found = {
+            "repositories": sorted({image.repository for image in images}),
+            "images": [asdict(image) for image in images],
+            "blobs": len(catalog.sizes),
+            "bytes": total,
+        }
+        print(json.dumps(found, indent=2))
         return
     _print_images(images)
     blobs = _count(len(catalog.sizes), "blob")
-    total = sum(catalog.sizes.values())
     print(f"{_count(len(images), 'image')}{_tag_of(images)}, {blobs}, {total} bytes")
 
 
 def _unpack(options: argparse.Namespace) -> None:
-    _prove_root(options.root)
+    with values.refusing(f"--root {options.root}: cannot be written"):
+        prove_root(options.root)
     with _opened(options.file) as file:
-        try:
-            is_new = unpack_file(file, options.root, console.write_line)
-        except BadImage as error:
-            raise _about(options.file, error) from None
+        is_new = unpack_file(file, options.root, console.write_line)
     if not is_new:
         console.write_line(f"{options.root}: has this image already")
 
@@ -315,8 +296,7 @@ def _check(options: argparse.Namespace) -> None:
     if options.status is not None:
         with _opened(options.status) as file:
             text = file.read().decode(errors="replace")
-        name = "standard input" if options.status == "-" else options.status
-        record: Record | None = parse_record(text, name)
+        record: Record | None = parse_record(text, _name_of(options.status))
     else:
         record = read_record(options.root)
     if record is None:
@@ -345,27 +325,23 @@ def _namespace(word: str) -> str:
     return word
 
 
-def _opened(path: str) -> BinaryIO:
-    return sys.stdin.buffer if path == "-" else open(path, "rb")
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    """The file, or standard input for "-"; what is wrong with it is told under its name."""
+    with sys.stdin.buffer if path == "-" else open(path, "rb") as file:
+        try:
+            yield file
+        except BadImage as error:
+            raise OSError(error.errno, error.strerror, _name_of(path)) from None
 
 
-def _about(path: str, error: BadImage) -> OSError:
-    """The same error, of a file that has a name."""
-    return OSError(error.errno, error.strerror, "standard input" if path == "-" else path)
-
-
-def _prove_root(root: str) -> None:
-    try:
-        prove_root(root)
-    except OSError as error:
-        raise UsageError(f"--root {root}: cannot be written: {error.strerror}") from None
+def _name_of(path: str) -> str:
+    return "standard input" if path == "-" else path
 
 
 def _prove_output(path: str) -> None:
-    try:
+    with values.refusing(f"--output {path}: cannot be written"):
         prove_writable(path)
-    except OSError as error:
-        raise UsageError(f"--output {path}: cannot be written: {error.strerror}") from None
 
 
 def _count(number: int, what: str) -> str:

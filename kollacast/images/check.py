@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from email.message import Message
 from http.client import HTTPException, HTTPResponse
 from urllib.error import HTTPError, URLError
 from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
@@ -71,6 +72,8 @@ class _Check:
     def __init__(self, address: str, timeout_s: float) -> None:
         self._address = address
         self._timeout_s = timeout_s
+        #: For an answer of a registry that has answered before.
+        self._patience_s = max(timeout_s, _LEAST_S)
         self._deadline = time.monotonic() + timeout_s
         self._opener: OpenerDirector = build_opener(ProxyHandler({}))
 
@@ -110,7 +113,7 @@ class _Check:
     def _manifest(self, asked: _Asked) -> Manifest:
         """What is in a manifest that the registry serves."""
         path = f"/v2/{asked.image.repository}/manifests/{asked.reference}"
-        status, headers, body = self._ask("GET", path, self._patience_s())
+        status, headers, body = self._ask("GET", path, self._patience_s)
         if status != 200:
             raise self._not_served(asked.name, status)
         algorithm, _, value = asked.digest.partition(":")
@@ -127,7 +130,7 @@ class _Check:
 
     def _blob(self, blob: _Blob) -> None:
         path = f"/v2/{blob.image.repository}/blobs/{blob.digest}"
-        status, headers, _ = self._ask("HEAD", path, self._patience_s())
+        status, headers, _ = self._ask("HEAD", path, self._patience_s)
         name = f"the blob {blob.digest} of {blob.image.name}"
         if status != 200:
             raise self._not_served(name, status)
@@ -160,12 +163,8 @@ class _Check:
                 )
             time.sleep(_RETRY_S)
 
-    def _patience_s(self) -> float:
-        """For an answer of a registry that has answered before."""
-        return max(self._timeout_s, _LEAST_S)
-
-    def _ask(self, method: str, path: str, patience_s: float) -> tuple[int, dict[str, str], bytes]:
-        """Status; headers, by name in small letters; as much as a manifest has of the body."""
+    def _ask(self, method: str, path: str, patience_s: float) -> tuple[int, Message, bytes]:
+        """Status, headers, and as much as a manifest has of the body."""
         # A registry translates a manifest that is not asked for, or refuses.
         request = Request(
             f"http://{self._address}{path}",
@@ -175,10 +174,10 @@ class _Check:
         try:
             with self._opener.open(request, timeout=patience_s) as answer:
                 body = _body(answer, patience_s) if method == "GET" else b""
-                return answer.status, _by_name(answer.getheaders()), body
+                return answer.status, answer.headers, body
         except HTTPError as error:
             with error:
-                return error.code, _by_name(error.headers.items()), b""
+                return error.code, error.headers, b""
         except OSError as error:
             reason = error.reason if isinstance(error, URLError) else error
             raise _NoAnswerError(getattr(reason, "strerror", None) or str(reason)) from None
@@ -195,10 +194,6 @@ def _body(answer: HTTPResponse, patience_s: float) -> bytes:
         if time.monotonic() > deadline:
             raise _NoAnswerError("it does not come to the end of an answer")
     return bytes(body)
-
-
-def _by_name(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers}
 
 
 class _NoAnswerError(Exception):

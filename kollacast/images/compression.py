@@ -71,40 +71,20 @@ def naming(path: str) -> Iterator[None]:
         raise BadImage(f"{path}: {error.strerror}") from None
 
 
-class _WithStart(io.RawIOBase):
-    """A stream whose first bytes have been read already."""
+class _Chain(io.RawIOBase):
+    """Streams that are read one behind the other, as one."""
 
-    def __init__(self, start: bytes, rest: BinaryIO) -> None:
-        self._start = start
-        self._rest = rest
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        if self._start and size:
-            end = size if size > 0 else len(self._start)
-            data, self._start = self._start[:end], self._start[end:]
-            return data
-        return self._rest.read(size)
-
-
-class _WithEnd(io.RawIOBase):
-    """A stream with some bytes more behind its end."""
-
-    def __init__(self, stream: BinaryIO, end: bytes) -> None:
-        self._stream = stream
-        self._end = end
+    def __init__(self, *streams: BinaryIO) -> None:
+        self._streams = streams
 
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
-        if data := self._stream.read(size):
-            return data
-        end = len(self._end) if size < 0 else size
-        data, self._end = self._end[:end], self._end[end:]
-        return data
+        for stream in self._streams:
+            if data := stream.read(size):
+                return data
+        return b""
 
 
 class _Zstd(io.RawIOBase):
@@ -116,7 +96,8 @@ class _Zstd(io.RawIOBase):
 
     def __init__(self, stream: BinaryIO) -> None:
         self._last = os.urandom(16)
-        whole = _WithEnd(stream, zstandard.ZstdCompressor().compress(self._last))
+        end = io.BytesIO(zstandard.ZstdCompressor().compress(self._last))
+        whole = _Chain(stream, end)
         self._reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW).stream_reader(
             cast(BinaryIO, whole), read_across_frames=True
         )
@@ -157,7 +138,7 @@ def decompressed(stream: BinaryIO) -> BinaryIO:
     start = b""
     while len(start) < START and (more := stream.read(START - len(start))):
         start += more
-    whole = cast(BinaryIO, _WithStart(start, stream))
+    whole = cast(BinaryIO, _Chain(io.BytesIO(start), stream))
     if not is_compressed(start):
         return whole
     if start.startswith(_GZIP):

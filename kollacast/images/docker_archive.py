@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from kollacast.images.compression import START, decompressed, is_compressed, naming
 from kollacast.images.layout import BadImage
 
-#: Bytes that are decompressed in one go.
-_PIECE = 1024 * 1024
 #: Bytes of a manifest, at the most.
 _MAX_MANIFEST = 16 * 1024 * 1024
 
@@ -42,7 +40,7 @@ def make_plain(path: str, target: str) -> None:
                 return
             file.seek(0)
         with open(target, "wb") as plain:
-            shutil.copyfileobj(decompressed(file), plain, _PIECE)
+            shutil.copyfileobj(decompressed(file), plain)
 
 
 def images_of(archive: str, path: str) -> list[SavedImage]:

@@ -21,8 +21,6 @@ from kollacast.images.layout import BadImage, is_digest
 _NAMES = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
 #: What a descriptor needs to lead to its image.
 _DESCRIPTOR = ("mediaType", "digest", "size")
-#: Bytes that are unpacked in one go.
-_PIECE = 1024 * 1024
 _MEMBER = re.compile(r"oci-layout|index\.json|blobs/[a-z0-9]+/[0-9a-f]+", re.ASCII)
 
 
@@ -81,7 +79,7 @@ def unpack_archive(path: str, folder: str) -> None:
                     target = os.path.join(folder, name)
                     os.makedirs(os.path.dirname(target), exist_ok=True)
                     with open(target, "wb") as copy:
-                        shutil.copyfileobj(content, copy, _PIECE)
+                        shutil.copyfileobj(content, copy)
     except (tarfile.TarError, ValueError):
         raise BadImage(f"{path}: is neither an OCI layout nor an archive of one") from None
     if not os.path.exists(os.path.join(folder, "index.json")):

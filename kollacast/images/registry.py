@@ -18,8 +18,6 @@ from kollacast.images.layout import BadImage
 _START_S = 30.0
 #: Seconds between two looks whether it has.
 _LOOK_S = 0.05
-#: The registry's program as Debian calls it, and as its authors do.
-_REGISTRIES = ("docker-registry", "registry")
 
 
 @contextmanager
@@ -37,7 +35,8 @@ def temporary_registry(folder: str) -> Iterator[tuple[str, str]]:
     }
     with open(config, "w", encoding="utf-8") as file:
         json.dump(fields, file)  # which is YAML, too
-    program = _find(*_REGISTRIES)
+    # As Debian calls it, and as its authors do.
+    program = _find("docker-registry", "registry")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("REGISTRY_")}
     with (
         open(log, "wb") as output,

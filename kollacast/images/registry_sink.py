@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import BinaryIO, cast
@@ -38,60 +37,40 @@ class RegistrySink(OneWay):
         """
         self._say = say or _warn
         self._versions = Versions(root)
-        self._lock = threading.Lock()
-        self._in_use = False
-        self._is_off = False
+        self._lending = fdio.Lending(lambda: self._unpacking.stop())
         self._is_committed = False
         self._unpacking = _Unpacking(self._versions)
 
     def write(self, views: Sequence[memoryview], offset: int) -> None:
-        with self._lock:
-            if self._is_off or self._is_committed:
-                raise fdio.called_off()
-            self._in_use = True
-        try:
-            self._unpacking.write(views, lambda: self._is_off)
-        finally:
-            with self._lock:
-                self._in_use = False
-                if self._is_off:
-                    self._unpacking.stop()
+        with self._lending.lend():
+            self._unpacking.write(views, self._lending.is_off)
 
     def commit(self, digest: str = "") -> None:
-        with self._lock:
-            if self._is_off or self._is_committed:
-                raise fdio.called_off()
-        catalog = self._unpacking.end(lambda: self._is_off)
+        self._lending.prove()
+        catalog = self._unpacking.end(self._lending.is_off)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._versions.finish(Record(digest, self._unpacking.bytes_in, now, catalog.images()))
-        with self._lock:
-            if self._is_off:
-                raise fdio.called_off()
+        with self._lending.lock:
+            self._lending.prove()
             self._versions.switch()
             self._is_committed = True
+            self._lending.end()
         self._versions.close()
         for line in catalog.remarks():
             self._say(line)
 
     def restart(self) -> None:
-        with self._lock:
-            if self._is_off or self._is_committed:
-                raise fdio.called_off()
+        with self._lending.lock:
+            self._lending.prove()
             before = self._unpacking
             before.stop()
         before.join()
-        with self._lock:
-            if self._is_off:
-                raise fdio.called_off()
+        with self._lending.lock:
+            self._lending.prove()
             self._unpacking = _Unpacking(self._versions)
 
     def abandon(self, keep: bool = False) -> None:
-        with self._lock:
-            if self._is_off or self._is_committed:
-                return
-            self._is_off = True
-            if not self._in_use:
-                self._unpacking.stop()
+        self._lending.end()
 
     def clear(self) -> None:
         """After `abandon`: remove what has been unpacked, which may take a while. Blocks.
@@ -121,8 +100,7 @@ class _Unpacking:
         self._out, self._in = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._in, False)
         fdio.enlarge_pipe(self._in)
-        self._in_is_open = True
-        self._closing = threading.Lock()
+        self._input = fdio.Lending(lambda: os.close(self._in))
         try:
             self._thread = start_thread(self._run, "unpack")
         except OSError:
@@ -140,7 +118,7 @@ class _Unpacking:
 
     def end(self, is_off: Callable[[], bool]) -> Catalog:
         """No more comes: wait until all is unpacked. Raises OSError if it is not."""
-        self._close()
+        self._input.end()
         while self._thread.is_alive():
             if is_off():
                 raise fdio.called_off()
@@ -152,7 +130,7 @@ class _Unpacking:
     def stop(self) -> None:
         """What came will not be whole. The thread ends at its next look."""
         self._is_stopped = True
-        self._close()
+        self._input.end()
 
     def join(self) -> None:
         """Wait for the end of the thread, once there is nothing more to come."""
@@ -177,9 +155,3 @@ class _Unpacking:
     def _failure(self) -> OSError:
         """Why the thread has ended. Without a reason, it has said so as every crash does."""
         return self._error or OSError(errno.EIO, "an error of the program in the unpacking")
-
-    def _close(self) -> None:
-        with self._closing:
-            if self._in_is_open:
-                self._in_is_open = False
-                os.close(self._in)

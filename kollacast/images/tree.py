@@ -33,17 +33,12 @@ def find_links(root: str, remark: Callable[[str], object]) -> Iterator[Link]:
 
 def broken_link(root: str, path: str) -> str | None:
     """A sentence on the symbolic link that keeps `path` below `root` from being a file, if any."""
-    for part in _ways(root, path):
-        if os.path.islink(part) and not os.path.exists(part):
-            return f"{part} is a symbolic link to {os.readlink(part)}, which is not there"
-    return None
-
-
-def _ways(root: str, path: str) -> Iterator[str]:
     way = root
     for part in path.split("/"):
         way = os.path.join(way, part)
-        yield way
+        if os.path.islink(way) and not os.path.exists(way):
+            return f"{way} is a symbolic link to {os.readlink(way)}, which is not there"
+    return None
 
 
 def _files(

@@ -17,10 +17,11 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
+from kollacast.files.atomic_file import sync_folder
 from kollacast.images.catalog import Image
 from kollacast.images.layout import Link, is_digest, parse, tag_link
 
@@ -79,13 +80,11 @@ class Versions:
 
     def discard(self) -> None:
         """Remove what was begun. Raises OSError."""
-        try:
+        with suppress(FileNotFoundError):
             shutil.rmtree(self._part)
-        except FileNotFoundError:
-            pass
 
     @contextmanager
-    def create(self, path: str) -> Iterator[_Whole]:
+    def create(self, path: str) -> Iterator[BinaryIO]:
         """A new file in what was begun, in the place of one that is there. Raises OSError.
 
         When the context ends by an exception, there is none.
@@ -99,9 +98,9 @@ class Versions:
             os.unlink(whole)
             fd = os.open(whole, flags, _FILE_MODE)
         try:
-            with open(fd, "wb", buffering=0) as file:
+            with open(fd, "wb") as file:
                 os.fchmod(fd, _FILE_MODE)
-                yield _Whole(file)
+                yield file
         except BaseException:
             os.unlink(whole)
             raise
@@ -127,7 +126,7 @@ class Versions:
             if links["current"] is not None:
                 self._link("previous", links["current"])
             self._link("current", f"versions/{number}")
-            _sync_folder(self._root)
+            sync_folder(self._root)
         except BaseException:  # an interrupt is one
             self._take_back(number, links)
             raise
@@ -166,10 +165,8 @@ class Versions:
     def _link(self, name: str, target: str) -> None:
         """Have the symbolic link `name` point to `target`, from one moment to the next."""
         path, temporary = (os.path.join(self._root, n) for n in (name, f".{name}.part"))
-        try:
+        with suppress(FileNotFoundError):
             os.unlink(temporary)
-        except FileNotFoundError:
-            pass
         os.symlink(target, temporary)
         os.rename(temporary, path)
 
@@ -233,18 +230,6 @@ def _prove_links(root: str) -> None:
             raise FileExistsError(errno.EEXIST, reason)
 
 
-class _Whole:
-    """Writes all of what it is given to an unbuffered file."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-
-    def write(self, data: bytes) -> None:
-        rest = memoryview(data)
-        while rest:
-            rest = rest[self._file.write(rest) :]
-
-
 def _make_folder(path: str) -> None:
     """Make a folder, and those above it that are missing, all to be read by others."""
     if os.path.isdir(path):
@@ -256,17 +241,6 @@ def _make_folder(path: str) -> None:
 
 def _sync_all(fd: int) -> None:
     """Bring all to disk that the file system of `fd` has: thousands of files in one go."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "syncfs"):
-        os.sync()
-    elif libc.syncfs(fd) != 0:
+    if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
-
-
-def _sync_folder(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

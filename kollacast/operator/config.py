@@ -14,8 +14,19 @@ from kollacast.operator.expectation import Expectation
 PROGRESS_MODES = ("auto", "bar", "plain", "none")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What both programs may be asked for."""
+
+    secret: bytes | None = field(default=None, repr=False)  #: that both ends have to share
+    failsafe: str | None = None  #: registry that clients turn to when all else fails, host:port
+    report_path: str | None = None  #: file for the report; None for no report
+    progress_mode: str = "none"  #: one of :data:`PROGRESS_MODES`
+    is_daemon: bool = False  #: whether the process is to run without standard streams
+
+
 @dataclass(frozen=True)
-class ServerConfig:
+class ServerConfig(Config):
     """One run of the server."""
 
     local_ip: str  #: IPv4 address of the interface that multicast leaves by
@@ -30,10 +41,8 @@ class ServerConfig:
     group_size: int = 64  #: clients a TCP group, at least 1
     accept_timeout_s: float = 0.0  #: to wait for all clients; 0 waits for ever
     client_timeout_s: float = 60.0  #: of silence after which a client is given up
-    secret: bytes | None = field(default=None, repr=False)  #: that clients have to share
     #: who may join; None for everyone
     allowed: tuple[IPv4Network, ...] | None = None
-    failsafe: str | None = None  #: registry that clients turn to when all else fails, host:port
     min_clients: int | None = None  #: enough to start when the time to wait is over
     unicast: bool = False  #: no multicast: every client fetches by TCP
     patience_s: float = 5.0  #: for which one client may hold up the others, or stay away
@@ -44,13 +53,10 @@ class ServerConfig:
     input_path: str | None = None  #: file that holds the image; None for standard input
     spool_path: str | None = None  #: folder for a copy of what a pipe brings; None for no copy
     spool_bytes: int = 0  #: the most bytes of that copy
-    report_path: str | None = None  #: file for the report; None for no report
-    progress_mode: str = "none"  #: one of :data:`PROGRESS_MODES`
-    is_daemon: bool = False  #: whether the process is to run without standard streams
 
 
 @dataclass(frozen=True)
-class ClientConfig:
+class ClientConfig(Config):
     """One run of the client."""
 
     local_ip: str  #: IPv4 address of the interface that multicast enters by
@@ -58,11 +64,6 @@ class ClientConfig:
     port: int  #: of the server's TCP port, 1 to 65535
     connect_timeout_s: float  #: to keep trying until the server is up
     name: str  #: what this host is called in the server's report
-    secret: bytes | None = field(default=None, repr=False)  #: that the server has to share
-    failsafe: str | None = None  #: registry to name when all else fails, host:port
     output_path: str | None = None  #: file for the image
     #: folder for the image, unpacked; standard output takes it where this and the file are None
     registry_root: str | None = None
-    report_path: str | None = None  #: file for the report; None for no report
-    progress_mode: str = "none"  #: one of :data:`PROGRESS_MODES`
-    is_daemon: bool = False  #: whether the process is to run without standard streams

@@ -23,13 +23,8 @@ class Expectation:
     digest: ExpectedDigest | None = None  #: None where any will do
     allow_empty: bool = False  #: whether 0 bytes may be meant
 
-    def check_known_size(self, size: int | None) -> None:
-        """Before anything is read: ``size`` bytes are to come, None where nobody knows."""
-        if size is not None:
-            self.check_size(size)
-
     def check_size(self, size: int) -> None:
-        """All is read, and these are so many bytes."""
+        """The whole image has so many bytes, by what is known before it is read or after."""
         if self.size is not None and size != self.size:
             raise UnexpectedImage(f"the image has {size} bytes, and --expect-size says {self.size}")
         if size == 0 and not self.allow_empty:

@@ -14,9 +14,8 @@ class Status(IntEnum):
     FAILED = 1  #: no verified copy
     USAGE = 2  #: the command line cannot be carried out
     PARTIAL = 4  #: some clients have a verified copy and some have not
-    FAILSAFE = (
-        75  #: a client has no copy, and knows where else to get it; EX_TEMPFAIL of sysexits.h
-    )
+    #: a client has no copy, and knows where else to get it; EX_TEMPFAIL of sysexits.h
+    FAILSAFE = 75
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,15 @@ and so nothing that has arrived already is ever overwritten.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from kollacast.packets.buffer import PacketBuffer
-from kollacast.repair import SCHEME, Decoder
+from kollacast.repair import Decoder
 from kollacast.wire.messages import BufferCtl
 from kollacast.wire.packets import Opened, PacketCodec, header_at
+from kollacast.wire.parity import ParityRun
+from kollacast.wire.recipes import CONTROL_BASE
 from kollacast.wire.structures import SEQ_LIMIT
 
 #: The most packets of one batch: what recvmmsg is asked for at once, and more
@@ -69,8 +71,10 @@ class Intake:
         self._layout = self.scratch.layout
         self.stride = self._layout.stride
         self._codec = codec
-        self._decoder: Decoder | None = SCHEME.decoder(capacity, self) if coded else None
+        self._decoder: Decoder | None = Decoder(capacity, self) if coded else None
         self._buffers: list[PacketBuffer] = []
+        #: Told the data of each control packet, between the packets that came before and after.
+        self.control: Callable[[bytes], None] = lambda data: None
         self._expected = 0
         self._full_sizes = (capacity,) * RUN
 
@@ -84,8 +88,7 @@ class Intake:
         """Let nothing more land in ``buffer``."""
         self._buffers.remove(buffer)
         if self._decoder is not None:
-            first = buffer.ctl.packet_id_base
-            self._decoder.forget(range(first, first + buffer.ctl.pkt_count))
+            self._decoder.forget(_seqs(buffer))
 
     def close(self) -> None:
         """Let nothing more land in any buffer."""
@@ -242,6 +245,8 @@ class Intake:
         if not intact or not payload:
             # Another session's packets look like damaged ones of this session.
             self.counts.damaged += 1
+        elif seq >= CONTROL_BASE and self._decoder is not None:
+            self.control(bytes(payload))
         elif seq >= SEQ_LIMIT and self._decoder is not None:
             self._coded(self._decoder.take(seq, payload))
         elif buffer is None:
@@ -261,8 +266,33 @@ class Intake:
         assert buffer is not None
         # Behind a short payload its slot has what has landed there before.
         size = len(buffer.slots(seq - buffer.ctl.packet_id_base, 1)[0])
-        buffer.put(seq, payload[:size])
-        self.counts.decoded += 1
+        if buffer.put(seq, payload[:size]):
+            self.counts.decoded += 1
+
+    # Parity, of which only the server's word tells what it mends.
+
+    def mend(self, buffer: PacketBuffer, run: ParityRun | None) -> Iterator[None]:
+        """Place what ``run`` mends in ``buffer``, or what has come lately does for None.
+
+        In slices, between which packets may land; what is given up in between is not gone on with.
+        """
+        assert self._decoder is not None
+        parity = self._decoder.parity
+        if run is None:
+            mended = yield from parity.solve(buffer, _seqs(buffer))
+        else:
+            mended = yield from parity.told(buffer, _seqs(buffer), run)
+        for each in mended:
+            self._coded(each)
+
+    def needed(self, buffer: PacketBuffer) -> list[int]:
+        """The fewest packets that bring all which parity has not mended."""
+        assert self._decoder is not None
+        return self._decoder.parity.needed(_seqs(buffer))
+
+    def came(self, buffer: PacketBuffer, seq: int) -> bool:
+        """A packet has come by TCP: whether it is time to :meth:`mend` the rest."""
+        return self._decoder is not None and self._decoder.parity.came(_seqs(buffer), seq)
 
     # What a decoder asks.
 
@@ -288,3 +318,8 @@ class Intake:
         while end < len(seqs) and seqs[end] == first + end - start:
             end += 1
         return end
+
+
+def _seqs(buffer: PacketBuffer) -> range:
+    first = buffer.ctl.packet_id_base
+    return range(first, first + buffer.ctl.pkt_count)

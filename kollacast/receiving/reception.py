@@ -8,21 +8,26 @@ after its messages, and answers leave through ``send``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake
+from kollacast.receiving.answers import Answers, answers_of
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.output import Output, Writer
 from kollacast.receiving.shape import Shape
 from kollacast.receiving.tally import Tally
-from kollacast.wire.messages import BufferCtl, Done, Packet, Ready, Request
+from kollacast.repair.parity import is_too_much
+from kollacast.wire.messages import BufferCtl, Packet, Repaired, Request, Sent
 from kollacast.wire.packets import PacketCodec
+from kollacast.wire.parity import ParityRun
 from kollacast.wire.structures import WireError
 
 _log = Logger()
@@ -44,8 +49,12 @@ class _Flight:
     buffer: PacketBuffer | None = None
     ready: bool = False
     sent: bool = False
+    asks: bool = False  #: what is missing is to be asked for
     flushing: bool = False
     flushed: bool = False
+    mending: bool = False
+    #: Parity that is to be made use of, and None where packets have come that complete it.
+    parity: deque[ParityRun | None] = field(default_factory=deque)
 
 
 @dataclass(slots=True)
@@ -63,15 +72,15 @@ class Reception:
     """Receives an image, or the rest of one, a window of buffers at a time, into ``output``.
 
     The first packet is ``first``, or what the first announcement says for None.
-    ``drain`` empties the multicast socket.
     :attr:`ended` fires when the empty buffer is sent and all before it is
-    flushed: DONE for it is then due.  ``guard`` is told of what goes wrong behind
+    flushed.  ``guard`` is told of what goes wrong behind
     that, and callers of InconsistentBuffer, and of MemoryError where there is not
     enough for what is announced.
     """
 
     def __init__(
         self,
+        clock: IReactorTime,
         connection: ServerConnection,
         shape: Shape,
         codec: PacketCodec,
@@ -81,12 +90,12 @@ class Reception:
         first: int | None,
     ) -> None:
         self.intake = Intake(codec, shape.capacity, coded=shape.dialect.codes, counts=tally)
-        self.drain: Callable[[], None] = lambda: None
         self.ended: Deferred[None] = Deferred()
         #: Called when buffers go by of which no datagram has come.
         self.silent: Callable[[Silence], None] = lambda silence: None
         #: Called when a buffer has brought nothing: the host should join the group anew.
         self.renew: Callable[[], None] = lambda: None
+        self._clock = clock
         self._tally = tally
         self._silence: Silence | None = None
         self._came_before = _came(tally)
@@ -96,19 +105,17 @@ class Reception:
         self._codec = codec
         self._output = output
         self._guard = guard
+        self._answers: Answers = answers_of(connection, shape)
         self._keep: Writer | None = None
         self._flights: deque[_Flight] = deque()
         self._free: list[PacketBuffer] = []
         self._unallocated = shape.window
         self._next_seq = first
+        # The first announced buffer.
+        self._first_id = 1 << 32
         self._end_announced = False
         self._damaged = 0
         self._stopped = False
-
-    @property
-    def over(self) -> bool:
-        """Whether the empty buffer is sent, and so all that is multicast."""
-        return self._end_announced and all(flight.sent for flight in self._flights)
 
     def stop(self) -> None:
         """The session is over: nothing more is sent, whatever still ends.
@@ -125,7 +132,7 @@ class Reception:
     def buffer(self, ctl: BufferCtl) -> None:
         """A buffer is announced."""
         ctl.check(self._shape.capacity, self._shape.buffer_packets)
-        if len(self._flights) >= self._shape.window:
+        if len(self._flights) >= self._shape.window + self._shape.dialect.announced_ahead:
             raise WireError(f"a buffer beyond the window of {self._shape.window} is announced")
         if self._next_seq is None:
             self._next_seq = ctl.packet_id_base
@@ -133,35 +140,36 @@ class Reception:
             raise WireError(f"a buffer is announced that begins with seq {ctl.packet_id_base}")
         if self._keep is None:
             self._keep = self._output.writer(ctl.packet_id_base * self._shape.capacity)
+            self._first_id = ctl.buffer_id
         self._next_seq += ctl.pkt_count
         if ctl.is_end:
             # No other buffer follows, so none is kept for it.
             self._end_announced = True
             self._free.clear()
         self._flights.append(_Flight(ctl))
+        self._answers.announced(ctl)
         self._make_ready()
 
-    def sent(self) -> None:
-        """The oldest buffer that was still under way is multicast."""
+    def sent(self, sent: Sent) -> None:
+        """A buffer is multicast; :meth:`arrived` follows."""
+        if 0 < sent.buffer_id < self._first_id:
+            return  # others were told of it, before this host was in
         flight = next((f for f in self._flights if not f.sent), None)
-        if flight is None or not flight.ready:
+        if flight is None or not (flight.ready or self._answers.is_ahead):
             raise WireError("SENT for a buffer that was not announced or is not ready")
-        flight.sent = True
-        # The announcement may have overtaken datagrams that wait in the socket.
-        self.drain()
-        self._listen(flight)
-        if flight.buffer is not None and not flight.buffer.complete:
-            self._ask(flight.buffer.missing())
-        self.arrived()
+        flight.sent = flight.asks = True
+        if sent.packets or not sent.buffer_id:
+            self._listen(flight)
 
-    def repaired(self, buffer_id: int) -> None:
-        """Coded repairs of a buffer have been multicast: ask for what they did not mend."""
-        self.drain()
+    def repaired(self, told: Repaired) -> None:
+        """Coded repairs of a buffer have been multicast; :meth:`arrived` follows."""
         for flight in self._flights:
-            buffer = flight.buffer
-            if buffer is not None and buffer.ctl.buffer_id == buffer_id and not buffer.complete:
-                self._ask(buffer.missing())
-        self.arrived()
+            if flight.ctl.buffer_id == told.buffer_id:
+                if is_too_much(told.parity, flight.ctl.pkt_count):
+                    raise WireError(f"parity of {told.count} times {told.degree} packets")
+                if told.count:
+                    flight.parity.append(told.parity)
+                flight.asks = True
 
     def packet(self, packet: Packet) -> None:
         """A retransmission."""
@@ -179,13 +187,18 @@ class Reception:
             if self._damaged > _MAX_DAMAGED:
                 raise WireError("the server's retransmissions are damaged")
             self._ask([packet.seq])
-        elif not flight.flushing and buffer.put(packet.seq, payload):
-            self._tally.retransmitted += 1
+        elif not flight.flushing:
+            if buffer.put(packet.seq, payload):
+                self._tally.retransmitted += 1
             if buffer.complete:
                 self.arrived()
+            elif self.intake.came(buffer, packet.seq):
+                flight.parity.append(None)
+                self._begin_to_mend(flight)
 
     def arrived(self) -> None:
-        """Packets have come: flush what is complete, in order."""
+        """Packets have come, or word of them: ask for what is lost, flush what is complete."""
+        self._ask_for_lost()
         # A flush that ends at once takes its flight out of the deque.
         for flight in tuple(self._flights):
             if self._stopped:
@@ -227,6 +240,42 @@ class Reception:
         if silence.buffers == _UNHEARD:
             self.silent(silence)
 
+    def _ask_for_lost(self) -> None:
+        for flight in self._flights:
+            if not flight.asks or not flight.ready or flight.mending:
+                continue
+            flight.asks = False
+            if flight.buffer is None or flight.buffer.complete:
+                flight.parity.clear()
+            elif flight.parity:
+                self._begin_to_mend(flight)
+            else:
+                self._ask(flight.buffer.missing())
+
+    def _begin_to_mend(self, flight: _Flight) -> None:
+        if not flight.mending:
+            flight.mending = True
+            self._guard.run(self._mend(flight))
+
+    async def _mend(self, flight: _Flight) -> None:
+        """Solve for what is missing, slice by slice, then ask for what cannot be solved."""
+        buffer = flight.buffer
+        assert buffer is not None
+        for _ in self._mending(flight, buffer):
+            await deferLater(self._clock, 0)
+            if self._stopped or flight.flushing:
+                return  # late datagrams have brought it meanwhile
+        flight.mending = flight.asks = False
+        if not buffer.complete:
+            self._ask(self.intake.needed(buffer))
+        self.arrived()
+
+    def _mending(self, flight: _Flight, buffer: PacketBuffer) -> Iterator[None]:
+        # Nothing at once: who has begun it goes through the flights, and this may end some.
+        yield
+        while flight.parity:
+            yield from self.intake.mend(buffer, flight.parity.popleft())
+
     def _ask(self, seqs: list[int]) -> None:
         self._connection.stream.expect_packets(len(seqs))
         self._connection.send(Request(tuple(seqs)).encode(self._shape.dialect))
@@ -239,9 +288,11 @@ class Reception:
                 try:
                     buffer = self._take_buffer(flight.ctl.pkt_count)
                 except OSError as error:
-                    if any(other.buffer is not None for other in self._flights):
-                        # Those that go round have to do: the server waits for READY.
+                    going_round = sum(other.buffer is not None for other in self._flights)
+                    if going_round:
+                        # These have to do.
                         self._unallocated = 0
+                        self._answers.fewer(going_round)
                         return
                     text = f"a buffer of {flight.ctl.pkt_count} packets: {error.strerror}"
                     raise MemoryError(f"no memory for {text}") from None
@@ -251,7 +302,8 @@ class Reception:
                 flight.buffer = buffer
                 self.intake.arm(buffer)
             flight.ready = True
-            self._connection.send(Ready().encode(self._shape.dialect))
+            self._answers.ready()
+        self._ask_for_lost()
 
     def _take_buffer(self, packets: int) -> PacketBuffer | None:
         """One for so many packets, or None for now.  Raises OSError when there is no memory."""
@@ -286,13 +338,15 @@ class Reception:
             if self._stopped:
                 return
             flight = self._flights.popleft()
+            self._answers.done(flight.ctl)
             if flight.buffer is not None:
                 if not self._end_announced:
                     self._free.append(flight.buffer)
-                self._connection.send(Done().encode(self._shape.dialect))
                 self._make_ready()
             else:
+                self._answers.settle()
                 self.ended.callback(None)
+        self._answers.settle()
 
 
 def _came(tally: Tally) -> int:

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from kollacast.events.guard import Guard
 from kollacast.events.reactor import IReactor
 from kollacast.receiving.connection import ServerConnection
+from kollacast.receiving.control import ControlReader
 from kollacast.receiving.fetching import Fetcher
 from kollacast.receiving.output import Output
 from kollacast.receiving.reception import Reception, Silence
@@ -26,7 +27,16 @@ from kollacast.receiving.shape import Shape, Way
 from kollacast.receiving.tally import Tally
 from kollacast.transport.diagnosis import why_not_joined
 from kollacast.transport.receiver import MulticastReceiver
-from kollacast.wire.messages import BufferCtl, Detach, Done, Message, Packet, Repaired, Sent
+from kollacast.wire.messages import (
+    BufferCtl,
+    Control,
+    Detach,
+    Message,
+    Notice,
+    Packet,
+    Repaired,
+    Sent,
+)
 from kollacast.wire.packets import PacketCodec
 from kollacast.wire.structures import SEQ_LIMIT, WireError
 
@@ -43,6 +53,10 @@ _STOPPED = (
     "; a switch that snoops on IGMP and has no querier forgets its hosts after some minutes, or a"
     " firewall drops UDP to the group now"
 )
+
+
+#: How often datagrams are looked for while one buffer is sent.
+_LOOKS_A_BUFFER = 8
 
 
 class ReceivePort(Protocol):
@@ -98,6 +112,9 @@ class Route:
         self._port: ReceivePort | None = None
         self._port_closed: Deferred[None] = succeed(None)
         self._reception: Reception | None = None
+        self._receiver: MulticastReceiver | None = None
+        self._control = ControlReader(reactor, connection, shape.dialect, self._notice, guard)
+        self._sent_at = reactor.seconds()
         self._fetching: Fetcher | None = None
         # The first packet that comes by multicast, while those before it are fetched.
         self._first: int | None = 0
@@ -119,13 +136,6 @@ class Route:
         self._leave_group()
         return self._port_closed
 
-    @property
-    def over(self) -> bool:
-        """Whether the server has come to the end of the image: the digest may follow."""
-        if self._reception is not None:
-            return self._reception.over
-        return self._fetching is not None and self._fetching.over
-
     # What the server says.
 
     def received(self, message: Message) -> None:
@@ -135,18 +145,40 @@ class Route:
             fetching.packet(message)
         elif isinstance(message, Packet) and reception is not None:
             reception.packet(message)
-        elif isinstance(message, BufferCtl) and reception is not None:
-            self._announced(reception, message)
+        elif isinstance(message, Control) and reception is not None:
+            self._read_all()
+            self._control.by_tcp(message)
+            reception.arrived()
         elif isinstance(message, Sent) and reception is not None:
-            reception.sent()
-        elif isinstance(message, Repaired) and reception is not None:
-            reception.repaired(message.buffer_id)
+            self._read_all()
+            reception.sent(message)
+            reception.arrived()
+        elif isinstance(message, BufferCtl) and reception is not None and not self._is_numbered:
+            self._announced(reception, message)
         elif isinstance(message, BufferCtl) and fetching is not None:
             fetching.end(message)
         elif isinstance(message, Detach) and (reception is None or self._shape.can_fetch):
             self._leave_step()
         else:
             raise WireError("the server speaks out of turn")
+
+    @property
+    def _is_numbered(self) -> bool:
+        """Whether buffers are announced in the control stream."""
+        return self._shape.dialect.multicasts_control
+
+    def _notice(self, notice: Notice) -> None:
+        """The next of the control stream."""
+        reception = self._reception
+        if reception is None:
+            return
+        if isinstance(notice, BufferCtl):
+            self._announced(reception, notice)
+        elif isinstance(notice, Sent):
+            reception.sent(notice)
+            self._pace_looks()
+        elif isinstance(notice, Repaired):
+            reception.repaired(notice)
 
     def _is_before(self, seq: int) -> bool:
         """Whether the packet ``seq`` is one that is fetched."""
@@ -163,8 +195,21 @@ class Route:
 
     # By multicast.
 
+    def _read_all(self) -> None:
+        """What comes by TCP may have overtaken datagrams that wait in the socket."""
+        if self._receiver is not None:
+            self._receiver.drain()
+
+    def _pace_looks(self) -> None:
+        """A buffer is sent: look so often that the next word of one is not found late."""
+        now = self._reactor.seconds()
+        since, self._sent_at = self._sent_at, now
+        if self._receiver is not None:
+            self._receiver.look_every((now - since) / _LOOKS_A_BUFFER)
+
     def _join_group(self) -> None:
-        reception = self._reception = Reception(*self._stream, self._first)
+        reception = self._reception = Reception(self._reactor, *self._stream, self._first)
+        reception.intake.control = self._control.by_multicast
         reception.ended.addCallback(self._received_all).addErrback(self._guard.failed)
         try:
             port = self._port = self._open_at_an_address(reception)
@@ -194,7 +239,7 @@ class Route:
         reactor, shape = self._reactor, self._shape
         receiver = MulticastReceiver(reactor, reception.intake, reception.arrived, self._guard)
         port = self._open_port(reactor, receiver, shape.group, self._local_ip, shape.unread_bytes)
-        reception.drain = receiver.drain
+        self._receiver = receiver
         return port
 
     def _cannot_join(self, error: Exception) -> None:
@@ -214,6 +259,8 @@ class Route:
             self._connection.send(Detach().encode(self._shape.dialect))
 
     def _leave_group(self) -> None:
+        self._control.stop()
+        self._receiver = None
         if self._reception is not None:
             self._reception.stop()
             self._reception = None
@@ -270,8 +317,7 @@ class Route:
     # The end.
 
     def _received_all(self, _: None) -> None:
-        if self._shape.dialect.proves:
-            self._connection.send(Done().encode(self._shape.dialect))
+        self._control.stop()
         if self._fetching is None or self._fetching.ended.called:
             self._end()
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from kollacast.repair.scheme import Decoder, Encoder, Scheme
-from kollacast.repair.xor import XOR
+from kollacast.repair.choice import Choice
+from kollacast.repair.decoder import Decoder
+from kollacast.repair.xor import works_with
 
-__all__ = ["SCHEME", "Decoder", "Encoder"]
-
-#: The way that both sides mean who have agreed on ``coding``.
-SCHEME: Scheme = XOR
+__all__ = ["Choice", "Decoder", "works_with"]

@@ -1,33 +1,75 @@
 """What a way to mend losses by multicast has to offer, at the server and at a client.
 
-Coded packets have reserved seqs, from :data:`~kollacast.wire.structures.SEQ_LIMIT` up, which
-each way divides as it likes.  Neither side does I/O or keeps a payload longer than a call.
+Coded packets have reserved seqs, from :data:`~kollacast.wire.structures.SEQ_LIMIT` up, and each
+way its own.  Neither side does I/O.  What may take long is a generator: it yields whenever others
+should get their turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
+
+from kollacast.wire.parity import NO_PARITY, ParityRun
+
+_T = TypeVar("_T")
+#: Yields when others should get their turn, and returns what has come of it.
+Slices = Generator[None, None, _T]
+
+#: Coded packets must be at most this part of what TCP would carry.
+WORTH = 0.8
 
 
-class Mending(Protocol):
-    """What is sent for one buffer; made slice by slice, for making it takes time."""
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What is asked for in one round, of one buffer."""
 
-    def add(self, wanted: Sequence[Sequence[int]], most: float) -> bool:
-        """Mend these seqs as well, those that each client lacks; they are of no other slice.
+    first: int  #: the seq of the buffer's first packet
+    payloads: Sequence[memoryview]  #: of all packets of the buffer, in order
+    wanted: Sequence[Sequence[int]]  #: the seqs that each client asked for
+    #: The share of coded packets that the clients lost before; None in a buffer's first round.
+    loss: float | None = None
 
-        False, and nothing is added, where that takes more than ``most`` packets.
-        """
+    @property
+    def packets(self) -> int:
+        """How many packets the buffer has."""
+        return len(self.payloads)
 
-    def runs(self) -> list[tuple[int, list[bytes]]]:
-        """What is multicast, in this order: runs of full packets, each from a first seq on."""
+    @property
+    def requested(self) -> int:
+        """How many packets TCP would carry."""
+        return sum(map(len, self.wanted))
+
+
+class Made(NamedTuple):
+    """What is multicast, in this order: runs of full packets, each from a first seq on."""
+
+    runs: list[tuple[int, list[bytes]]]
+    parity: ParityRun = NO_PARITY
+
+
+class Offer(Protocol):
+    """How one way would meet a demand."""
+
+    @property
+    def cost(self) -> float: ...  # packets that leave for it in the end, those by TCP included
+    @property
+    def coded(self) -> float: ...  # those of them that are multicast
+    @property
+    def loss(self) -> float: ...  # the share of coded packets that a client may lose
+    @property
+    def direct(
+        self,
+    ) -> Sequence[Sequence[int]]: ...  # of each client: what TCP has to bring at once
+    def make(self) -> Slices[Made]: ...  # what is multicast; to be called once
 
 
 class Encoder(Protocol):
     """The server's side, for a session."""
 
-    def begin(self, payload_of: Callable[[int], memoryview | None]) -> Mending:
-        """Begin to mend a buffer, whose packets ``payload_of`` tells by their seqs."""
+    def plan(self, demand: Demand) -> Slices[Offer | None]:
+        """How this way would meet a demand; None where it would not."""
 
 
 class Held(Protocol):
@@ -40,22 +82,5 @@ class Held(Protocol):
         """The payload of a packet that has come, None without one."""
 
 
-class Decoder(Protocol):
-    """A client's side, for a connection."""
-
-    def take(self, seq: int, payload: memoryview) -> tuple[int, bytes] | None:
-        """A coded packet has come, intact: the seq that it mends, and a full payload, or None.
-
-        A packet that is shorter has the first bytes of it.
-        """
-
-    def forget(self, seqs: range) -> None:
-        """These packets are not awaited any more."""
-
-
-class Scheme(NamedTuple):
-    """One way: whether it works with payloads of so many bytes, and both its sides."""
-
-    works_with: Callable[[int], bool]
-    encoder: Callable[[int], Encoder]
-    decoder: Callable[[int, Held], Decoder]
+#: The seq of a packet that is mended, and a full payload: one that is shorter has its first bytes.
+Mended = tuple[int, bytes]

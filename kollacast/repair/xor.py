@@ -9,17 +9,28 @@ again takes 18 %, and sending it to each client that lost it 20 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_left
+from collections.abc import Sequence
 from functools import reduce
+from itertools import repeat
 from operator import xor
 
 from kollacast.repair.planning import plan
-from kollacast.repair.scheme import Held, Scheme
+from kollacast.repair.scheme import WORTH, Demand, Held, Made, Mended, Slices
 from kollacast.wire import recipes
 from kollacast.wire.recipes import RECIPE_BASE, Recipe, combination_seq, max_terms, recipe_seq
 
 #: Combinations that are waited for at a time.
 _MAX_RECIPES = 65536
+#: Of the combinations that clients may lose, so many count.
+_AGAIN = 0.5
+#: Seqs that are planned in one go.
+_SLICE = 1024
+
+
+def works_with(capacity: int) -> bool:
+    """Whether a recipe of ``capacity`` bytes can name two packets."""
+    return max_terms(capacity) >= 2
 
 
 def combine(payloads: Sequence[memoryview], capacity: int) -> bytes:
@@ -36,39 +47,64 @@ class XorEncoder:
         self.combinations = 0
         self.recipes = 0
 
-    def begin(self, payload_of: Callable[[int], memoryview | None]) -> _XorMending:
-        return _XorMending(self, payload_of)
+    def plan(self, demand: Demand) -> Slices[_XorOffer | None]:
+        """Combinations slice by slice, each only where that is worth it."""
+        combinations: list[list[int]] = []
+        payloads: list[bytes] = []
+        direct: list[list[int]] = [[] for _ in demand.wanted]
+        lacking = [sorted(seqs) for seqs in demand.wanted]
+        done = [0] * len(lacking)
+        for start in range(demand.first, demand.first + demand.packets, _SLICE):
+            # Each request is gone through once, however many slices there are.
+            ends = list(map(bisect_left, lacking, repeat(start + _SLICE), done))
+            wanted = [lacking[client][done[client] : end] for client, end in enumerate(ends)]
+            done = ends
+            planned = plan(wanted, max_terms(self.capacity))
+            if len(planned) <= WORTH * sum(map(len, wanted)):
+                combinations += planned
+                for terms in planned:
+                    known = [demand.payloads[seq - demand.first] for seq in terms]
+                    payloads.append(combine(known, self.capacity))
+            else:
+                for client, seqs in enumerate(wanted):
+                    direct[client] += seqs
+            yield
+        return _XorOffer(self, demand, combinations, payloads, direct) if combinations else None
 
 
-class _XorMending:
-    def __init__(self, encoder: XorEncoder, payload_of: Callable[[int], memoryview | None]) -> None:
+class _XorOffer:
+    def __init__(
+        self,
+        encoder: XorEncoder,
+        demand: Demand,
+        combinations: list[list[int]],
+        payloads: list[bytes],
+        direct: list[list[int]],
+    ) -> None:
+        self.direct = direct
+        counts = list(map(len, demand.wanted))
+        self.loss = min(max(counts) / demand.packets, 1.0)
         self._encoder = encoder
-        self._payload_of = payload_of
-        self._combinations: list[list[int]] = []
-        self._payloads: list[bytes] = []
+        self._combinations = combinations
+        self._payloads = payloads
+        by_recipe = encoder.capacity // 4 - 1
+        words = len(combinations) + sum(map(len, combinations))
+        # Who loses a combination has to ask for what it would have mended; where losses are those
+        # of a link that many share, fewer do.
+        again = _AGAIN * sum(count * count for count in counts) / demand.packets
+        self.coded = len(combinations) + 2 * words / by_recipe
+        self.cost = self.coded + again + sum(map(len, direct))
 
-    def add(self, wanted: Sequence[Sequence[int]], most: float) -> bool:
-        capacity = self._encoder.capacity
-        planned = plan(wanted, max_terms(capacity))
-        if len(planned) > most:
-            return False
-        self._combinations += planned
-        for terms in planned:
-            known = [p for seq in terms if (p := self._payload_of(seq)) is not None]
-            self._payloads.append(combine(known, capacity))
-        return True
-
-    def runs(self) -> list[tuple[int, list[bytes]]]:
-        if not self._combinations:
-            return []
+    def make(self) -> Slices[Made]:
         encoder = self._encoder
         told = recipes.pack(self._combinations, encoder.combinations, encoder.capacity)
         recipe = (recipe_seq(encoder.recipes), told)
         combination = (combination_seq(encoder.combinations), self._payloads)
         encoder.recipes += len(told)
         encoder.combinations += len(self._combinations)
+        yield
         # Twice: whoever misses a recipe can use none of its combinations.
-        return [recipe, recipe, combination]
+        return Made([recipe, recipe, combination])
 
 
 class XorDecoder:
@@ -80,7 +116,8 @@ class XorDecoder:
         # For each combination the packet that it mends, and all that it is made of.
         self._recipes: dict[int, tuple[int, tuple[int, ...]]] = {}
 
-    def take(self, seq: int, payload: memoryview) -> tuple[int, bytes] | None:
+    def take(self, seq: int, payload: memoryview) -> Mended | None:
+        """A recipe or a combination has come, intact: what that mends, if anything."""
         if seq >= RECIPE_BASE:
             for combination, terms in Recipe.decode(payload).named():
                 lacking = [term for term in terms if self._held.lacks(term)]
@@ -100,11 +137,9 @@ class XorDecoder:
         return missing, combine(known, self._capacity)
 
     def forget(self, seqs: range) -> None:
+        """These packets are not awaited any more."""
         self._recipes = {
             combination: recipe
             for combination, recipe in self._recipes.items()
             if recipe[0] not in seqs
         }
-
-
-XOR = Scheme(lambda capacity: max_terms(capacity) >= 2, XorEncoder, XorDecoder)

@@ -10,12 +10,13 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 
 from kollacast.sending.barrier import ClientGroup, Phase
+from kollacast.sending.control import ControlStream
 from kollacast.sending.reach import Listener
 from kollacast.sending.repairs import Repairs
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.dialect import Dialect
-from kollacast.wire.messages import BufferCtl, Fetch, Packet, Repaired, Sent, encode_sealed
+from kollacast.wire.messages import BufferCtl, Credit, Fetch, Packet, Sent, encode_sealed
 from kollacast.wire.structures import WireError
 
 #: Payload bytes of retransmissions made at a time.
@@ -55,21 +56,42 @@ class Member:
         # Where it takes part, once the stream has begun and until it leaves.
         self._group: ClientGroup[Member] | None = None
         self._repairs: Repairs
+        self._control: ControlStream | None = None
         self._has_reported = False
         # The first buffer that it was told of.
         self._first: BufferCtl | None = None
+        # Up to which buffers it has said to have all and to have room.
+        self._credit = Credit(0, 0)
         # Phases that the client has been told of and owes an answer to, and since when.
         self._announced: deque[tuple[BufferCtl, float]] = deque()
         self._ready: deque[BufferCtl] = deque()
         self._sent: deque[tuple[BufferCtl, float]] = deque()
         self._requested: deque[int] = deque()
-        # Whether the client has been told of coded repairs and has not asked since.
-        self._asks_anew = False
+        # What it knows of the control stream, where it has asked for more.
+        self._asked: int | None = None
+        # The packets owed. Some of them are asked for again by who is told to ask anew, which its
+        # own requests may cross on the way: once for each time that all were told.
+        self._owed: set[int] = set()
+        self._rounds_known = 0
 
-    def enter(self, group: ClientGroup[Member], repairs: Repairs) -> None:
-        """Take part in a stream, as one of ``group``."""
+    def enter(
+        self,
+        group: ClientGroup[Member],
+        repairs: Repairs,
+        control: ControlStream | None,
+        known: int,
+    ) -> None:
+        """Take part in a stream, as one of ``group``.
+
+        Its client is told by TCP where ``control`` goes on behind the number ``known``, so that it
+        knows from which notice on it has to know all.
+        """
         self._group = group
         self._repairs = repairs
+        self._rounds_known = repairs.rounds_told
+        self._control = control
+        if control is not None:
+            control.ask(self, known)
 
     # From the group.
 
@@ -83,13 +105,18 @@ class Member:
         if phase is Phase.ANNOUNCE:
             if self._first is None:
                 self._first = ctl
+                self._credit = Credit(ctl.buffer_id - 1, ctl.buffer_id - 1)
             self._announced.append(due)
-            self._outgoing.send(ctl.encode(self._dialect))
+            if self._control is None:
+                self.tell(ctl.encode(self._dialect))
+            elif ctl.buffer_id <= self._room:
+                self.ready()
         elif not self.takes(ctl):
             self._answered(phase)
         else:
             self._sent.append(due)
-            self._outgoing.send(Sent().encode(self._dialect))
+            if self._control is None:
+                self.tell(Sent().encode(self._dialect))
             if ctl.is_end:
                 self.client.sent_all()
 
@@ -102,6 +129,12 @@ class Member:
         first = self._first
         return first is not None and fetch.first + fetch.count <= first.packet_id_base
 
+    # From the control stream.
+
+    def tell(self, message: bytes) -> None:
+        """Send the client a message."""
+        self._outgoing.send(message)
+
     # From the repairs.
 
     def repair(self, seqs: Sequence[int]) -> None:
@@ -111,12 +144,10 @@ class Member:
             self._close_requests()
         self._outgoing.pump()
 
-    def repaired(self, buffer_id: int) -> None:
-        """Tell the client that coded repairs of a buffer have been multicast."""
-        if self._group is not None:
-            self.packets_owed = len(self._requested)
-            self._asks_anew = True
-            self._outgoing.send(Repaired(buffer_id).encode(self._dialect))
+    def repaired(self) -> None:
+        """What the client has asked for has been multicast: it asks anew for what it lacks."""
+        self.packets_owed = len(self._requested)
+        self._owed.intersection_update(self._requested)
 
     # From the client.
 
@@ -142,20 +173,43 @@ class Member:
             self.client.kept_all()
         self._answered(Phase.SENT)
 
+    def credit(self, credit: Credit) -> None:
+        """It has buffers, and has room for more: the answer in place of READY and DONE."""
+        if self._first is None:
+            raise WireError("credit before a buffer was announced")
+        said = self._credit
+        if credit.done < said.done or credit.room < said.room:
+            raise WireError("credit that goes back")
+        self._credit = credit
+        while self._announced and self._announced[0][0].buffer_id <= self._room:
+            self.ready()
+        for _ in range(credit.done - said.done):
+            self.done()
+
+    def ask(self, known: int) -> None:
+        """It has missed control packets, and knows of what has this number."""
+        if self._control is None or self._first is None:
+            raise WireError("a question about a stream that has not begun")
+        # Whoever does not read what it asked for is not told more, and is out for nonsense now.
+        self._control.check(known)
+        self._asked = known
+        if not self._outgoing.queue:
+            self._answer()
+
     def request(self, seqs: tuple[int, ...]) -> None:
         if not self._sent or not self._ready:
             raise WireError("a request before SENT")
-        if self._asks_anew:
-            # What coded repairs left to TCP may still wait here, and is asked for again.
-            self._asks_anew = False
-            waiting = set(self._requested)
-            seqs = tuple(seq for seq in seqs if seq not in waiting)
+        if self._rounds_known < self._repairs.rounds_told and not self._owed.isdisjoint(seqs):
+            # All were told to ask anew, and it does not know what is under way.
+            self._rounds_known += 1
+            seqs = tuple([seq for seq in seqs if seq not in self._owed])
         most = self._repairs.plan.max_request
         if self.packets_owed + len(seqs) > most:
             raise WireError(f"requests for more than {most} packets at once")
         if not self._dialect.answers_all and not self._repairs.window.holds_all(seqs):
             raise WireError("a request for a packet that is not held")
         self.packets_owed += len(seqs)
+        self._owed.update(seqs)
         self._repairs.requested(self, seqs)
 
     def reported(self) -> None:
@@ -167,16 +221,16 @@ class Member:
     @property
     def owes(self) -> str | None:
         """The answer that is due from the client, and for which the others wait, if one is."""
-        if self._announced:
-            return Phase.ANNOUNCE.value
         if self._sent:
             return Phase.SENT.value
+        if self._is_ready_due:
+            return Phase.ANNOUNCE.value
         return None
 
     @property
     def answers_due(self) -> int:
         """How many answers the client owes."""
-        return len(self._announced) + len(self._sent)
+        return len(self._sent) + self._is_ready_due
 
     @property
     def is_finishing(self) -> bool:
@@ -185,29 +239,51 @@ class Member:
 
     def owed_s(self) -> float:
         """Seconds for which the oldest answer has been due, and the others are held up for it."""
-        since = [due[0][1] for due in (self._announced, self._sent) if due]
-        return self._clock.seconds() - min(since) if since else 0.0
+        return self._seconds_since(self._sent) or self.ready_owed_s()
 
     def ready_owed_s(self) -> float:
         """Seconds for which the oldest READY has been due."""
-        return self._clock.seconds() - self._announced[0][1] if self._announced else 0.0
+        return self._seconds_since(self._announced) if self._is_ready_due else 0.0
+
+    @property
+    def _room(self) -> int:
+        """Up to which buffer the client has room: no more than a window is in flight."""
+        return min(self._credit.room, self._credit.done + self._repairs.plan.window)
+
+    @property
+    def _is_ready_due(self) -> bool:
+        """Whether the client has all that came before, and no room for what comes next."""
+        return bool(self._announced) and not self._ready
+
+    def _seconds_since(self, due: deque[tuple[BufferCtl, float]]) -> float:
+        return self._clock.seconds() - due[0][1] if due else 0.0
 
     def leave(self) -> None:
         """Nothing waits for this client any more."""
         group, self._group = self._group, None
         if group is not None:
             self._repairs.left(self)
+            if self._control is not None:
+                self._control.forget(self)
             group.leave(self)
         self._requested.clear()
+        self._owed.clear()
 
     def _answered(self, phase: Phase) -> None:
         if self._group is not None:
             self._group.answered(self, phase)
 
+    def _answer(self) -> None:
+        known, self._asked = self._asked, None
+        if known is not None and self._control is not None and self._group is not None:
+            self._control.ask(self, known)
+
     # Retransmissions.
 
     def refill(self, queue: SendQueue) -> None:
         """Append the next of the requested packets, a bounded piece at a time."""
+        if self._asked is not None:
+            self._answer()
         if not self._requested:
             return
         capacity = self._repairs.plan.capacity
@@ -215,6 +291,7 @@ class Member:
         for _ in seqs:
             self._requested.popleft()
         self.packets_owed -= len(seqs)
+        self._owed.difference_update(seqs)
         self._repairs.resending(len(seqs) * capacity)
         for buffer, run in groupby(seqs, self._repairs.window.held):
             if buffer is not None:
@@ -236,4 +313,5 @@ class Member:
             while self._requested:
                 self.refill(self._outgoing.queue)
         self._requested.clear()
+        self._owed.clear()
         self.packets_owed = 0

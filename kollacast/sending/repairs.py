@@ -1,18 +1,19 @@
 """How what was lost goes out again: combined for many by multicast, or to each by TCP.
 
 After SENT, each client asks for what it lacks or says that it is done.  Once
-all have, or after a short grace, the server knows the losses of the buffer:
-they tell the rate control how the rate was, and they decide what is cheaper.
-Whoever asks again, later, or for something else is served by TCP at once; the
-rate control is told of those that came late when all of them have come.
+all have, or most that will, the server knows the losses of the buffer: they
+tell the rate control how the rate was, and they decide what is cheaper.  Where
+it is cheaper to multicast, those who then ask for what is left are gathered
+again, a few times.  All else, and whoever cannot decode, is served by TCP at
+once; the rate control is told of those that came late when all have come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Protocol
+from operator import sub
+from typing import Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -21,21 +22,26 @@ from twisted.internet.task import deferLater
 from kollacast.congestion import CongestionControl
 from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
-from kollacast.repair import SCHEME, Encoder
+from kollacast.repair import Choice
+from kollacast.repair.scheme import Demand, Slices
+from kollacast.sending.answer_times import MOST_S, AnswerTimes
 from kollacast.sending.plan import Plan
 from kollacast.sending.reach import Listener, Reach
 from kollacast.sending.window import Flight, Window
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol
+from kollacast.wire.messages import Notice, Repaired
 
-#: Seconds for which first requests are gathered.
-_GRACE_S = 0.1
+_T = TypeVar("_T")
+
+#: Seconds for which nobody has asked, before it is held that all have who will.
+_QUIET_S = 0.02
+_TICK_S = 0.001
 #: Fewer requested packets than these are not worth a round.
 _MIN_REQUESTED = 16
-#: Coded packets must be at most this part of what TCP would carry.
-_WORTH = 0.8
-#: Requested packets that are planned before the reactor gets its turn again.
-_SLICE = 1024
+#: Whoever asks again is gathered again: so often at the most, and where so many were served.
+_MOST_ROUNDS = 4
+_MANY_CLIENTS = 16
 
 
 class Requester(Hashable, Protocol):
@@ -46,25 +52,45 @@ class Requester(Hashable, Protocol):
     @property
     def client(self) -> Listener: ...
     def repair(self, seqs: Sequence[int]) -> None: ...  # send it these by TCP
-    def repaired(self, buffer_id: int) -> None: ...  # coded repairs of it have been multicast
+    def repaired(self) -> None: ...  # what it has asked for has been multicast
 
 
 @dataclass(slots=True, eq=False)
-class _Round:
-    """The first requests for one buffer."""
+class _Gathering:
+    """Requests for one buffer, while they are waited for and behind that."""
+
+    times: AnswerTimes
+    began_at: float
+    unheard: set[Requester]  #: who has not answered
+    wanted: dict[Requester, tuple[int, ...]] = field(default_factory=dict)
+    asked_s: list[float] = field(default_factory=list)  #: when each client asked, from the begin on
+    is_open: bool = True  #: whether requests are waited for
+    is_late: bool = False  #: whether most should have asked by now
+    seen: int = -1  #: how many had asked when it was looked last
+    end: IDelayedCall = field(init=False)  #: looks whether to wait on
+
+
+@dataclass(slots=True, eq=False)
+class _Repair:
+    """What is known of one buffer since its SENT."""
 
     flight: Flight
-    unheard: set[Requester]
-    grace: IDelayedCall = field(init=False)  #: ends the wait for them
-    wanted: dict[Requester, tuple[int, ...]] = field(default_factory=dict)
+    unheard: set[Requester]  #: who has said nothing of it yet
+    gathering: _Gathering = field(init=False)
+    rounds: int = 1
     #: How many packets each client lacked, and in how many runs, that the rate control does not
-    #: know of.
+    #: know of; and whether it has been told of the others.
     lost: dict[Requester, tuple[int, int]] = field(default_factory=dict)
-    decided: bool = False
+    is_reported: bool = False
+    loss: float | None = None  #: the share of packets that the worst of the served lost
+    #: For whom coded packets are made, or under way.
+    serving: set[Requester] = field(default_factory=set)
+    #: Who has asked for the first time meanwhile, and for what.
+    late: dict[Requester, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Repairs:
-    """Answers requests; one :class:`_Round` for each buffer after its SENT."""
+    """Answers requests; for each buffer a :class:`_Repair` after its SENT."""
 
     def __init__(
         self,
@@ -73,47 +99,69 @@ class Repairs:
         sender: MulticastProtocol,
         pacer: Pacer,
         control: CongestionControl,
+        post: Callable[[Notice, int], None],
         guard: Guard,
     ) -> None:
+        self._post = post
         self._clock = clock
         self.plan = plan
         #: The buffers in flight.
-        self.window = Window(plan.window)
+        self.window = Window(plan.window + plan.dialect.announced_ahead)
         self.reach = Reach(plan.window)
         self._sender = sender
         self._pacer = pacer
         self._control = control
         self._guard = guard
-        self._rounds: dict[int, _Round] = {}
-        self._encoder: Encoder = SCHEME.encoder(plan.capacity)
+        self._repairs: dict[int, _Repair] = {}
+        self._choice = Choice(plan.capacity)
+        # Whoever asks again has solved before for what it lacks.
+        self._first_times, self._later_times = AnswerTimes(), AnswerTimes()
         self.packets_coded = 0
+        #: How often clients have been told to ask anew.
+        self.rounds_told = 0
 
     def begin(self, flight: Flight, clients: Sequence[Requester]) -> None:
         """``flight`` has been multicast, and ``clients`` are told now."""
         if flight.buffer.ctl.is_end:
             return
-        current = _Round(flight, set(clients))
-        current.grace = self._guard.call_later(self._clock, _GRACE_S, self._decide, current)
-        self._rounds[flight.buffer.ctl.buffer_id] = current
+        current = _Repair(flight, set(clients))
+        self._repairs[flight.buffer.ctl.buffer_id] = current
+        self._gather(current, self._first_times, clients)
 
     def requested(self, client: Requester, seqs: tuple[int, ...]) -> None:
         """``client`` asks for ``seqs``, all of them held."""
-        current = self._round_of(seqs)
-        if current is None or client not in current.unheard:
+        current = self._repair_of(seqs)
+        if current is None:
             client.repair(seqs)
             return
-        if current.decided:
-            client.repair(seqs)
+        is_first = client in current.unheard
+        if is_first:
+            # In a run, seqs and their places in the request count up alike.
+            runs = len(set(map(sub, seqs, range(len(seqs)))))
+            self._hear(current, client, (len(seqs), runs))
+        gathering = current.gathering
+        decodes = client.decodes and self.plan.coding
+        if client in gathering.unheard:
+            gathering.unheard.discard(client)
+            gathering.asked_s.append(self._clock.seconds() - gathering.began_at)
+            if gathering.is_open and decodes:
+                self._want(current, client, seqs)
+                return
+        if is_first and decodes and current.serving and not self.reach.is_deaf(client.client):
+            current.late[client] = seqs
         else:
-            current.wanted[client] = seqs
-        runs = 1 + sum(after - before != 1 for before, after in pairwise(seqs))
-        self._hear(current, client, (len(seqs), runs))
+            client.repair(seqs)
+        self._decide_if_all(current)
 
     def done(self, client: Requester, buffer_id: int) -> None:
         """``client`` has the whole buffer."""
-        current = self._rounds.get(buffer_id)
-        if current is not None and client in current.unheard:
+        current = self._repairs.get(buffer_id)
+        if current is None:
+            return
+        if client in current.unheard:
             self._hear(current, client, (0, 0))
+        current.gathering.unheard.discard(client)
+        self._decide_if_all(current)
 
     def resending(self, size: int) -> None:
         """So many bytes of retransmissions are about to leave by TCP."""
@@ -126,63 +174,90 @@ class Repairs:
         """``client`` is out, and not waited for."""
         self.reach.left(client.client)
         self._control.forget(client)
-        for current in list(self._rounds.values()):
-            current.wanted.pop(client, None)
+        for current in list(self._repairs.values()):
+            current.gathering.wanted.pop(client, None)
             current.lost.pop(client, None)
+            current.late.pop(client, None)
+            current.serving.discard(client)
             if client in current.unheard:
                 current.unheard.discard(client)
-                self._go_on_if_all(current)
+                self._report_if_all(current)
+            current.gathering.unheard.discard(client)
+            self._decide_if_all(current)
 
     def stop(self) -> None:
         """The session is over."""
-        for current in list(self._rounds.values()):
+        for current in list(self._repairs.values()):
             self.end(current.flight)
 
     def end(self, flight: Flight) -> None:
         """All clients have the buffer of ``flight``, or are out."""
-        current = self._rounds.pop(flight.buffer.ctl.buffer_id, None)
-        if current is not None and current.grace.active():
-            current.grace.cancel()
+        current = self._repairs.pop(flight.buffer.ctl.buffer_id, None)
+        if current is not None:
+            self._measure(current.gathering)
 
-    def _round_of(self, seqs: tuple[int, ...]) -> _Round | None:
+    def _repair_of(self, seqs: tuple[int, ...]) -> _Repair | None:
         buffer = self.window.held(seqs[0]) if seqs else None
         if buffer is None or any(buffer.slot_of(seq) is None for seq in (min(seqs), max(seqs))):
             return None
-        return self._rounds.get(buffer.ctl.buffer_id)
+        return self._repairs.get(buffer.ctl.buffer_id)
 
-    def _hear(self, current: _Round, client: Requester, lost: tuple[int, int]) -> None:
+    # Who has asked.
+
+    def _gather(self, current: _Repair, times: AnswerTimes, clients: Sequence[Requester]) -> None:
+        gathering = _Gathering(times, self._clock.seconds(), set(clients))
+        gathering.end = self._guard.call_later(self._clock, times.wait_s, self._look, current)
+        current.gathering = gathering
+
+    def _want(self, current: _Repair, client: Requester, seqs: tuple[int, ...]) -> None:
+        gathering = current.gathering
+        gathering.wanted[client] = seqs
+        if not gathering.unheard:
+            self._decide(current)
+        elif len(gathering.wanted) == 1 and gathering.is_late:
+            # The first one, and others may be about to come.
+            gathering.end.reset(_QUIET_S)
+
+    def _look(self, current: _Repair) -> None:
+        """The time is up in which most should have asked: do they still come?"""
+        gathering = current.gathering
+        gathering.is_late = True
+        asked_s = gathering.asked_s
+        waited_s = self._clock.seconds() - gathering.began_at
+        again_s = MOST_S - waited_s
+        if gathering.wanted:
+            again_s = min(again_s, asked_s[-1] + _QUIET_S - waited_s)
+        elif not current.is_reported:
+            # Nobody may have lost anything, and that is known of those who have said so.
+            self._report(current)
+        # A clock may not be able to tell less than a tick.
+        if again_s < _TICK_S:
+            if gathering.seen == len(asked_s):
+                self._decide(current)
+                return
+            # The reactor may have been busy with other things: requests that have come meanwhile
+            # are read in its next turn.
+            gathering.seen = len(asked_s)
+            again_s = 0.0
+        gathering.end = self._guard.call_later(self._clock, again_s, self._look, current)
+
+    def _hear(self, current: _Repair, client: Requester, lost: tuple[int, int]) -> None:
         current.unheard.discard(client)
         current.lost[client] = lost
         if current.flight.has_left:
             self.reach.answered(client.client, lost[0], current.flight.buffer.ctl)
-        self._go_on_if_all(current)
+        self._report_if_all(current)
 
-    def _go_on_if_all(self, current: _Round) -> None:
-        if current.unheard:
-            return
-        if current.decided:
+    def _report_if_all(self, current: _Repair) -> None:
+        if current.is_reported and not current.unheard:
             self._report(current)
-        else:
-            current.grace.cancel()
+
+    def _decide_if_all(self, current: _Repair) -> None:
+        if current.gathering.is_open and not current.gathering.unheard:
             self._decide(current)
 
-    def _decide(self, current: _Round) -> None:
-        current.decided = True
-        self._report(current)
-        # Whom nothing reaches any more, these would not reach, either.
-        deaf = self.reach.is_deaf
-        decoding = [c for c in current.wanted if c.decodes and not deaf(c.client)]
-        requested = sum(len(current.wanted[client]) for client in decoding)
-        if len(decoding) < 2 or requested < _MIN_REQUESTED or not self.plan.coding:
-            decoding = []
-        wanted = {client: current.wanted.pop(client) for client in decoding}
-        direct, current.wanted = current.wanted, {}
-        for client, seqs in direct.items():
-            client.repair(seqs)
-        if wanted:
-            self._guard.run(self._send_coded(current, wanted))
-
-    def _report(self, current: _Round) -> None:
+    def _report(self, current: _Repair) -> None:
+        current.is_reported = True
         flight = current.flight
         if flight.sent_bps and current.lost:
             packets = flight.buffer.ctl.pkt_count
@@ -193,34 +268,124 @@ class Repairs:
             self._control.report(flight.epoch, flight.sent_bps, packets, losses, bursts)
         current.lost.clear()
 
-    async def _send_coded(self, current: _Round, wanted: dict[Requester, tuple[int, ...]]) -> None:
+    def _close(self, gathering: _Gathering) -> None:
+        """Nobody is waited for any more."""
+        gathering.is_open = False
+        if gathering.end.active():
+            gathering.end.cancel()
+
+    def _measure(self, gathering: _Gathering) -> None:
+        """Who has not asked by now will not."""
+        self._close(gathering)
+        gathering.times.measured(gathering.asked_s)
+
+    # What they get.
+
+    def _decide(self, current: _Repair) -> None:
+        gathering = current.gathering
+        self._close(gathering)
+        if not current.is_reported:
+            self._report(current)
+        # Whom nothing reaches any more, these would not reach, either.
+        deaf = self.reach.is_deaf
+        decoding = [client for client in gathering.wanted if not deaf(client.client)]
+        requested = sum(len(gathering.wanted[client]) for client in decoding)
+        if len(decoding) < 2 or requested < _MIN_REQUESTED:
+            decoding = []
+        wanted = {client: gathering.wanted.pop(client) for client in decoding}
+        direct, gathering.wanted = gathering.wanted, {}
+        for client, seqs in direct.items():
+            client.repair(seqs)
+        if wanted:
+            self._guard.run(self._send_coded(current, wanted))
+
+    async def _send_coded(self, current: _Repair, wanted: dict[Requester, tuple[int, ...]]) -> None:
         """Multicast what mends the most with the fewest packets."""
-        buffer = current.flight.buffer
-        buffer_id = buffer.ctl.buffer_id
-        base = buffer.ctl.packet_id_base
-        mending = self._encoder.begin(buffer.get)
-        direct: list[tuple[Requester, list[int]]] = []
-        for start in range(base, base + buffer.ctl.pkt_count, _SLICE):
-            slices = [[s for s in seqs if start <= s < start + _SLICE] for seqs in wanted.values()]
-            if not mending.add(slices, _WORTH * sum(map(len, slices))):
-                direct += zip(wanted, slices, strict=True)
-            await deferLater(self._clock, 0)
-            if self._rounds.get(buffer_id) is not current:
-                # Late datagrams have brought all, and the buffer is another one now.
-                break
+        current.serving = set(wanted)
+        try:
+            told = await self._make(current, wanted)
+        except _Over:
+            # Late datagrams have brought all, and the buffer is another one now: nobody asks anew.
+            for client in (*wanted, *current.late):
+                client.repaired()
+            return
+        # But for who has left meanwhile.
+        served = [client for client in wanted if client in current.serving]
+        current.serving.clear()
+        late, current.late = current.late, {}
+        if told is not None and told.count:
+            # Whoever has asked since may have received it, too.
+            served += late
         else:
-            for client, lacking in direct:
-                if lacking:
-                    client.repair(lacking)
-            leaving: list[Deferred[float]] = []
-            for seq, payloads in mending.runs():
-                self.packets_coded += len(payloads)
-                # Full packets, which count up from the first one.
-                coded = PacketBuffer(buffer.capacity, len(payloads))
-                coded.payload[:] = b"".join(payloads)
-                coded.announce(0, seq, len(coded.payload))
-                leaving.append(self._sender.multicast(coded, urgent=True))
-            for left in leaving:
-                await left
-        for client in wanted:
-            client.repaired(buffer_id)
+            for client, seqs in late.items():
+                client.repair(seqs)
+        if told is None:
+            return
+        self._gather_again(current, served)
+        for client in served:
+            client.repaired()
+        self.rounds_told += 1
+        self._post(told, told.buffer_id)
+
+    async def _make(
+        self, current: _Repair, wanted: dict[Requester, tuple[int, ...]]
+    ) -> Repaired | None:
+        """Make it and send it; None where all goes by TCP.  Raises _Over."""
+        buffer = current.flight.buffer
+        ctl = buffer.ctl
+        requests = list(wanted.values())
+        packets = buffer.slots(0, ctl.pkt_count)
+        demand = Demand(ctl.packet_id_base, packets, requests, current.loss)
+        offer = await self._in_slices(current, self._choice.plan(demand))
+        direct = requests if offer is None else offer.direct
+        for client, lacking in zip(wanted, direct, strict=True):
+            if lacking:
+                client.repair(lacking)
+        if offer is None:
+            return None
+        if current.loss is None:
+            current.loss = offer.loss
+        made = await self._in_slices(current, offer.make())
+        leaving: list[Deferred[float]] = []
+        capacity = self.plan.capacity
+        for seq, payloads in made.runs:
+            self.packets_coded += len(payloads)
+            # Full packets, which count up from the first one.
+            coded = PacketBuffer(capacity, len(payloads))
+            coded.payload[:] = b"".join(payloads)
+            coded.announce(0, seq, len(coded.payload))
+            leaving.append(self._sender.multicast(coded, urgent=True))
+        for left in leaving:
+            await left
+        if not self._is_current(current):
+            raise _Over
+        run = made.parity
+        return Repaired(ctl.buffer_id, run.first, run.count, run.degree)
+
+    async def _in_slices(self, current: _Repair, work: Slices[_T]) -> _T:
+        """Do it with the reactor's turn in between.  Raises _Over where nobody needs it by then."""
+        while True:
+            try:
+                next(work)
+            except StopIteration as stop:
+                found: _T = stop.value
+                return found
+            await deferLater(self._clock, 0)
+            if not self._is_current(current):
+                work.close()
+                raise _Over
+
+    def _is_current(self, current: _Repair) -> bool:
+        return self._repairs.get(current.flight.buffer.ctl.buffer_id) is current
+
+    def _gather_again(self, current: _Repair, clients: Sequence[Requester]) -> None:
+        """Those who ask again are many, or few and served by TCP."""
+        if current.rounds >= _MOST_ROUNDS or len(clients) < _MANY_CLIENTS:
+            return
+        current.rounds += 1
+        self._measure(current.gathering)
+        self._gather(current, self._later_times, clients)
+
+
+class _Over(Exception):
+    """All clients have the buffer, or are out."""

@@ -20,6 +20,7 @@ from kollacast.files.source import Source
 from kollacast.operator.expectation import UnexpectedImage
 from kollacast.sending.barrier import GroupChain, Phase
 from kollacast.sending.buffer_sizing import BufferSizing
+from kollacast.sending.control import ControlStream
 from kollacast.sending.history import History
 from kollacast.sending.member import Member
 from kollacast.sending.plan import Plan
@@ -29,7 +30,7 @@ from kollacast.sending.window import Flight
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol
 from kollacast.transport.worker import Worker
-from kollacast.wire.messages import BufferCtl
+from kollacast.wire.messages import BufferCtl, Notice, Sent
 from kollacast.wire.structures import SEQ_LIMIT
 
 
@@ -70,7 +71,13 @@ class Transfer:
         self._control = control
         self._guard = guard
         self._chain: GroupChain[Member] = GroupChain(plan.group_size, guard)
-        self.repairs = Repairs(clock, plan, sender, pacer, control, guard)
+        # Where clients are told by multicast; else each is by its member.
+        self._notices = (
+            ControlStream(clock, plan.dialect, plan.capacity, sender, guard)
+            if plan.dialect.multicasts_control
+            else None
+        )
+        self.repairs = Repairs(clock, plan, sender, pacer, control, self._post, guard)
         self.window = self.repairs.window
         self._digest_known: Observer[bytes] = Observer()
         # Announced and not multicast yet, and when all were ready for it.
@@ -87,26 +94,28 @@ class Transfer:
     def start(self, members: Sequence[Member]) -> None:
         """Read and announce from now on, to ``members`` first."""
         for member in members:
-            self.join(member)
+            self._enter(member, 0)
         self._guard.run(self._read())
         self._guard.run(self._announce_ahead())
 
     def join(self, member: Member) -> None:
         """``member`` is told of whatever is announced from now on."""
-        member.enter(self._chain.join(member), self.repairs)
+        self._enter(member, 0 if self._notices is None else self._notices.last)
 
     def start_anew(self, members: Sequence[Member]) -> None:
         """Whoever was told of the first buffers is gone, and ``members`` are here now."""
         for member in members:
-            self.join(member)
+            self._enter(member, 0)
         for _ in range(len(self._next)):
             flight, _ready = self._next.popleft()
-            self._next.append((flight, self._announce(flight)))
+            self._next.append((flight, self._begin(flight)))
 
     def stop(self) -> None:
         """The stream is over, for whatever reason."""
         self._digest_known.clear()
         self.repairs.stop()
+        if self._notices is not None:
+            self._notices.stop()
 
     # What the cycle waits for.
 
@@ -155,6 +164,11 @@ class Transfer:
             self.repairs.reach.say_none(self._unreached)
         return self.repairs.reach.what(member.client)
 
+    @property
+    def buffers_in_flight(self) -> int:
+        """How many are multicast, or have been, and are not with all yet."""
+        return len(self.window.flights) - len(self._next)
+
     # Parts of it.
 
     async def _read(self) -> None:
@@ -188,12 +202,20 @@ class Transfer:
             self.announced = ctl
             flight = Flight(buffer)
             self.window.flights.append(flight)
-            self._next.append((flight, self._announce(flight)))
+            self._post(ctl, buffer_id)
+            self._next.append((flight, self._begin(flight)))
             self._go_on_if_prepared()
             if ctl.is_end:
                 return
 
-    def _announce(self, flight: Flight) -> Deferred[None]:
+    def _enter(self, member: Member, known: int) -> None:
+        member.enter(self._chain.join(member), self.repairs, self._notices, known)
+
+    def _post(self, notice: Notice, buffer_id: int) -> None:
+        if self._notices is not None:
+            self._notices.post(notice, buffer_id)
+
+    def _begin(self, flight: Flight) -> Deferred[None]:
         return self._chain.begin(Phase.ANNOUNCE, flight.buffer.ctl)
 
     def _go_on_if_prepared(self) -> None:
@@ -210,6 +232,8 @@ class Transfer:
             self._sizing.sent(sent_bps)
         self.repairs.begin(flight, members)
         self.bytes_done += ctl.buffer_size
+        packets = ctl.pkt_count if flight.has_left else 0
+        self._post(Sent(ctl.buffer_id, packets), ctl.buffer_id)
         self._through = self._chain.begin(Phase.SENT, ctl)
         self._through.addCallback(lambda _: self._retire(flight)).addErrback(self._guard.failed)
         return not ctl.is_end
@@ -217,6 +241,8 @@ class Transfer:
     def _retire(self, flight: Flight) -> None:
         self.window.flights.remove(flight)
         self.repairs.end(flight)
+        if self._notices is not None:
+            self._notices.retire(flight.buffer.ctl.buffer_id)
         self._reader.release(flight.buffer)
         self.window.places.release()
 

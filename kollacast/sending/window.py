@@ -28,7 +28,7 @@ class Flight:
 
 
 class Window:
-    """At most ``size`` flights, oldest first."""
+    """At most ``size`` flights, announced or sent, oldest first."""
 
     def __init__(self, size: int) -> None:
         self.flights: deque[Flight] = deque()

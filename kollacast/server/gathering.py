@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -22,25 +23,18 @@ _REMIND_S = (30.0, 300.0)
 _MOST_NAMES = 16
 
 
+@dataclass(eq=False)
 class Gathering:
-    """The wait for ``config.clients``; ``give_up`` takes the reason when too few have come."""
+    """The wait for all clients; ``_give_up`` takes the reason when too few have come."""
 
-    def __init__(
-        self,
-        clock: IReactorTime,
-        config: ServerConfig,
-        roster: Roster,
-        give_up: Callable[[str], None],
-        guard: Guard,
-    ) -> None:
-        self._clock = clock
-        self._config = config
-        self._roster = roster
-        self._give_up = give_up
-        self._guard = guard
-        self._gathered: Deferred[None] | None = None  # while it waits
-        self._until: float | None = None
-        self._timers: dict[str, IDelayedCall] = {}
+    _clock: IReactorTime
+    _config: ServerConfig
+    _roster: Roster
+    _give_up: Callable[[str], None]
+    _guard: Guard
+    _gathered: Deferred[None] | None = field(default=None, init=False)  # while it waits
+    _until: float | None = field(default=None, init=False)
+    _timers: dict[str, IDelayedCall] = field(default_factory=dict, init=False)
 
     def begin(self) -> Deferred[None]:
         """Fires when the session is to start.

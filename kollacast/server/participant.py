@@ -23,7 +23,18 @@ from kollacast.server.snapshot import ClientRecord
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.greeting import Hello, Refusal
-from kollacast.wire.messages import Detach, Digest, Done, Fetch, Message, Ready, Report, Request
+from kollacast.wire.messages import (
+    Ask,
+    Credit,
+    Detach,
+    Digest,
+    Done,
+    Fetch,
+    Message,
+    Ready,
+    Report,
+    Request,
+)
 from kollacast.wire.structures import WireError
 
 _log = Logger()
@@ -167,6 +178,11 @@ class Participant:
         """Whether the answer due is the client's last one, before which it syncs its file."""
         return is_report_due(self._proof) or (self.member is not None and self.member.is_finishing)
 
+    def quiet_s(self) -> float:
+        """Seconds for which it has said nothing, or has owed something, whichever is more."""
+        quiet_s = self._host.clock.seconds() - self._heard_at
+        return quiet_s if self.member is None else max(quiet_s, self.member.owed_s())
+
     def silent_s(self) -> float:
         """Seconds for which an answer has been due and nothing has moved."""
         if not self.owes:
@@ -302,10 +318,14 @@ class Participant:
 
     def _answered(self, member: Member, answer: Answer) -> None:
         self._moved()
-        if isinstance(answer, Ready):
-            member.ready()
+        if isinstance(answer, Credit):
+            member.credit(answer)
         elif isinstance(answer, Request):
             member.request(answer.seqs)
+        elif isinstance(answer, Ask):
+            member.ask(answer.known)
+        elif isinstance(answer, Ready):
+            member.ready()
         elif isinstance(answer, Done):
             member.done()
         elif self.can_leave:

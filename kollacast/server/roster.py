@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 from twisted.internet.interfaces import IReactorTime
@@ -19,7 +20,8 @@ class Roster:
     """The clients of a session that expects so many."""
 
     def __init__(self, clock: IReactorTime, expected: int) -> None:
-        self.clients: list[Participant] = []
+        #: Those that are in, in the order in which they came, each by its name and address then.
+        self.clients: dict[Participant, tuple[str, str]] = {}
         #: Of all that have ever been in, but for those that left before the start, or that never
         #: said who they were.
         self.records: list[ClientRecord] = []
@@ -29,6 +31,9 @@ class Roster:
         self._absent: dict[int, float] = {}
         # The run of each client that has one: a host's address may change, and this does not.
         self._runs: dict[str, ClientRecord] = {}
+        # The same of those that are in; and how many of them have a name and address.
+        self._here: dict[str, Participant] = {}
+        self._known_as: Counter[tuple[str, str]] = Counter()
         #: Of those that have given up before the start, and have not come again.
         self.given_up: list[ClientRecord] = []
 
@@ -40,6 +45,22 @@ class Roster:
     def members(self) -> list[Member]:
         """Those that are in step."""
         return [client.member for client in self.clients if client.member is not None]
+
+    @property
+    def present(self) -> int:
+        """How many are here, or have the image."""
+        gone = sum([record.verified for record in self.records])
+        return gone + sum([not client.record.verified for client in self.clients])
+
+    @property
+    def verified(self) -> int:
+        """How many have the image, here or gone."""
+        return sum([record.verified for record in self.records])
+
+    @property
+    def packets_repaired(self) -> int:
+        """How many packets clients lacked, and got."""
+        return sum([record.packets_repaired for record in self.records])
 
     def entries(self) -> tuple[ClientEntry, ...]:
         """What there is to say of each, at this moment."""
@@ -54,33 +75,39 @@ class Roster:
 
     def has_room(self, hello: Hello | None) -> bool:
         """Whether one more may come in, or the one of ``hello`` once more."""
-        others = [c for c in self.clients if not (c.record.verified or _is_same(c, hello))]
+        if len(self.clients) < self._expected:
+            return True
+        same = self._same(hello)
+        others = [c for c in self.clients if not (c.record.verified or c is same)]
         return len(others) < self._expected
 
     def may_be_back(self, client: Participant) -> bool:
         """Whether one that is in may be the same as ``client``, with a broken connection."""
-        return any(_are_alike(other.record, client.record) for other in self.clients)
+        return self._known_as[_key(client.record)] > 0
 
     def join(self, client: Participant) -> None:
         """``client`` is in, in the place of its earlier connection if it has one."""
-        for other in list(self.clients):
-            if _is_same(other, client.hello):
-                reason = "it has come back on another connection"
-                other.talk.drop(reason, Departure.LOST)
+        same = self._same(client.hello)
+        if same is not None:
+            reason = "it has come back on another connection"
+            same.talk.drop(reason, Departure.LOST)
         self._remember(client)
-        self.clients.append(client)
+        key = self.clients[client] = _key(client.record)
+        self._known_as[key] += 1
+        if client.hello is not None and client.hello.run:
+            self._here[client.hello.run] = client
 
     def leave(self, client: Participant, *, is_awaited: bool) -> None:
         """``client`` is out; if it ``is_awaited``, it may come back."""
         if client not in self.clients:
             return  # an error has kept it from coming in
-        self.clients.remove(client)
+        self._remove(client)
         if is_awaited:
             self._absent[id(client.record)] = self._clock.seconds()
 
     def forget(self, client: Participant) -> None:
         """``client`` is out, as if it had never come: nothing has begun, or it was no client."""
-        self.clients.remove(client)
+        self._remove(client)
         self.records.remove(client.record)
 
     def begin(self) -> None:
@@ -107,6 +134,15 @@ class Roster:
             names[most:] = [f"and {len(names) - most} more"]
         return ", ".join(names)
 
+    def _same(self, hello: Hello | None) -> Participant | None:
+        """The client that is in and of the same run as ``hello``."""
+        return self._here.get(hello.run) if hello is not None else None
+
+    def _remove(self, client: Participant) -> None:
+        self._known_as[self.clients.pop(client)] -= 1
+        if client.hello is not None and self._here.get(client.hello.run) is client:
+            del self._here[client.hello.run]
+
     def _remember(self, client: Participant) -> None:
         """Give a client that has been here before its record again."""
         new = client.record
@@ -127,7 +163,9 @@ class Roster:
 
     def _earlier(self, run: str, new: ClientRecord) -> ClientRecord | None:
         """The record of the same run, or else of one with the same name and address."""
-        here = [id(other.record) for other in self.clients]
+        if len(self.records) == len(self.clients):
+            return None  # all that have ever been in are
+        here = {id(other.record) for other in self.clients}
         free = [record for record in self.records if id(record) not in here]
         same = self._runs.get(run)
         if any(record is same for record in free):
@@ -148,12 +186,10 @@ def _entry(record: ClientRecord, client: Participant | None) -> ClientEntry:
     )
 
 
-def _is_same(client: Participant, hello: Hello | None) -> bool:
-    """Whether ``hello`` is of the same run as ``client``."""
-    run = hello.run if hello is not None else ""
-    return bool(run) and client.hello is not None and client.hello.run == run
+def _key(record: ClientRecord) -> tuple[str, str]:
+    return record.name, record.address
 
 
 def _are_alike(one: ClientRecord, other: ClientRecord) -> bool:
     """Whether these may be of one client; two on one host may have the same name."""
-    return (one.name, one.address) == (other.name, other.address)
+    return _key(one) == _key(other)

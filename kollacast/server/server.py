@@ -25,10 +25,10 @@ from kollacast.server.connection import ClientFactory
 from kollacast.server.credentials import Credentials
 from kollacast.server.lobby import Lobby
 from kollacast.server.session import Session
-from kollacast.server.snapshot import Snapshot
+from kollacast.server.snapshot import ClientEntry, Snapshot
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol, open_sender
-from kollacast.transport.worker import ThreadWorker, Worker
+from kollacast.transport.worker import MakeWorker, ThreadWorker
 from kollacast.wire.checksum import best_crc32c
 
 _log = Logger()
@@ -38,7 +38,6 @@ _BACKLOG = 4096
 #: Connections without a hello at a time: clients of a cluster need a moment each, and no more.
 _MAX_UNIDENTIFIED = 1024
 
-WorkerFactory = Callable[[IReactor, str], Worker]
 SenderFactory = Callable[[IReactor, MulticastProtocol, str, int], "Port"]
 
 
@@ -66,7 +65,7 @@ class Server:
         *,
         spool: Spool | None = None,
         max_connections: int = sys.maxsize,
-        make_worker: WorkerFactory = ThreadWorker,
+        make_worker: MakeWorker = ThreadWorker,
         open_port: SenderFactory = open_sender,
     ) -> None:
         engine, warning = best_crc32c()
@@ -110,7 +109,8 @@ class Server:
         config = self._config
         try:
             # What is known to be wrong already is worth nobody's waiting.
-            config.expectation.check_known_size(self._source.size)
+            if self._source.size is not None:
+                config.expectation.check_size(self._source.size)
             listening = self._reactor.listenTCP(config.port, self._factory, backlog=_BACKLOG)
             self._ports.append(listening)
             if not config.unicast:
@@ -146,10 +146,15 @@ class Server:
 
     def progress(self) -> Progress:
         """How far the run is."""
-        return self.snapshot().progress()
+        return self._snapshot(()).progress()
 
     def snapshot(self) -> Snapshot:
         """All that there is to say of the run, at this moment."""
+        return self._snapshot(self._session.roster.entries())
+
+    # Parts of it.
+
+    def _snapshot(self, clients: tuple[ClientEntry, ...]) -> Snapshot:
         session, transfer = self._session, self._session.transfer
         now = self._reactor.seconds() if self._ended_at is None else self._ended_at
         return Snapshot(
@@ -162,13 +167,14 @@ class Server:
             digest=transfer.digest if transfer else None,
             packets_multicast=self._sender.packets_sent,
             packets_coded=transfer.repairs.packets_coded if transfer else 0,
-            buffers_in_flight=len(transfer.window.flights) if transfer else 0,
+            buffers_in_flight=transfer.buffers_in_flight if transfer else 0,
             connections=len(self._factory.connections),
             reads_waiting=len(session.history.waiting),
-            clients=session.roster.entries(),
+            present=session.roster.present,
+            verified=session.roster.verified,
+            packets_repaired=session.roster.packets_repaired,
+            clients=clients,
         )
-
-    # Parts of it.
 
     def _close(self, reason: str | None, later: bool) -> None:
         """The run is over: for ``reason``, or because all is done."""

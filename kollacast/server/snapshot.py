@@ -66,26 +66,18 @@ class Snapshot:
     buffers_in_flight: int
     connections: int  #: that are open, whoever is at their other end
     reads_waiting: int  #: of clients that fetch, for what is not read yet
+    present: int  #: clients that are here, or have the image
+    verified: int  #: clients that have the image, here or gone
+    packets_repaired: int  #: that clients lacked, and got
     clients: tuple[ClientEntry, ...]  #: in the order in which they came
-
-    @property
-    def verified(self) -> int:
-        """How many have the image, here or gone."""
-        return sum(entry.account.verified for entry in self.clients)
-
-    @property
-    def packets_repaired(self) -> int:
-        """How many packets clients lacked, and got."""
-        return sum(entry.account.packets_repaired for entry in self.clients)
 
     def progress(self) -> Progress:
         """How far the run is."""
-        here = sum(entry.account.verified or entry.place is not None for entry in self.clients)
         return Progress(
             phase=_PHASES[self.stage],
             bytes_done=self.bytes_done,
             bytes_total=self.plan.size,
-            clients=self.verified if self.stage is Stage.ENDED else here,
+            clients=self.verified if self.stage is Stage.ENDED else self.present,
             clients_expected=self.config.clients,
             packets_repaired=self.packets_repaired,
         )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
 from kollacast.events.guard import Guard
 from kollacast.operator.config import ServerConfig
+from kollacast.server.participant import Participant
 from kollacast.server.roster import Roster
 
 #: A client syncs several GB to its disk before its last answer: so much longer it may take.
@@ -53,22 +54,26 @@ class Watch:
             self._looking.stop()
 
     def _look(self) -> None:
-        for client in list(self._roster.clients):
+        # Of a thousand clients, hardly one is worth a second look.
+        least = min(self._timeout_s, self._patience_s, self._ready_s)
+        quiet = [client for client in self._roster.clients if client.quiet_s() > least]
+        for client in quiet:
             timeout = self._timeout_s * (_SYNC_FACTOR if client.is_finishing else 1.0)
             if client.silent_s() > timeout:
                 client.drop(f"no {client.owes} for {timeout:g} s")
             elif client.member is not None and client.member.ready_owed_s() > self._ready_s:
                 client.drop(f"no READY for {self._ready_s:g} s, and jasmine clients wait no longer")
         if self._can_fetch():
-            self._take_out_slow()
+            self._take_out_slow(quiet)
 
-    def _take_out_slow(self) -> None:
+    def _take_out_slow(self, quiet: Sequence[Participant]) -> None:
         """Let the others go on without those for whom they have waited long enough."""
         patience = self._patience_s
-        clients = self._roster.clients
-        late = [c for c in clients if c.member and c.member.owed_s() > patience]
+        late = [c for c in quiet if c.member and c.member.owed_s() > patience]
+        if not late:
+            return
         # Who fetches needs what the members go on to.
-        waiting = [c for c in clients if c.fetching and c.fetching.waits_for_image]
+        waiting = [c for c in self._roster.clients if c.fetching and c.fetching.waits_for_image]
         others = len(self._roster.members) - len(late) + len(waiting)
         if not others:
             # It is nobody whom these hold up: maybe the network is slow, or the server.

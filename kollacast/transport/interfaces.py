@@ -14,6 +14,7 @@ import fcntl
 import socket
 import struct
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 _LINUX = sys.platform.startswith("linux") and struct.calcsize("P") == 8
@@ -75,13 +76,11 @@ def toward(address: str) -> str | None:
 
     Asked by rtnetlink(7): the address that the kernel would send from may be another interface's.
     """
-    if not _LINUX:
-        return None
     # A struct nlmsghdr, a struct rtmsg, and one attribute.
     question = struct.pack("=BBBBBBBBI", socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
     question += struct.pack("=HH4s", 8, _RTA_DST, socket.inet_aton(address))
     header = struct.pack("=IHHII", 16 + len(question), _RTM_GETROUTE, _NLM_F_REQUEST, 1, 0)
-    try:
+    with suppress(OSError, struct.error):
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
             kernel.send(header + question)
             answer = kernel.recv(8192, socket.MSG_DONTWAIT)
@@ -92,8 +91,6 @@ def toward(address: str) -> str | None:
             if attribute == _RTA_OIF:
                 return socket.if_indextoname(struct.unpack_from("=I", answer, at + 4)[0])
             at += max(size + 3 & ~3, 4)
-    except (OSError, struct.error):
-        pass
     return None
 
 

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import ITCPTransport
 
 #: Option of TCP and its value: probe after 10 s of silence, every 5 s, and
 #: give up after 4 that went unanswered.  See tcp(7).
-_OPTIONS = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4))
+_OPTIONS = ((socket.TCP_KEEPIDLE, 10), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 4))
 #: Milliseconds in which a message must be acknowledged.
 _UNACKNOWLEDGED_MS = 30_000
 
@@ -26,10 +26,8 @@ def watch_peer(transport: ITCPTransport, *, always_reads: bool) -> None:
     """
     transport.setTcpNoDelay(True)
     transport.setTcpKeepAlive(True)
-    options = [*_OPTIONS, ("TCP_USER_TIMEOUT", _UNACKNOWLEDGED_MS)] if always_reads else _OPTIONS
-    for name, value in options:
-        # Where a system lacks one, its default stands.
-        option = getattr(socket, name, None)
-        if option is not None:
-            handle: socket.socket = transport.getHandle()  # type: ignore[attr-defined]
-            handle.setsockopt(socket.IPPROTO_TCP, option, value)
+    handle: socket.socket = transport.getHandle()  # type: ignore[attr-defined]
+    for option, value in _OPTIONS:
+        handle.setsockopt(socket.IPPROTO_TCP, option, value)
+    if always_reads:
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)

@@ -29,13 +29,12 @@ class MulticastPort(udp.MulticastPort):
     def createInternetSocket(self) -> socket.socket:
         """A socket whose address other clients of this host may have too.
 
-        On Linux without SO_REUSEPORT: it is not needed there, and sockets that share it are one
-        group to the kernel (6.6 and later), which gives a datagram to any of them, also to one
-        that has joined on another interface.
+        Without SO_REUSEPORT: it is not needed, and sockets that share it are one group to the
+        kernel (6.6 and later), which gives a datagram to any of them, also to one that has joined
+        on another interface.
         """
         sock: socket.socket = super().createInternetSocket()
-        if LINUX:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
         return sock
 
     def send_from(self, local_ip: str, ttl: int) -> None:
@@ -69,8 +68,7 @@ class MulticastPort(udp.MulticastPort):
         self.socket.setsockopt(
             socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, interfaces.request(group, local_ip)
         )
-        if LINUX:
-            self.socket.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+        self.socket.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
 
     def leave(self, group: str, local_ip: str) -> None:
         """Receive ``group`` there no more.  Raises OSError where it was not joined."""
@@ -85,11 +83,8 @@ class MulticastPort(udp.MulticastPort):
         its own bookkeeping.  Returns the bytes granted, in the same sense.
         """
         force = SO_RCVBUFFORCE if option == socket.SO_RCVBUF else SO_SNDBUFFORCE
-        if LINUX:
-            try:
-                self.socket.setsockopt(socket.SOL_SOCKET, force, size)
-            except OSError:
-                self.socket.setsockopt(socket.SOL_SOCKET, option, size)
-            return self.socket.getsockopt(socket.SOL_SOCKET, option) // 2
-        self.socket.setsockopt(socket.SOL_SOCKET, option, size)
-        return self.socket.getsockopt(socket.SOL_SOCKET, option)
+        try:
+            self.socket.setsockopt(socket.SOL_SOCKET, force, size)
+        except OSError:
+            self.socket.setsockopt(socket.SOL_SOCKET, option, size)
+        return self.socket.getsockopt(socket.SOL_SOCKET, option) // 2

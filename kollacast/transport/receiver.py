@@ -37,6 +37,8 @@ _BATCHES_A_TURN = 16
 _GATHER_S = 0.050
 #: The same where the kernel holds less than a window: 4 MB at 10 Gbit/s.
 _GATHER_LESS_S = 0.003
+#: The same where buffers follow on each other fast.
+_GATHER_LEAST_S = 0.001
 #: So many single datagrams in a row say that the link does not coalesce.
 _SINGLES = 128
 
@@ -58,7 +60,7 @@ class MulticastReceiver(DatagramProtocol):
         self._intake = intake
         self.arrived = arrived
         #: Seconds for which datagrams may gather in the socket's buffer.
-        self.gather_s = _GATHER_S
+        self.gather_s = self._gather_most_s = _GATHER_S
         self._read: Callable[[], bool] = self._read_plain
         self._segments: segments.SegmentReceiver
         self._singles = 0
@@ -89,6 +91,14 @@ class MulticastReceiver(DatagramProtocol):
 
     def _gather(self) -> None:
         self._gathering = self._guard.call_later(self._clock, self.gather_s, self._gathered)
+
+    def holds_less(self) -> None:
+        """The kernel holds less than a window."""
+        self.gather_s = self._gather_most_s = _GATHER_LESS_S
+
+    def look_every(self, seconds: float) -> None:
+        """Let datagrams gather for so long, or for less."""
+        self.gather_s = min(max(seconds, _GATHER_LEAST_S), self._gather_most_s)
 
     def drain(self) -> None:
         """Read all that waits, so that what is missing now has not come."""
@@ -251,7 +261,7 @@ def open_receiver(
         raise
     granted = port.set_buffer(socket.SO_RCVBUF, window)
     if granted < window:
-        protocol.gather_s = _GATHER_LESS_S
+        protocol.holds_less()
         _log.warn(
             "the kernel holds {granted} KiB of multicast, {window} KiB are wanted:"
             " sysctl -w net.core.rmem_max={value}",

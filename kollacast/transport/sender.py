@@ -76,6 +76,7 @@ class _Job:
     sealed: int = 0
     began_at: float = 0.0
     began_bits: int = 0
+    counts: bool = True
     was_refused: bool = False
 
 
@@ -107,6 +108,7 @@ class MulticastProtocol(DatagramProtocol):
         self._doubts_segments = False
         self._outage = Outage(clock)
         self._segment_sender: segments.SegmentSender | None = None
+        #: Of what counts: the image, and what repairs it.
         self.bytes_sent = 0
         self.packets_sent = 0
 
@@ -119,13 +121,16 @@ class MulticastProtocol(DatagramProtocol):
         if self._segments and not self._descending and segments.available(self.transport.socket):
             self._segment_sender = segments.SegmentSender(self.transport.socket, self._group)
 
-    def multicast(self, buffer: PacketBuffer, *, urgent: bool = False) -> Deferred[float]:
+    def multicast(
+        self, buffer: PacketBuffer, *, urgent: bool = False, counts: bool = True
+    ) -> Deferred[float]:
         """Send every packet of ``buffer``, sealing its headers on the way.
 
         Fires when the kernel has taken the last packet, with the rate in bits
         a second at which it took them, 0 when that cannot be told: also when the
         kernel has refused some, which are lost then.  An ``urgent`` buffer goes
-        before what is left of all that are not.  Never fires once the port is
+        before what is left of all that are not, and one that does not count is not
+        among what was sent.  Never fires once the port is
         closed; fails with an error of the program.
         """
         finished: Deferred[float] = Deferred()
@@ -134,7 +139,7 @@ class MulticastProtocol(DatagramProtocol):
             return finished
         if self.transport is None:
             return finished
-        job = _Job(buffer, finished)
+        job = _Job(buffer, finished, counts=counts)
         (self._urgent if urgent else self._jobs).append(job)
         if self._wake is None:
             self.transport.startWriting()
@@ -248,8 +253,9 @@ class MulticastProtocol(DatagramProtocol):
             self._outage.passed()
         with_last = not job.done if self._descending else sent == left
         short = -job.buffer.ctl.buffer_size % job.buffer.capacity if with_last else 0
-        self.bytes_sent += sent * stride - short
-        self.packets_sent += sent
+        if job.counts:
+            self.bytes_sent += sent * stride - short
+            self.packets_sent += sent
         size = sent * (stride + IP_UDP_HEADER_SIZE) - short
         self._pacer.sent(size)
         self._bits += 8 * size

@@ -33,6 +33,10 @@ class Worker(Protocol):
         """Take no more calls; the one under way may still end."""
 
 
+#: Makes a worker of that name, which tells the reactor of what it has done.
+MakeWorker = Callable[[IReactorFromThreads, str], Worker]
+
+
 class ThreadWorker:
     """A :class:`Worker` with a thread of its own, started at the first call."""
 

@@ -24,6 +24,8 @@ class Dialect:
     #: one, and what comes next follows from what went before.
     tags: frozenset[Tag]
     introduces: bool  #: both sides introduce themselves in JSON
+    #: What is told to all clients is numbered and multicast, and they answer with credit.
+    multicasts_control: bool
     seeds_crc: bool  #: a packet's checksum depends on session and seq
     resizes: bool  #: buffers may differ in size
     codes: bool  #: one packet can mend different losses of several clients
@@ -36,6 +38,9 @@ class Dialect:
     max_buffer_packets: int  #: of one buffer that is received
     max_announced: int  #: packets of one buffer that every client takes
     max_window: int  #: buffers in flight
+    #: Buffers that are announced before there is room for them, so that their data does not come
+    #: right behind a word of them that may get lost.
+    announced_ahead: int
     max_mtu: int  #: bytes of a datagram, with its IP and UDP headers, that every client takes
     ready_wait_s: float  #: for which any client waits behind its READY for a datagram or SENT
     default_group: str
@@ -57,8 +62,9 @@ class Dialect:
 KOLLACAST = Dialect(
     name="kollacast",
     byte_order="!",
-    tags=frozenset(Tag),
+    tags=frozenset(Tag) - {Tag.CLIENT_READY, Tag.CLIENT_DONE},
     introduces=True,
+    multicasts_control=True,
     seeds_crc=True,
     resizes=True,
     codes=True,
@@ -69,6 +75,7 @@ KOLLACAST = Dialect(
     max_buffer_packets=65536,
     max_announced=65536,
     max_window=64,
+    announced_ahead=1,
     max_mtu=65535,
     ready_wait_s=math.inf,
     default_group="239.238.0.31",
@@ -81,6 +88,7 @@ JASMINE = Dialect(
     byte_order="<",
     tags=frozenset({Tag.CLIENT_READY, Tag.CLIENT_REQ, Tag.CLIENT_DONE, Tag.SERVER_SENT}),
     introduces=False,
+    multicasts_control=False,
     seeds_crc=False,
     resizes=False,
     codes=False,
@@ -91,6 +99,7 @@ JASMINE = Dialect(
     max_buffer_packets=65536,
     max_announced=1024,
     max_window=1,
+    announced_ahead=0,
     max_mtu=1500,
     ready_wait_s=5.0,
     default_group="224.238.0.31",

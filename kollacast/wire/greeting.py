@@ -19,9 +19,9 @@ from kollacast.wire.structures import (
     GROUP_INFO_SIZE,
     MAX_JSON_SIZE,
     MAX_MTU,
+    MIN_MTU,
     SEQ_LIMIT,
     WireError,
-    payload_capacity,
 )
 
 #: Opens a kollacast server's greeting.
@@ -29,7 +29,7 @@ MAGIC = b"KCST"
 #: Opens a jasmine server's group info: AF_INET of Linux as a little-endian u16.
 GROUP_INFO_START = b"\x02\x00"
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 _MAX_TEXT = 200
 _IDENTITY = re.compile(r"[0-9a-f]{0,64}")
@@ -107,7 +107,7 @@ class Greeting:
             return Refusal(clean_text(fields["refused"]))
         _version(fields)
         mtu = _number(fields.get("mtu"), "mtu", 0, MAX_MTU)
-        if payload_capacity(mtu) < 4:
+        if mtu < MIN_MTU:
             raise WireError(f"the peer's mtu {mtu} holds no packet")
         size = fields.get("size")
         name = fields.get("name")

@@ -26,7 +26,10 @@ from kollacast.wire.greeting import (
     length_prefixed,
 )
 from kollacast.wire.packets import header_at
+from kollacast.wire.parity import MAX_DEGREE, MAX_PARITY, ParityRun
+from kollacast.wire.recipes import is_parity
 from kollacast.wire.structures import (
+    MAX_CONTROL_SIZE,
     MAX_FETCH,
     PACKET_HEADER_SIZE,
     SEQ_LIMIT,
@@ -64,6 +67,14 @@ class TaggedMessage:
             return cls()  # type: ignore[return-value]
         body = _body(dialect.byte_order, cls.layout)
         return cls(*body.unpack((yield body.size)))._checked()
+
+    @classmethod
+    def of_whole(cls, dialect: Dialect, data: bytes) -> Message | None:
+        """The message that ``data``, which begins with its tag, is; None where that is not seen."""
+        body = _body(dialect.byte_order, cls.layout)
+        if not cls.layout or len(data) != 1 + body.size:
+            return None
+        return cls(*body.unpack_from(data, 1))._checked()
 
     def _checked(self) -> Message:
         """Itself, when these fields can be."""
@@ -105,6 +116,30 @@ class Done(TaggedMessage):
     """The client has the next buffer, and has flushed it."""
 
     tag = Tag.CLIENT_DONE
+
+
+@dataclass(frozen=True, slots=True)
+class Credit(TaggedMessage):
+    """The client has all buffers up to the id ``done``, and room for those up to ``room``."""
+
+    tag = Tag.CREDIT
+    layout = "2I"
+    done: int
+    room: int
+
+    def _checked(self) -> Credit:
+        if self.room < self.done:
+            raise WireError(f"credit up to buffer {self.room} behind buffer {self.done}")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(TaggedMessage):
+    """The client knows the control stream up to this number, and asks for what follows by TCP."""
+
+    tag = Tag.ASK
+    layout = "I"
+    known: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +186,8 @@ class BufferCtl(TaggedMessage):
         ``capacity`` is the payload capacity of a packet in bytes and
         ``max_packets`` the most packets that a buffer may have.
         """
+        if not 0 < self.buffer_id <= SEQ_LIMIT + 1:  # each but the last has a packet
+            raise WireError(f"a buffer has the number {self.buffer_id}")
         if self.pkt_count > max_packets:
             raise WireError(
                 f"a buffer of {self.pkt_count} packets is announced, {max_packets} is the limit"
@@ -165,18 +202,57 @@ class BufferCtl(TaggedMessage):
 
 @dataclass(frozen=True, slots=True)
 class Sent(TaggedMessage):
-    """The multicast of the next announced buffer is over."""
+    """The multicast of a buffer is over, of which so many ``packets`` have left.
+
+    With no fields it is the next announced one, and whole.
+    """
 
     tag = Tag.SERVER_SENT
+    layout = "2I"
+    buffer_id: int = 0
+    packets: int = 0
+
+    def encode(self, dialect: Dialect) -> bytes:
+        if dialect.multicasts_control:
+            return super(Sent, self).encode(dialect)
+        return dialect.head(self.tag)
+
+    @classmethod
+    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Message]:
+        if dialect.multicasts_control:
+            return (yield from super(Sent, cls).decode(dialect, limit))
+        return cls()
 
 
 @dataclass(frozen=True, slots=True)
 class Repaired(TaggedMessage):
-    """Coded repairs of a buffer have been multicast: ask for what is still missing."""
+    """Coded repairs of a buffer have been multicast: ask for what is still missing.
+
+    ``count`` parity packets were among them, or none: ``degree`` terms each, from the seq
+    ``first`` on.
+    """
 
     tag = Tag.REPAIRED
-    layout = "I"
+    layout = "4I"
     buffer_id: int
+    first: int = 0
+    count: int = 0
+    degree: int = 0
+
+    @property
+    def parity(self) -> ParityRun:
+        """The run of parity packets."""
+        return ParityRun(self.first, self.count, self.degree)
+
+    def _checked(self) -> Repaired:
+        if self.count and not (
+            self.count <= MAX_PARITY and 0 < self.degree <= MAX_DEGREE and is_parity(self.first)
+        ):
+            raise WireError(
+                f"repairs of {self.count} parity packets of {self.degree} terms from"
+                f" {self.first:#x} on"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +312,69 @@ class Proof(TaggedMessage):
     value: bytes
 
 
+#: What is told to all clients alike.
+Notice = BufferCtl | Sent | Repaired
+_NOTICES: dict[int, type[TaggedMessage]] = {kind.tag: kind for kind in (BufferCtl, Sent, Repaired)}
+
+
+@dataclass(frozen=True, slots=True)
+class Control(TaggedMessage):
+    """A part of the control stream, whose notices are numbered from 1.
+
+    Those before the number ``oldest`` concern nobody any more; ``notices`` begin with the number
+    ``first``.  The same fields cross the network by TCP and as the data of a packet.
+    """
+
+    tag = Tag.CONTROL
+    oldest: int
+    first: int
+    notices: tuple[Notice, ...]
+
+    #: Bytes before the notices.
+    HEAD_SIZE: ClassVar[int] = 8
+
+    def encode(self, dialect: Dialect) -> bytes:
+        data = self.data(dialect)
+        return dialect.head(self.tag) + _body(dialect.byte_order, "I").pack(len(data)) + data
+
+    def data(self, dialect: Dialect) -> bytes:
+        """What a packet carries."""
+        head = _body(dialect.byte_order, "2I").pack(self.oldest, self.first)
+        return head + b"".join([notice.encode(dialect) for notice in self.notices])
+
+    @classmethod
+    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Control]:
+        (size,) = _body(dialect.byte_order, "I").unpack((yield 4))
+        if not cls.HEAD_SIZE <= size <= MAX_CONTROL_SIZE:
+            raise WireError(f"{size} bytes of the control stream")
+        return cls.of_data(dialect, (yield size))
+
+    @classmethod
+    def of_data(cls, dialect: Dialect, data: bytes) -> Control:
+        """Read what a packet carries."""
+        if len(data) < cls.HEAD_SIZE:
+            raise WireError(f"{len(data)} bytes of the control stream")
+        oldest, first = _body(dialect.byte_order, "2I").unpack_from(data)
+        if not 0 < oldest <= first:
+            raise WireError(
+                f"number {first} of the control stream, of which {oldest} is the oldest"
+            )
+        notices: list[Notice] = []
+        at = cls.HEAD_SIZE
+        while at < len(data):
+            kind = _NOTICES.get(data[at])
+            size = 0 if kind is None else struct.calcsize(dialect.byte_order + kind.layout)
+            at += 1
+            if kind is None or len(data) - at < size:
+                raise WireError("a part of the control stream that nobody writes")
+            fields = _body(dialect.byte_order, kind.layout).unpack_from(data, at)
+            notices.append(kind(*fields)._checked())  # type: ignore[arg-type]
+            at += size
+        if first + len(notices) > 1 << 32:
+            raise WireError(f"{len(notices)} numbers of the control stream from {first} on")
+        return cls(oldest, first, tuple(notices))
+
+
 # From both.
 
 
@@ -280,6 +419,8 @@ Message = (
     Ready
     | Request
     | Done
+    | Credit
+    | Ask
     | Fetch
     | Detach
     | Sent
@@ -287,6 +428,7 @@ Message = (
     | BufferCtl
     | Packet
     | Digest
+    | Control
     | Proof
     | Report
     | Hello

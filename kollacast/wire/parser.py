@@ -23,7 +23,10 @@ from kollacast.wire.greeting import (
     length_prefixed,
 )
 from kollacast.wire.messages import (
+    Ask,
     BufferCtl,
+    Control,
+    Credit,
     Decoding,
     Detach,
     Digest,
@@ -33,7 +36,6 @@ from kollacast.wire.messages import (
     Packet,
     Proof,
     Ready,
-    Repaired,
     Report,
     Request,
     Sent,
@@ -43,10 +45,10 @@ from kollacast.wire.structures import GROUP_INFO_SIZE, Tag, WireError
 
 #: What each side may say, by the byte that a message begins with.
 _FROM_CLIENT: dict[int, type[TaggedMessage]] = {
-    kind.tag: kind for kind in (Ready, Request, Done, Fetch, Detach, Report)
+    kind.tag: kind for kind in (Ready, Request, Done, Credit, Ask, Fetch, Detach, Report)
 }
 _FROM_SERVER: dict[int, type[TaggedMessage]] = {
-    kind.tag: kind for kind in (Sent, BufferCtl, Packet, Proof, Detach, Repaired, Digest, Report)
+    kind.tag: kind for kind in (BufferCtl, Packet, Proof, Detach, Control, Digest, Report)
 }
 
 
@@ -91,6 +93,15 @@ class _Stream:
         """Messages that ``data`` completes; :class:`WireError` on nonsense, and ever after."""
         if self._error is not None:
             raise self._error
+        if self._parse is None and data and not self._queue:
+            try:
+                whole = self._whole(data)
+            except WireError as error:
+                self._error = error
+                raise
+            if whole is not None:
+                yield whole
+                return
         self._queue.append(data)
         while True:
             if self._parse is None:
@@ -119,6 +130,10 @@ class _Stream:
     def _message(self) -> Decoding[Message]:
         raise NotImplementedError
 
+    def _whole(self, data: bytes) -> Message | None:
+        """The message that ``data`` is, where that is seen at once."""
+        return None
+
 
 class ClientStream(_Stream):
     """What a server reads from one client.
@@ -143,6 +158,11 @@ class ClientStream(_Stream):
         if kind is None:
             raise WireError(f"no message of a client begins with the byte {tag:#04x}")
         return (yield from kind.decode(self._dialect, self._max_request))
+
+    def _whole(self, data: bytes) -> Message | None:
+        # A thousand clients say so once for each buffer, and nothing else.
+        kind = None if self._hello_due else self._kinds.get(data[0])
+        return None if kind is None else kind.of_whole(self._dialect, data)
 
 
 class ServerStream(_Stream):

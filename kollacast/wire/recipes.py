@@ -2,8 +2,9 @@
 
 A *combination* is the XOR of some packets of a buffer.  A *recipe* is a packet that names the
 terms of combinations whose seqs count up: the u32 seq of the first one, then for each a u32 count
-and so many u32 seqs, in network order; a count of 0, or the end, ends it.  Both are sealed like
-all packets, and have seqs that are not the image's.
+and so many u32 seqs, in network order; a count of 0, or the end, ends it.  A *parity packet* needs
+none, see `kollacast.wire.parity`.  All are sealed like other packets, and have seqs that are not
+the image's.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-#: Seqs of combinations begin here, those of recipes there.
+#: Seqs of combinations begin here, those of parity, recipe and control packets there.
 COMBINATION_BASE = 0x8000_0000
+PARITY_BASE = 0xA000_0000
 RECIPE_BASE = 0xC000_0000
-#: Combinations count up modulo this, and so do recipes.
-SEQ_SPAN = 0x4000_0000
+CONTROL_BASE = 0xE000_0000
+#: Each kind counts up modulo this.
+SEQ_SPAN = 0x2000_0000
 
 #: Packets of one combination at the most: each one more is work for everyone.
 _MAX_TERMS = 32
@@ -30,6 +33,26 @@ def combination_seq(number: int) -> int:
 def recipe_seq(number: int) -> int:
     """The seq of the recipe with this running number."""
     return RECIPE_BASE + number % SEQ_SPAN
+
+
+def control_seq(number: int) -> int:
+    """The seq of the control packet with this running number."""
+    return CONTROL_BASE + number % SEQ_SPAN
+
+
+def parity_seq(number: int) -> int:
+    """The seq of the parity packet with this running number."""
+    return PARITY_BASE + number % SEQ_SPAN
+
+
+def parity_number(seq: int) -> int:
+    """The running number of a parity packet, modulo the span."""
+    return seq - PARITY_BASE
+
+
+def is_parity(seq: int) -> bool:
+    """Whether a parity packet has this seq."""
+    return PARITY_BASE <= seq < PARITY_BASE + SEQ_SPAN
 
 
 def max_terms(capacity: int) -> int:

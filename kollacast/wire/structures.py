@@ -18,14 +18,17 @@ GROUP_INFO_SIZE = 16
 IP_UDP_HEADER_SIZE = 28
 #: The largest IPv4 datagram, and so the largest MTU that means anything.
 MAX_MTU = 65535
-#: The least one that holds a packet: payload comes in multiples of 4 bytes.
-MIN_MTU = IP_UDP_HEADER_SIZE + PACKET_HEADER_SIZE + 4
+#: The least one that holds a packet with a message to all clients.
+MIN_MTU = IP_UDP_HEADER_SIZE + PACKET_HEADER_SIZE + 28
 
-#: Sequence numbers from here up are not the image's: coded repairs have them.
+#: Sequence numbers from here up are not the image's: coded repairs and control packets have them.
 SEQ_LIMIT = 0x8000_0000
 
 #: Length bound of a greeting, a hello and a report, in bytes of JSON.
 MAX_JSON_SIZE = 64 * 1024
+
+#: Length bound of what is told by TCP of the control stream, in bytes.
+MAX_CONTROL_SIZE = 64 * 1024
 
 #: The most packets that one FETCH may ask for.
 MAX_FETCH = 65536
@@ -43,13 +46,16 @@ class Tag(enum.IntEnum):
 
     CLIENT_READY = 0x01
     CLIENT_REQ = 0x02
+    CREDIT = 0x03
     CLIENT_DONE = 0x04
+    ASK = 0x05
     SERVER_SENT = 0x08
     BUFFER = 0x10
     REPAIRED = 0x11
     FETCH = 0x12
     DETACH = 0x14
     PROOF = 0x15
+    CONTROL = 0x16
     PACKET = 0x20
     DIGEST = 0x40
     REPORT = 0x80

@@ -12,10 +12,14 @@ from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, Hello
 from kollacast.wire.messages import (
+    Ask,
     BufferCtl,
+    Control,
+    Credit,
     Digest,
     Done,
     Message,
+    Notice,
     Ready,
     Report,
     Request,
@@ -88,6 +92,9 @@ class RawClient(RawConnection):
         super().__init__(host.network, stream)
         self.host = host
         self._dialect = dialect
+        # What it has said to have, and to have room for; None before the first announcement.
+        self.credit: Credit | None = None
+        self._early_digest: Digest | None = None
         self._answers: set[type] = set()
         self._unanswered: list[Message] = []
         host.connectTCP(SERVER_IP, PORT, _Once(self))
@@ -103,11 +110,11 @@ class RawClient(RawConnection):
 
     def ready(self) -> None:
         self._answered(BufferCtl)
-        self.send(Ready().encode(self._dialect))
+        self.send(self._ready())
 
     def done(self) -> None:
         self._answered(Sent)
-        self.send(Done().encode(self._dialect))
+        self.send(self._done())
 
     def expect_packets(self, count: int) -> None:
         """So many packets will come without a tag."""
@@ -135,8 +142,9 @@ class RawClient(RawConnection):
     def answer(self, *kinds: type) -> None:
         """Answer messages of these kinds from now on, and those that still wait for it.
 
-        READY, DONE and the report are the answers to a ``BufferCtl``, to
-        ``Sent`` and to a ``Digest``; whether packets have come is not asked.
+        READY, DONE, or credit for one more, and the report are the answers to a
+        ``BufferCtl``, to ``Sent`` and to a ``Digest``; whether packets have come is
+        not asked.
         """
         self._answers.update(kinds)
         unanswered, self._unanswered = self._unanswered, []
@@ -147,6 +155,20 @@ class RawClient(RawConnection):
     def answer_no_more(self, kind: type) -> None:
         self._answers.discard(kind)
 
+    def _ready(self) -> bytes:
+        if not self._dialect.multicasts_control:
+            return Ready().encode(self._dialect)
+        assert self.credit is not None
+        self.credit = replace(self.credit, room=self.credit.room + 1)
+        return self.credit.encode(self._dialect)
+
+    def _done(self) -> bytes:
+        if not self._dialect.multicasts_control:
+            return Done().encode(self._dialect)
+        assert self.credit is not None
+        self.credit = replace(self.credit, done=self.credit.done + 1)
+        return self.credit.encode(self._dialect)
+
     def _answered(self, kind: type) -> None:
         for message in self._unanswered:
             if isinstance(message, kind):
@@ -154,14 +176,34 @@ class RawClient(RawConnection):
                 return
 
     def _consider(self, message: Message) -> None:
+        if isinstance(message, Control):
+            # It hears no multicast, and asks for each part of the control stream.
+            self.heard.remove(message)
+            for notice in message.notices:
+                self.heard.append(notice)
+                self._consider(notice)
+            known = message.first + len(message.notices) - 1
+            self.transport.write(Ask(known).encode(self._dialect))
+            return
+        if isinstance(message, BufferCtl) and self.credit is None:
+            self.credit = Credit(message.buffer_id - 1, message.buffer_id - 1)
+        if isinstance(message, Digest) and self.count(Sent) < self.count(BufferCtl):
+            # It has overtaken the word of the end, for which this client had to ask.
+            self.heard.remove(message)
+            self._early_digest = message
+            return
         if type(message) not in self._answers:
             self._unanswered.append(message)
         elif isinstance(message, BufferCtl):
-            self.transport.write(Ready().encode(self._dialect))
+            self.transport.write(self._ready())
         elif isinstance(message, Sent):
-            self.transport.write(Done().encode(self._dialect))
+            self.transport.write(self._done())
         elif isinstance(message, Digest):
             self.transport.write(_report(ok=True))
+        if isinstance(message, Sent) and self._early_digest is not None:
+            digest, self._early_digest = self._early_digest, None
+            self.heard.append(digest)
+            self._consider(digest)
 
 
 class _Accepted(RawConnection):
@@ -170,6 +212,9 @@ class _Accepted(RawConnection):
     closes = True
 
     def _consider(self, message: Message) -> None:
+        if isinstance(message, Ask):
+            # All is told by TCP, as soon as a test says it.
+            self.heard.remove(message)
         if self.closes and isinstance(message, Report) and message.fields["ok"]:
             self.transport.loseConnection()
 
@@ -185,12 +230,15 @@ class RawServer(Factory):
         self.connections: list[_Accepted] = []
         self.closes_at_once = False
         self.salt = 0x5EED
+        # How many notices, and SENTs among them, the connection that came last has been told of.
+        self._told = self._sent = 0
         self.group = (GROUP, PORT)
 
     def buildProtocol(self, addr: Any) -> _Accepted | None:
         if self.closes_at_once:
             return None
         stream = ClientStream(self._dialect, 1 << 20)
+        self._told = self._sent = 0
         self.connections.append(_Accepted(self._network, stream))
         return self.connections[-1]
 
@@ -217,10 +265,27 @@ class RawServer(Factory):
         self.send(replace(greeting, **fields).encode())
 
     def announce(self, buffer_id: int, size: int, base: int, count: int) -> None:
-        self.send(BufferCtl(buffer_id, size, base, count).encode(self._dialect))
+        self.tell(BufferCtl(buffer_id, size, base, count))
 
     def sent(self) -> None:
-        self.send(Sent().encode(self._dialect))
+        self._sent += 1
+        self.tell(Sent(self._sent, 1) if self._dialect.multicasts_control else Sent())
+
+    def end(self, base: int) -> None:
+        """Say to who fetches that the image ends before seq ``base``."""
+        self.send(BufferCtl(1, 0, base, 0).encode(self._dialect))
+
+    def tell(self, notice: Notice) -> None:
+        """Say what is told to all clients."""
+        self.send(self.told(notice))
+
+    def told(self, *notices: Notice) -> bytes:
+        """The same as bytes: where the dialect numbers them, they are the next ones."""
+        if not self._dialect.multicasts_control:
+            return b"".join(notice.encode(self._dialect) for notice in notices)
+        first = self._told + 1
+        self._told += len(notices)
+        return Control(1, first, notices).encode(self._dialect)
 
     def digest(self, value: bytes) -> None:
         self.send(Digest(value).encode(self._dialect))

@@ -1,0 +1,93 @@
+"""What a client answers to the buffers that it is told of, in either dialect."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kollacast.receiving.connection import ServerConnection
+from kollacast.receiving.shape import Shape
+from kollacast.wire.messages import BufferCtl, Credit, Done, Ready
+
+
+class Answers(Protocol):
+    """Told how far the buffers are, in their order."""
+
+    #: Whether a buffer may be sent before it is ready.
+    is_ahead: bool
+
+    def announced(self, ctl: BufferCtl) -> None: ...  # here it comes
+    def ready(self) -> None: ...  # the next of them has memory
+    def fewer(self, buffers: int) -> None: ...  # there is memory for so many only
+    def done(self, ctl: BufferCtl) -> None: ...  # it is kept, and all before
+    def settle(self) -> None: ...  # this was all for now
+
+
+class Turns:
+    """One answer for each thing that was said."""
+
+    is_ahead = False
+
+    def __init__(self, connection: ServerConnection, shape: Shape) -> None:
+        self._connection = connection
+        self._dialect = shape.dialect
+
+    def announced(self, ctl: BufferCtl) -> None: ...
+
+    def ready(self) -> None:
+        self._connection.send(Ready().encode(self._dialect))
+
+    def fewer(self, buffers: int) -> None: ...
+
+    def done(self, ctl: BufferCtl) -> None:
+        if not ctl.is_end:
+            # The last one is due once the image has its name.
+            self._connection.send(Done().encode(self._dialect))
+
+    def settle(self) -> None: ...
+
+
+class Credits:
+    """Credit ahead, and again with each buffer that is done, for as many as there is memory for.
+
+    Where that has become less than was granted, what is sent too early is lost, and asked for.
+    """
+
+    is_ahead = True
+
+    def __init__(self, connection: ServerConnection, shape: Shape) -> None:
+        self._connection = connection
+        self._dialect = shape.dialect
+        self._buffers = shape.window
+        self._said: Credit | None = None
+        # The last buffer that is kept; None before the first is announced.
+        self._done: int | None = None
+
+    def announced(self, ctl: BufferCtl) -> None:
+        if self._done is None:
+            self._done = ctl.buffer_id - 1
+            self.settle()
+
+    def ready(self) -> None: ...
+
+    def fewer(self, buffers: int) -> None:
+        self._buffers = buffers
+
+    def done(self, ctl: BufferCtl) -> None:
+        self._done = ctl.buffer_id
+
+    def settle(self) -> None:
+        if self._done is None:
+            return
+        room = self._done + self._buffers
+        if self._said is not None:
+            room = max(room, self._said.room)
+        credit = Credit(self._done, room)
+        if credit != self._said:
+            self._said = credit
+            self._connection.send(credit.encode(self._dialect))
+
+
+def answers_of(connection: ServerConnection, shape: Shape) -> Answers:
+    """How a client answers in this stream's dialect."""
+    kind = Credits if shape.dialect.multicasts_control else Turns
+    return kind(connection, shape)

@@ -1,0 +1,215 @@
+"""Parity packets, each the XOR of packets that its seq picks: as many as the worst client lacks.
+
+They mend whatever is lost: a client that lacks 70 packets needs little more than any 70 of them.
+So a thousand clients that each lose 1 % of a buffer on their own, which together lack nearly all
+of it, are mended with 1.5 % of it.  The code is random, linear, over GF(2) and sparse: a row has
+just so many terms that it is certain enough to touch what a client lacks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import xor
+
+from kollacast.repair.elimination import System
+from kollacast.repair.scheme import WORTH, Demand, Held, Made, Mended, Slices
+from kollacast.wire.parity import ParityRun, terms
+from kollacast.wire.recipes import parity_seq
+
+#: Packets beyond those that a client lacks, so that nearly all clients can solve at once.
+_EXTRA = 8
+#: Natural logarithm of how seldom none of as many rows as a client lacks touches one packet.
+_CERTAIN = 5
+#: The most rows that a client is made to solve for, which takes it as many squared.
+_MOST_ROWS = 768
+#: Where a client loses more, another way is better.
+_MOST_LOSS = 0.5
+#: Packets of a buffer that are added up, for all rows: at the most so many times the buffer.
+#: Ours take some 10 to 20.
+_MOST_WORK = 32
+#: Of the clients that lack most, so many may be left to TCP.
+_OUTLIERS = 8
+#: Packets that are read, and packets that are added up, in one go: some milliseconds.
+_READ_SLICE = 1024
+_SUM_SLICE = 16384
+#: Bytes of parity packets that wait at a client to be told what they are.
+_MOST_KEPT = 8 * 1024 * 1024
+
+
+def is_too_much(run: ParityRun, packets: int) -> bool:
+    """Whether nobody makes such a run for a buffer of so many packets."""
+    return run.degree > packets or run.count * run.degree > _MOST_WORK * packets
+
+
+def _degree(packets: int, rows: int, lacking: int | None) -> int:
+    """How many terms each of so many rows has; None where what is lacking is all but solved."""
+    if lacking is None:
+        # A row has to touch a few packets that are not determined, whichever they are.
+        return max(min(packets, _MOST_WORK // 2 * packets // rows), 1)
+    return min(packets, math.ceil(packets * (math.log(lacking) + _CERTAIN) / lacking))
+
+
+class ParityEncoder:
+    """Counts parity packets through a session."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.packets = 0
+
+    def plan(self, demand: Demand) -> Slices[_ParityOffer | None]:
+        """For as much as it takes to spare TCP the most; the most lossy clients may be left out."""
+        counts = sorted(map(len, demand.wanted), reverse=True)
+        best: _ParityOffer | None = None
+        for lacking in dict.fromkeys(counts[: _OUTLIERS + 1]):
+            loss = lacking / demand.packets if demand.loss is None else demand.loss
+            if not 0 < lacking <= min(_MOST_ROWS, demand.packets) or loss > _MOST_LOSS:
+                continue
+            rows = math.ceil((lacking + _EXTRA) / (1 - loss))
+            by_tcp = sum(count - lacking for count in counts[:_OUTLIERS] if count > lacking)
+            if best is None or rows + by_tcp / WORTH < best.coded + best.by_tcp / WORTH:
+                best = _ParityOffer(self, demand, lacking, loss, rows, by_tcp)
+        yield
+        return best
+
+
+class _ParityOffer:
+    def __init__(
+        self,
+        encoder: ParityEncoder,
+        demand: Demand,
+        lacking: int,
+        loss: float,
+        rows: int,
+        by_tcp: int,
+    ) -> None:
+        self.coded = rows
+        self.by_tcp = by_tcp  #: packets that are asked for when these have come
+        self.loss = loss
+        self.cost = float(rows + by_tcp)
+        # Whoever lacks too much asks for it once it has these.
+        self.direct: Sequence[Sequence[int]] = [()] * len(demand.wanted)
+        is_first = demand.loss is None
+        self._degree = _degree(demand.packets, rows, lacking if is_first else None)
+        self._encoder = encoder
+        self._demand = demand
+
+    def make(self) -> Slices[Made]:
+        encoder, demand, degree = self._encoder, self._demand, self._degree
+        number = encoder.packets
+        encoder.packets += self.coded
+        values: list[int] = []
+        for start in range(0, demand.packets, _READ_SLICE):
+            part = demand.payloads[start : start + _READ_SLICE]
+            values += [int.from_bytes(payload, "little") for payload in part]
+            yield
+        run = ParityRun(parity_seq(number), self.coded, degree)
+        payloads: list[bytes] = []
+        summed = 0
+        for seq in run.seqs:
+            total = _add_up(values, seq, degree)
+            payloads.append(total.to_bytes(encoder.capacity, "little"))
+            summed += degree
+            if summed >= _SUM_SLICE:
+                summed = 0
+                yield
+        # Where the seqs go round there are two runs.
+        whole = min(parity_seq(-1) - run.first + 1, run.count)
+        runs = [(run.first, payloads[:whole]), (parity_seq(0), payloads[whole:])]
+        return Made([r for r in runs if r[1]], run)
+
+
+def _add_up(values: Sequence[int], seq: int, degree: int) -> int:
+    return reduce(xor, map(values.__getitem__, terms(seq, len(values), degree)))
+
+
+class ParityDecoder:
+    """Keeps parity packets until it is told what they are, and what they say until that helps."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._most_kept = _MOST_KEPT // capacity
+        self._kept: dict[int, bytes] = {}
+        # Of the buffers of which parity has come: by the seq of the first packet.
+        self._systems: dict[int, System] = {}
+        # What was asked for, with which all the rest is determined.
+        self._needed: dict[int, set[int]] = {}
+
+    def take(self, seq: int, payload: memoryview) -> None:
+        """A parity packet has come, intact."""
+        if len(payload) != self._capacity:
+            return
+        if len(self._kept) >= self._most_kept:
+            # Those that nobody has told of: of a buffer that was whole here, or forged.
+            del self._kept[next(iter(self._kept))]
+        self._kept[seq] = bytes(payload)
+
+    def told(self, held: Held, seqs: range, run: ParityRun) -> Slices[list[Mended]]:
+        """``run`` is of the buffer with these seqs: what it mends; then ask what is needed."""
+        kept = [(s, p) for s in run.seqs if (p := self._kept.pop(s, None)) is not None]
+        system = self._systems.get(seqs.start)
+        if system is None:
+            bits = 8 * self._capacity
+            system = System([seq for seq in seqs if held.lacks(seq)], bits)
+            self._systems[seqs.start] = system
+        if kept and not system.is_full:
+            yield from self._add(system, held, seqs, run.degree, kept)
+        return (yield from self.solve(held, seqs))
+
+    def needed(self, seqs: range) -> list[int]:
+        """What a client has to ask for of this buffer so that it has all."""
+        return sorted(self._needed.get(seqs.start, ()))
+
+    def came(self, seqs: range, seq: int) -> bool:
+        """A packet of the buffer has come by TCP: whether to go on solving."""
+        needed = self._needed.get(seqs.start)
+        if not needed or seq not in needed:
+            return False
+        needed.discard(seq)
+        return not needed and self._systems[seqs.start].has_rows
+
+    def solve(self, held: Held, seqs: range) -> Slices[list[Mended]]:
+        """What can be told with all that has come."""
+        system = self._systems[seqs.start]
+        come = {
+            seq: int.from_bytes(payload, "little")
+            for seq in system.unknowns
+            if (payload := held.received(seq)) is not None
+        }
+        yield from system.know(come)
+        yield from system.reduce()
+        solved = system.take_solved()
+        self._needed[seqs.start] = set(system.free())
+        return [(seq, value.to_bytes(self._capacity, "little")) for seq, value in solved]
+
+    def forget(self, seqs: range) -> None:
+        """These packets are not awaited any more."""
+        self._systems.pop(seqs.start, None)
+        self._needed.pop(seqs.start, None)
+
+    def _add(
+        self,
+        system: System,
+        held: Held,
+        seqs: range,
+        degree: int,
+        kept: Sequence[tuple[int, bytes]],
+    ) -> Iterator[None]:
+        # What is known is told by its payload, what is not by a bit above it.
+        values: list[int] = []
+        for start in range(0, len(seqs), _READ_SLICE):
+            part = [(s, held.received(s)) for s in seqs[start : start + _READ_SLICE]]
+            values += [
+                system.unit(s) if p is None else int.from_bytes(p, "little") for s, p in part
+            ]
+            yield
+        work = 0
+        for seq, payload in kept:
+            if system.is_full:
+                return
+            total = _add_up(values, seq, degree) ^ int.from_bytes(payload, "little")
+            work += degree + system.add(total)
+            if work >= _SUM_SLICE:
+                work = 0
+                yield

@@ -1,0 +1,148 @@
+"""What is told to all clients alike: numbered, multicast, and sent by TCP to who misses it.
+
+A client that hears the control packets costs nothing here.  Each of them repeats all that may
+still concern somebody, and the last one is repeated for as long as anything does; so NORM
+(RFC 5740) and PGM (RFC 3208) tell receivers where a sender is.  A client that hears nothing asks
+by TCP, and is answered once there is something that it does not know.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from itertools import islice
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from kollacast.events.guard import Guard
+from kollacast.packets.buffer import PacketBuffer
+from kollacast.transport.sender import MulticastProtocol
+from kollacast.wire.dialect import Dialect
+from kollacast.wire.messages import Control, Notice
+from kollacast.wire.recipes import control_seq
+from kollacast.wire.structures import WireError
+
+#: Seconds after which control packets are sent again: at first where one was lost, then for ever.
+_REPEATS_S = (0.01, 0.03, 0.1, 0.25)
+
+
+class Hearer(Hashable, Protocol):
+    """A client that can be told by TCP."""
+
+    def tell(self, message: bytes) -> None: ...
+
+
+class ControlStream:
+    """The notices of one stream in their order, for packets of ``capacity`` bytes."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        dialect: Dialect,
+        capacity: int,
+        sender: MulticastProtocol,
+        guard: Guard,
+    ) -> None:
+        self._clock = clock
+        self._dialect = dialect
+        self._capacity = capacity
+        self._sender = sender
+        self._guard = guard
+        # Each notice that may still concern somebody, and its buffer's id.
+        self._notices: deque[tuple[Notice, int]] = deque()
+        self._oldest = 1
+        self._packets = 0
+        # Who is told by TCP of what comes next, and up to which number it knows.
+        self._asking: dict[Hearer, int] = {}
+        self._repeats = 0
+        self._timer: IDelayedCall | None = None
+        self._is_stopped = False
+
+    @property
+    def last(self) -> int:
+        """The number of the last notice."""
+        return self._oldest + len(self._notices) - 1
+
+    def post(self, notice: Notice, buffer_id: int) -> None:
+        """Tell all clients, of a buffer."""
+        if self._is_stopped:
+            return
+        self._notices.append((notice, buffer_id))
+        self._repeats = 0
+        for hearer in list(self._asking):
+            known = self._asking.pop(hearer, None)
+            if known is not None:  # it has not gone in the meantime
+                self._answer(hearer, known)
+        self._tell()
+
+    def retire(self, buffer_id: int) -> None:
+        """Every client has the buffers up to this one."""
+        while self._notices and self._notices[0][1] <= buffer_id:
+            self._notices.popleft()
+            self._oldest += 1
+
+    def check(self, known: int) -> None:
+        """Raises WireError where nothing has this number yet, of which somebody asks."""
+        if known > self.last and not self._is_stopped:
+            raise WireError(f"number {known} of the control stream is not told yet")
+
+    def ask(self, hearer: Hearer, known: int) -> None:
+        """``hearer`` knows of what has this number, and is to be told by TCP of what follows.
+
+        As :meth:`check`, raises WireError where nothing has that number yet.
+        """
+        if self._is_stopped:
+            return
+        self.check(known)
+        if known < self.last:
+            self._answer(hearer, known)
+        else:
+            self._asking[hearer] = known
+
+    def forget(self, hearer: Hearer) -> None:
+        """``hearer`` is not to be told any more."""
+        self._asking.pop(hearer, None)
+
+    def stop(self) -> None:
+        """Nothing more is told."""
+        self._is_stopped = True
+        self._cancel()
+
+    # Parts of it.
+
+    def _tell(self) -> None:
+        self._cancel()
+        delay_s = _REPEATS_S[self._repeats]
+        self._repeats = min(self._repeats + 1, len(_REPEATS_S) - 1)
+        self._timer = self._guard.call_later(self._clock, delay_s, self._tell)
+        self._multicast()
+
+    def _cancel(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    def _answer(self, hearer: Hearer, known: int) -> None:
+        first = max(known + 1, self._oldest)
+        notices = [notice for notice, _ in islice(self._notices, first - self._oldest, None)]
+        hearer.tell(Control(self._oldest, first, tuple(notices)).encode(self._dialect))
+
+    def _multicast(self) -> None:
+        first, size, part = self._oldest, Control.HEAD_SIZE, list[Notice]()
+        for notice, _ in self._notices:
+            length = len(notice.encode(self._dialect))
+            if part and size + length > self._capacity:
+                self._send(first, part)
+                first, size, part = first + len(part), Control.HEAD_SIZE, []
+            part.append(notice)
+            size += length
+        # Also where nothing is left to say: whoever hears it has missed nothing.
+        self._send(first, part)
+
+    def _send(self, first: int, notices: list[Notice]) -> None:
+        data = Control(self._oldest, first, tuple(notices)).data(self._dialect)
+        packet = PacketBuffer(self._capacity, 1)
+        packet.payload[: len(data)] = data
+        packet.announce(0, control_seq(self._packets), len(data))
+        self._packets += 1
+        self._sender.multicast(packet, urgent=True, counts=False).addErrback(self._guard.failed)

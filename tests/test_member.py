@@ -1,0 +1,104 @@
+"""What a client of the barrier may have asked for: all that is held, and no more at once.
+
+Told to ask anew, it may ask for what it is owed already, but for that once each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from kollacast.sending.barrier import Phase
+from kollacast.sending.member import Member
+from kollacast.wire.dialect import KOLLACAST
+from kollacast.wire.messages import BufferCtl, Credit
+from kollacast.wire.structures import WireError
+
+_ALL = tuple(range(100))
+
+
+class _Group:
+    def answered(self, member: object, phase: Phase) -> None: ...
+
+
+class _Control:
+    def ask(self, member: object, known: int) -> None: ...
+
+
+class _Repairs:
+    """Keeps what is asked for, and serves it as a test says; all is held."""
+
+    def __init__(self) -> None:
+        self.plan = SimpleNamespace(max_request=len(_ALL), window=1)
+        self.window = SimpleNamespace(holds_all=lambda seqs: True)
+        self.rounds_told = 0
+        self.asked: list[Sequence[int]] = []
+
+    def requested(self, member: Member, seqs: Sequence[int]) -> None:
+        self.asked.append(seqs)
+
+
+class RequestTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.repairs = _Repairs()
+        connection: Any = SimpleNamespace(pump=lambda: None, send=lambda message: None)
+        group: Any = _Group()
+        repairs: Any = self.repairs
+        control: Any = _Control()
+        client: Any = object()
+        self.member = Member(Clock(), KOLLACAST, connection, client, decodes=True)
+        self.member.enter(group, repairs, control, 0)
+        ctl = BufferCtl(1, 100, 0, len(_ALL))
+        self.member.begin(Phase.ANNOUNCE, ctl)
+        self.member.credit(Credit(0, 1))
+        self.member.begin(Phase.SENT, ctl)
+
+    def ask(self, *seqs: int) -> list[int]:
+        """What of a request the repairs are told."""
+        self.member.request(seqs)
+        return list(self.repairs.asked[-1])
+
+    def assert_out(self, *seqs: int) -> None:
+        with self.assertRaisesRegex(WireError, "requests for more than 100 packets at once"):
+            self.member.request(seqs)
+
+    def test_all_that_is_held(self) -> None:
+        self.assertEqual(self.ask(*_ALL), [*_ALL])
+        self.assertEqual(self.member.packets_owed, 100)
+        self.assert_out(0)
+
+    def test_it_was_told_before_it_asked(self) -> None:
+        """Its first request has met the word of others' repairs on the way."""
+        self.repairs.rounds_told += 1
+        self.member.repair(self.ask(*_ALL))
+        self.assertEqual(self.ask(*_ALL), [])
+        self.assertEqual(self.member.packets_owed, 100)
+        self.assert_out(0)
+
+    def test_it_asks_for_something_else_between(self) -> None:
+        self.member.repair(self.ask(*range(60)))
+        self.repairs.rounds_told += 1
+        self.member.repair(self.ask(*range(60, 80)))
+        self.assertEqual(self.ask(*range(50, 90)), [*range(80, 90)])
+        self.assertEqual(self.member.packets_owed, 90)
+
+    def test_what_is_being_coded(self) -> None:
+        """It is owed as well: it has been asked for as the word of other repairs came."""
+        self.repairs.rounds_told += 1
+        self.assertEqual(self.ask(*_ALL), [*_ALL])
+        self.assertEqual(self.ask(*_ALL), [])
+        self.member.repaired()
+        self.repairs.rounds_told += 1
+        self.assertEqual(self.member.packets_owed, 0)
+        self.assertEqual(self.ask(*_ALL), [*_ALL])
+
+    def test_told_of_several(self) -> None:
+        self.member.repair(self.ask(*_ALL))
+        self.repairs.rounds_told += 2
+        self.assertEqual(self.ask(*range(50)), [])
+        self.assertEqual(self.ask(*range(50, 100)), [])
+        self.assert_out(0)
