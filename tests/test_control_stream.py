@@ -214,8 +214,25 @@ class MulticastTests(_ControlStreamTest):
         self.open(payload_capacity(MIN_MTU))
         self.post_all()
         self.stream.retire(1)
-        self.assertEqual([part.oldest for part in self.told_once()], [2, 2, 2, 2])
-        self.assertEqual([part.first for part in self.told_once()], [2, 3, 4, 5])
+        told = self.told_once()
+        self.assertEqual([part.oldest for part in told], [2, 2, 2, 2])
+        self.assertEqual([part.first for part in told], [2, 3, 4, 5])
+
+    def test_in_the_end_the_last_part_alone(self) -> None:
+        """Who always gets the first of several, and no more, finds that it lacks something."""
+        self.open(payload_capacity(MIN_MTU))
+        self.post_all()
+        self.sender.told.clear()
+        self.run_for(0.15)
+        self.assertEqual([part.first for part in self.sender.told], [1, 2, 3, 4, 5] * 3)
+        self.sender.told.clear()
+        self.run_for(0.75)
+        self.assertEqual(self.sender.told, [Control(1, 5, (_SENT_2,))] * 3)
+        # And all again where there is something new.
+        self.sender.told.clear()
+        self.stream.post(_SENT_2, 2)
+        self.assertEqual([part.first for part in self.sender.told], [1, 2, 3, 4, 5])
+        self.assertEqual(self.sender.told[-1].notices, (_SENT_2, _SENT_2))
 
     @PROPERTY
     @given(

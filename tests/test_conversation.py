@@ -201,6 +201,12 @@ class LossTests(_ConversationTestCase):
             assert client.outcome is not None
             self.assertEqual(client.outcome.report["packets_multicast"], 0)
 
+    def test_sockets_that_hold_next_to_nothing(self) -> None:
+        """The control stream takes many packets of this size: the same first ones get through."""
+        for held in (1, 2, 3, 5):
+            network = Network(weather=Weather(socket_packets=held))
+            self.converse(_image(7 * 64 * CAPACITY), network=network, buffer_packets=64, window=8)
+
     def test_duplicates_and_damage(self) -> None:
         network = Network(6, Weather(duplicate=0.3, damage=0.3, overtaking=20))
         _, clients = self.converse(_image(5000), clients=3, network=network, window=2)

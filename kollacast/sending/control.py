@@ -23,7 +23,8 @@ from kollacast.wire.messages import Control, Notice
 from kollacast.wire.recipes import control_seq
 from kollacast.wire.structures import WireError
 
-#: Seconds after which control packets are sent again: at first where one was lost, then for ever.
+#: Seconds after which control packets are sent again where one was lost; and then the last of them,
+#: for ever.
 _REPEATS_S = (0.01, 0.03, 0.1, 0.25)
 
 
@@ -113,10 +114,14 @@ class ControlStream:
 
     def _tell(self) -> None:
         self._cancel()
-        delay_s = _REPEATS_S[self._repeats]
-        self._repeats = min(self._repeats + 1, len(_REPEATS_S) - 1)
+        told, self._repeats = self._repeats, min(self._repeats + 1, len(_REPEATS_S))
+        delay_s = _REPEATS_S[min(told, len(_REPEATS_S) - 1)]
         self._timer = self._guard.call_later(self._clock, delay_s, self._tell)
-        self._multicast()
+        parts = self._parts()
+        # Where several come too fast for a host, it hears the first ones, time and again, and does
+        # not know that there are more.
+        for first, part in parts if told < len(_REPEATS_S) else parts[-1:]:
+            self._send(first, part)
 
     def _cancel(self) -> None:
         if self._timer is not None and self._timer.active():
@@ -127,17 +132,19 @@ class ControlStream:
         notices = [notice for notice, _ in islice(self._notices, first - self._oldest, None)]
         hearer.tell(Control(self._oldest, first, tuple(notices)).encode(self._dialect))
 
-    def _multicast(self) -> None:
+    def _parts(self) -> list[tuple[int, list[Notice]]]:
+        """What each packet tells, and the number with which that begins."""
         first, size, part = self._oldest, Control.HEAD_SIZE, list[Notice]()
+        parts = [(first, part)]
         for notice, _ in self._notices:
             length = len(notice.encode(self._dialect))
             if part and size + length > self._capacity:
-                self._send(first, part)
                 first, size, part = first + len(part), Control.HEAD_SIZE, []
+                parts.append((first, part))
             part.append(notice)
             size += length
-        # Also where nothing is left to say: whoever hears it has missed nothing.
-        self._send(first, part)
+        # The only one is empty where nothing is left to say: whoever hears it has missed nothing.
+        return parts
 
     def _send(self, first: int, notices: list[Notice]) -> None:
         data = Control(self._oldest, first, tuple(notices)).data(self._dialect)
