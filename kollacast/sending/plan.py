@@ -19,13 +19,12 @@ from kollacast.wire.dialect import DIALECTS, Dialect
 from kollacast.wire.packets import PacketCodec
 from kollacast.wire.structures import payload_capacity
 
-#: Payload bytes of a buffer unless ``--buffer-packets`` says otherwise.  A client
-#: costs about 500 bytes of control messages a buffer, headers included: for 256
-#: clients 2 % of the first figure, for a thousand 4 % of the second.
+#: Payload bytes of a buffer unless ``--buffer-packets`` says otherwise.  Each client's losses are
+#: dealt with once a buffer: for many, that takes longer than a buffer of the first size.
 _BUFFER_BYTES = 6 * 1024 * 1024
 _MAX_BUFFER_BYTES = 12 * 1024 * 1024
 #: So many clients share a buffer of the first size.
-_CLIENTS_A_BUFFER = 256
+_CLIENTS_A_BUFFER = 64
 #: Buffers in flight unless ``--window`` says otherwise.
 _WINDOW = 4
 
