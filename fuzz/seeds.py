@@ -107,11 +107,15 @@ def _datagrams() -> Iterator[bytes]:
 
 
 def _parity() -> Iterator[bytes]:
-    """Parity of the first buffer, which mends what is lost of it: six packets of 14 terms."""
+    """Parity of the first buffer, which mends what is lost of it: six packets in five layers."""
+    run = parity.ParityRun(parity_seq(0), 6, 5)
+    drawn = list(parity.orders(run, 20))
     for number in range(6):
-        mix = [memoryview(bytes((t,)) * 40) for t in parity.terms(parity_seq(number), 20, 14)]
-        yield _sealed(0xA0 + number, combine(mix, 40))
-    yield bytes((2, 3, 0, 6, 13))
+        part = parity.places(run, 20, number)
+        slots = [slot for order in drawn for slot in order[part] if slot < 20]
+        mix = combine([memoryview(bytes((slot,)) * 40) for slot in slots], 40)
+        yield _sealed(0xA0 + number, mix)
+    yield bytes((2, 3, 0, 6, 4))
 
 
 def _sealed(seq: int, payload: bytes) -> bytes:

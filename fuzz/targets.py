@@ -20,7 +20,7 @@ from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, Hello, Refusal, decode_json
 from kollacast.wire.messages import BufferCtl, Control, Message, Sent
-from kollacast.wire.parity import ParityRun
+from kollacast.wire.parity import MAX_LAYERS, ParityRun
 from kollacast.wire.parser import ClientStream, ServerStream
 from kollacast.wire.recipes import (
     COMBINATION_BASE,
@@ -193,8 +193,8 @@ def _steps(dialect: Dialect, data: bytes) -> Iterator[list[bytes] | ParityRun | 
             run = []
         elif kind == 2 and dialect is KOLLACAST:
             yield run
-            first, count, degree = body.ljust(3, b"\1")[:3]
-            yield ParityRun(PARITY_BASE + first % 0x20, count % 0x20, 1 + degree % 0x20)
+            first, count, layers = body.ljust(3, b"\1")[:3]
+            yield ParityRun(PARITY_BASE + first % 0x20, count % 0x20, 1 + layers % MAX_LAYERS)
             run = []
         elif body:
             payload = body[1 : 1 + _CAPACITY]

@@ -36,7 +36,7 @@ from kollacast.wire.messages import (
     Request,
     Sent,
 )
-from kollacast.wire.parity import terms
+from kollacast.wire.parity import ParityRun, orders, places
 from kollacast.wire.recipes import parity_seq
 from kollacast.wire.structures import MAX_JSON_SIZE
 from tests.simulation.image import MemorySink
@@ -643,22 +643,26 @@ class ParityTests(_ClientTestCase):
         self.assertEqual(self.heard.pop(), Request((1, 2)))
 
     def run_with(self, *sums: set[int]) -> Repaired:
-        """Multicast a run in which these rows come through, of all that there could be."""
-        number = 0
+        """Multicast a run of which these rows come through, and no others."""
+        run = next(run for run in self.runs() if all(row in self.rows(run) for row in sums))
+        rows = self.rows(run)
         for wanted in sums:
-            while self.members(number) != wanted:
-                number += 1
             payloads = [memoryview(_payload(seq)) for seq in wanted]
-            seq = parity_seq(number)
+            seq = run.seqs[rows.index(wanted)]
             self.server.multicast(self.server.packet(seq, combine(payloads, CAPACITY)))
-            number += 1
-        return Repaired(1, parity_seq(0), number, 4)
+        return Repaired(1, run.first, run.count, run.layers)
 
-    def members(self, number: int) -> set[int]:
-        members: set[int] = set()
-        for term in terms(parity_seq(number), 4, 4):
-            members ^= {term}
-        return members
+    def runs(self) -> Iterator[ParityRun]:
+        return (ParityRun(parity_seq(number), 3, 3) for number in itertools.count())
+
+    def rows(self, run: ParityRun) -> list[set[int]]:
+        """Of which packets each of its packets is."""
+        rows: list[set[int]] = [set() for _ in range(run.count)]
+        for order in orders(run, BUFFER_PACKETS):
+            for index, row in enumerate(rows):
+                for slot in order[places(run, BUFFER_PACKETS, index)]:
+                    row ^= {slot} & set(range(BUFFER_PACKETS))
+        return rows
 
     def say(self, told: Repaired) -> None:
         self.server.tell(told)
@@ -743,6 +747,19 @@ class ParityTests(_ClientTestCase):
         self.say(Repaired(1, parity_seq(0), 4, 4))
         self.end()
 
+    def test_of_the_end(self) -> None:
+        for seq in (1, 2):
+            self.server.repair(seq, _payload(seq))
+        self.server.announce(2, len(_IMAGE) - _BUFFER, 4, 2)
+        self.multicast(self.server, 4, 5)
+        self.server.sent()
+        self.server.announce(3, 0, 6, 0)
+        self.say(Repaired(3, parity_seq(0), 4, 5))
+        self.server.sent()
+        self.say(Repaired(3, parity_seq(0), 4, 5))
+        self.server.digest(_DIGEST)
+        self.assert_whole(self.client)
+
 
 class CatchingUpTests(_ClientTestCase):
     """Much of the control stream is heard at once."""
@@ -800,11 +817,13 @@ class OffenceTests(_ClientTestCase):
 
     def test_parity_that_cannot_be(self) -> None:
         for told, line in (
-            (Repaired(1, 0xA0000000, 1, 5), "parity of 1 times 5 packets"),
-            (Repaired(1, 0xA0000000, 33, 4), "parity of 33 times 4 packets"),
+            (
+                Repaired(1, 0xA0000000, 3, 17),
+                "repairs of 3 parity packets in 17 layers from 0xa0000000 on",
+            ),
             (
                 Repaired(1, 0xC0000000, 3, 4),
-                "repairs of 3 parity packets of 4 terms from 0xc0000000 on",
+                "repairs of 3 parity packets in 4 layers from 0xc0000000 on",
             ),
         ):
             self._offend(

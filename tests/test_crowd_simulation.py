@@ -619,42 +619,50 @@ class ParityTests(TestCase):
     def test_it_asks_for_as_much_as_a_client(self) -> None:
         """The mean of what is left over, and how often anything is, by rows beyond the unknowns."""
         trials = 250
-        for unknowns, beyond, packets, degree in (
-            (20, 0, 300, 300),
-            (20, 3, 300, 300),
-            (20, 2, 300, 105),
-            (40, 4, 400, 60),
-            (1, 2, 50, 50),
-            (30, -10, 300, 200),
+        for unknowns, beyond, packets, count, layers in (
+            (20, 0, 300, 28, 5),
+            (20, 3, 300, 28, 5),
+            (20, 2, 300, 25, 7),
+            (40, 4, 400, 50, 5),
+            (86, 2, 4309, 95, 5),
+            (20, 8, 40, 56, 9),
+            (1, 1, 50, 9, 5),
+            (30, -10, 300, 40, 5),
+            (10, 20, 300, 95, 5),
+            (2, 7, 300, 10, 5),
         ):
-            here = [self._client(n, unknowns, beyond, packets, degree) for n in range(trials)]
+            here = [
+                self._client(n, unknowns, beyond, packets, count, layers) for n in range(trials)
+            ]
             losses = Losses(0.0, f"{unknowns}/{beyond}")
             there = [
-                losses.unsolved(unknowns, unknowns + beyond, packets, degree)
+                losses.unsolved(unknowns, unknowns + beyond, count, layers)
                 for _ in range(8 * trials)
             ]
             spread = max(_deviation(here), 0.3) * math.sqrt(1 / trials + 1 / (8 * trials))
             means = sum(here) / len(here), sum(there) / len(there)
             self.assertLess(abs(means[0] - means[1]), _SIGMAS * spread, (unknowns, beyond, means))
 
-    def _client(self, trial: int, unknowns: int, beyond: int, packets: int, degree: int) -> int:
+    def _client(
+        self, trial: int, unknowns: int, beyond: int, packets: int, count: int, layers: int
+    ) -> int:
         """How many packets a client's decoder asks for."""
-        chance = Random(f"{trial}/{packets}/{degree}")
+        chance = Random(f"{trial}/{packets}/{count}")
         intake, buffer = Intake(_codec(), _CAPACITY), PacketBuffer(_CAPACITY, packets)
         buffer.init(_ctl(1, 0, packets))
         intake.arm(buffer)
         for seq in set(range(packets)) - set(chance.sample(range(packets), unknowns)):
             buffer.put(seq, bytes(_CAPACITY))
         # The sum of zeros is zero, whatever the terms.
-        run = ParityRun(parity_seq(1000 * trial), unknowns + beyond, degree)
-        for seq in run.seqs:
+        run = ParityRun(parity_seq(1000 * trial), count, layers)
+        for seq in chance.sample(run.seqs, unknowns + beyond):
             intake.datagram(_datagram(seq, bytes(_CAPACITY)))
         deque(intake.mend(buffer, run))
         return len(intake.needed(buffer))
 
 
 def _fields(made: Made) -> tuple[int, int, int]:
-    return made.parity.first, made.parity.count, made.parity.degree
+    return made.parity.first, made.parity.count, made.parity.layers
 
 
 def _deviation(values: list[int]) -> float:

@@ -153,8 +153,8 @@ class Kollacast(unittest.SynchronousTestCase):
 
     def test_coded_repairs_are_over(self) -> None:
         self.assertEqual(
-            Repaired(0x01020304, 0xA0000001, 0x76, 0x02CF).encode(KOLLACAST),
-            bytes.fromhex("11 01020304 a0000001 00000076 000002cf"),
+            Repaired(0x01020304, 0xA0000001, 0x76, 0x05).encode(KOLLACAST),
+            bytes.fromhex("11 01020304 a0000001 00000076 00000005"),
         )
 
     def test_the_default_group_is_administratively_scoped(self) -> None:

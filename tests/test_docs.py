@@ -38,7 +38,7 @@ from kollacast.wire.messages import (
     Sent,
     encode_sealed,
 )
-from kollacast.wire.parity import ParityRun, terms
+from kollacast.wire.parity import ParityRun, orders, places
 from kollacast.wire.recipes import control_seq, parity_seq
 from kollacast.wire.structures import Tag
 from tests import vectors
@@ -157,11 +157,12 @@ class ExampleTests(SynchronousTestCase):
         )
 
     def test_parity(self) -> None:
-        run = ParityRun(parity_seq(0), 1, 2)
+        run = ParityRun(parity_seq(0), 1, 5)
         payloads = self.buffer.slots(0, 3)
-        data = combine([payloads[term] for term in terms(run.first, 3, run.degree)], 1460)
+        drawn = [order[places(run, 3, 0)] for order in orders(run, 3)]
+        data = combine([payloads[slot] for order in drawn for slot in order], 1460)
         datagram = self.codec.sealed(run.first, [memoryview(data)]) + data
-        repaired = self.repaired(Repaired(1, run.first, run.count, run.degree))
+        repaired = self.repaired(Repaired(1, run.first, run.count, run.layers))
         self.assertShown("parity", [("udp", datagram), repaired])
 
     def test_jasmine(self) -> None:

@@ -32,7 +32,7 @@ from kollacast.wire.messages import (
     TaggedMessage,
     encode_sealed,
 )
-from kollacast.wire.parity import MAX_DEGREE, MAX_PARITY
+from kollacast.wire.parity import MAX_LAYERS, MAX_PARITY
 from kollacast.wire.structures import (
     MAX_CONTROL_SIZE,
     MAX_FETCH,
@@ -56,7 +56,7 @@ _NOTICES: dict[type[TaggedMessage], st.SearchStrategy[Notice]] = {
         _U32,
         st.integers(0xA000_0000, 0xBFFF_FFFF),
         st.integers(1, MAX_PARITY),
-        st.integers(1, MAX_DEGREE),
+        st.integers(1, MAX_LAYERS),
     ),
 }
 _NUMBER = st.integers(1, 0xFFFFFFFF - 9)

@@ -207,7 +207,7 @@ class SimulatedHost:
         rows = lost.left_of(self._heard().parity(told.parity))
         # What is left of earlier rounds is not determined by their rows.
         unknown = flight.missing if flight.needed is None else flight.needed & flight.missing
-        lacking = lost.unsolved(len(unknown), rows, flight.ctl.pkt_count, told.degree)
+        lacking = lost.unsolved(len(unknown), rows, told.count, told.layers)
         flight.needed = lost.some_of(unknown, lacking)
         self._complete(flight)
         if not flight.missing:

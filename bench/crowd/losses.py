@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from bisect import bisect_left
@@ -13,6 +14,8 @@ from random import Random
 _MORE = 8
 #: Short of the full rank by so many, a random row is new but in one of 16 million cases.
 _CERTAIN_ROWS = 24
+#: What is to be expected less often than this is not drawn.
+_NEVER = 1e-9
 
 
 class Losses:
@@ -54,30 +57,49 @@ class Losses:
             last = seqs[-1]
         return found
 
-    def unsolved(self, unknowns: int, rows: int, packets: int, degree: int) -> int:
+    def unsolved(self, unknowns: int, rows: int, count: int, layers: int) -> int:
         """How many of so many unknown packets have to come before all are solved for.
 
-        There are so many `rows`, each the XOR of `degree` packets drawn of `packets`. Without
+        So many `rows` have come, of a run of `count` parity packets with so many `layers`. Without
         their payloads: the rank of a random matrix is drawn, exactly where ones and zeros are alike
-        likely; in a sparse one columns without any one are what is left over beside.
+        likely; in a sparse one, rows and columns without any one are left over beside.
         """
         if not rows:
             return unknowns
-        # That a packet is drawn an odd number of times.
-        density = (1 - (1 - 2 / packets) ** degree) / 2 if packets > 1 else 1.0
-        untouched = (1 - density) ** rows
-        # Rows that touch all but no column are in the rank of a dense matrix, too.
-        spare = max(untouched - 0.5**rows, 0.0)
-        draw = self._random.random
-        empty = sum(draw() < spare for _ in range(unknowns)) if spare * unknowns > 1e-9 else 0
-        lacking = unknowns - empty
+        # That a row has each of the unknowns an even number of times, in all layers.
+        even = ((1 + (1 - 2 / count) ** layers) / 2) ** unknowns
+        # What is in the rank of a dense matrix, too, is not taken off twice.
+        touching = rows - self._hits(rows, even - 0.5**unknowns)
+        missed = self._hits(unknowns, _missed(rows, count, layers) - 0.5**rows)
+        lacking = unknowns - missed
         # The first rows are independent all but certainly.
-        rank = max(min(rows, lacking) - _CERTAIN_ROWS, 0)
-        for _ in range(rows - rank):
-            if rank < lacking and draw() >= 0.5 ** (lacking - rank):
+        rank = max(min(touching, lacking) - _CERTAIN_ROWS, 0)
+        for _ in range(touching - rank):
+            if rank < lacking and self._random.random() >= 0.5 ** (lacking - rank):
                 rank += 1
-        return empty + lacking - rank
+        return missed + lacking - rank
+
+    def _hits(self, tries: int, share: float) -> int:
+        """How many of so many tries succeed, each with this probability."""
+        if tries * share < _NEVER:
+            return 0
+        draw = self._random.random
+        return sum(draw() < share for _ in range(tries))
 
     def some_of(self, seqs: set[int], count: int) -> set[int]:
         """So many of these packets, whichever."""
         return set(self._random.sample(sorted(seqs), count)) if count else set()
+
+
+@functools.lru_cache(1024)
+def _missed(rows: int, count: int, layers: int) -> float:
+    """That none of so many rows has a packet, which is in one of `count` in each layer."""
+    odd = [1.0]  # how likely it is that so many of these rows have it an odd number of times
+    for _ in range(layers):
+        after = [0.0] * (len(odd) + 1)
+        for number, share in enumerate(odd):
+            after[number] += share * (count - rows) / count
+            after[number - 1] += share * number / count
+            after[number + 1] += share * (rows - number) / count
+        odd = after
+    return odd[0]

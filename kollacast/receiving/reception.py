@@ -24,7 +24,6 @@ from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.output import Output, Writer
 from kollacast.receiving.shape import Shape
 from kollacast.receiving.tally import Tally
-from kollacast.repair.parity import is_too_much
 from kollacast.wire.messages import BufferCtl, Packet, Repaired, Request, Sent
 from kollacast.wire.packets import PacketCodec
 from kollacast.wire.parity import ParityRun
@@ -165,8 +164,6 @@ class Reception:
         """Coded repairs of a buffer have been multicast; :meth:`arrived` follows."""
         for flight in self._flights:
             if flight.ctl.buffer_id == told.buffer_id:
-                if is_too_much(told.parity, flight.ctl.pkt_count):
-                    raise WireError(f"parity of {told.count} times {told.degree} packets")
                 if told.count:
                     flight.parity.append(told.parity)
                 flight.asks = True

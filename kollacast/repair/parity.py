@@ -1,9 +1,9 @@
-"""Parity packets, each the XOR of packets that its seq picks: as many as the worst client lacks.
+"""Parity packets, each the XOR of some packets of a buffer: as many as the worst client lacks.
 
 They mend whatever is lost: a client that lacks 70 packets needs little more than any 70 of them.
 So a thousand clients that each lose 1 % of a buffer on their own, which together lack nearly all
-of it, are mended with 1.5 % of it.  The code is random, linear, over GF(2) and sparse: a row has
-just so many terms that it is certain enough to touch what a client lacks.
+of it, are mended with 1.5 % of it.  The code is linear, over GF(2) and sparse: a packet is in just
+so many rows that it is certain enough that rows and what a client lacks touch one another.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import reduce
+from itertools import chain
 from operator import xor
 
 from kollacast.repair.elimination import System
 from kollacast.repair.scheme import WORTH, Demand, Held, Made, Mended, Slices
-from kollacast.wire.parity import ParityRun, terms
+from kollacast.wire.parity import ParityRun, orders, places, span
 from kollacast.wire.recipes import parity_seq
 
 #: Packets beyond those that a client lacks, so that nearly all clients can solve at once.
 _EXTRA = 8
-#: Natural logarithm of how seldom none of as many rows as a client lacks touches one packet.
-_CERTAIN = 5
+#: Rows that each packet is in, in a run of up to so many rows and in a longer one, if none is lost.
+#: Then one row in 150, and one in 1000, has nothing that a worst client lacks, and tells nothing.
+_LAYERS = 5
+_FEW_ROWS = 256
+_MORE_LAYERS = 7
 #: The most rows that a client is made to solve for, which takes it as many squared.
 _MOST_ROWS = 768
 #: Where a client loses more, another way is better.
 _MOST_LOSS = 0.5
-#: Packets of a buffer that are added up, for all rows: at the most so many times the buffer.
-#: Ours take some 10 to 20.
-_MOST_WORK = 32
 #: Of the clients that lack most, so many may be left to TCP.
 _OUTLIERS = 8
 #: Packets that are read, and packets that are added up, in one go: some milliseconds.
@@ -38,17 +39,11 @@ _SUM_SLICE = 16384
 _MOST_KEPT = 8 * 1024 * 1024
 
 
-def is_too_much(run: ParityRun, packets: int) -> bool:
-    """Whether nobody makes such a run for a buffer of so many packets."""
-    return run.degree > packets or run.count * run.degree > _MOST_WORK * packets
-
-
-def _degree(packets: int, rows: int, lacking: int | None) -> int:
-    """How many terms each of so many rows has; None where what is lacking is all but solved."""
-    if lacking is None:
-        # A row has to touch a few packets that are not determined, whichever they are.
-        return max(min(packets, _MOST_WORK // 2 * packets // rows), 1)
-    return min(packets, math.ceil(packets * (math.log(lacking) + _CERTAIN) / lacking))
+def _layers(rows: int, loss: float) -> int:
+    """How many layers a run has, of whose rows such a share is lost."""
+    layers = _LAYERS if rows <= _FEW_ROWS else _MORE_LAYERS
+    # With an even number of them all rows together would be nothing: one row less tells something.
+    return int(layers / (1 - loss)) | 1
 
 
 class ParityEncoder:
@@ -69,7 +64,7 @@ class ParityEncoder:
             rows = math.ceil((lacking + _EXTRA) / (1 - loss))
             by_tcp = sum(count - lacking for count in counts[:_OUTLIERS] if count > lacking)
             if best is None or rows + by_tcp / WORTH < best.coded + best.by_tcp / WORTH:
-                best = _ParityOffer(self, demand, lacking, loss, rows, by_tcp)
+                best = _ParityOffer(self, demand, loss, rows, by_tcp)
         yield
         return best
 
@@ -79,7 +74,6 @@ class _ParityOffer:
         self,
         encoder: ParityEncoder,
         demand: Demand,
-        lacking: int,
         loss: float,
         rows: int,
         by_tcp: int,
@@ -90,29 +84,28 @@ class _ParityOffer:
         self.cost = float(rows + by_tcp)
         # Whoever lacks too much asks for it once it has these.
         self.direct: Sequence[Sequence[int]] = [()] * len(demand.wanted)
-        is_first = demand.loss is None
-        self._degree = _degree(demand.packets, rows, lacking if is_first else None)
+        self._layers = _layers(rows, loss)
         self._encoder = encoder
         self._demand = demand
 
     def make(self) -> Slices[Made]:
-        encoder, demand, degree = self._encoder, self._demand, self._degree
-        number = encoder.packets
+        encoder, demand = self._encoder, self._demand
+        run = ParityRun(parity_seq(encoder.packets), self.coded, self._layers)
         encoder.packets += self.coded
         values: list[int] = []
         for start in range(0, demand.packets, _READ_SLICE):
             part = demand.payloads[start : start + _READ_SLICE]
             values += [int.from_bytes(payload, "little") for payload in part]
             yield
-        run = ParityRun(parity_seq(number), self.coded, degree)
+        rows = _Rows(run, demand.packets)
+        yield from rows.arrange(values)
         payloads: list[bytes] = []
-        summed = 0
-        for seq in run.seqs:
-            total = _add_up(values, seq, degree)
-            payloads.append(total.to_bytes(encoder.capacity, "little"))
-            summed += degree
-            if summed >= _SUM_SLICE:
-                summed = 0
+        added = 0
+        for index in range(run.count):
+            payloads.append(rows.total(index).to_bytes(encoder.capacity, "little"))
+            added += rows.work
+            if added >= _SUM_SLICE:
+                added = 0
                 yield
         # Where the seqs go round there are two runs.
         whole = min(parity_seq(-1) - run.first + 1, run.count)
@@ -120,8 +113,25 @@ class _ParityOffer:
         return Made([r for r in runs if r[1]], run)
 
 
-def _add_up(values: Sequence[int], seq: int, degree: int) -> int:
-    return reduce(xor, map(values.__getitem__, terms(seq, len(values), degree)))
+class _Rows:
+    """What the rows of a run add up to."""
+
+    def __init__(self, run: ParityRun, packets: int) -> None:
+        self._run = run
+        self._packets = packets
+        self._layers: list[list[int]] = []
+        self.work = run.layers * span(run, packets) // run.count  #: additions for one of them
+
+    def arrange(self, values: Sequence[int]) -> Iterator[None]:
+        """Of these values of the buffer's packets."""
+        padded = [*values, *[0] * (span(self._run, self._packets) - self._packets)]
+        for order in orders(self._run, self._packets):
+            self._layers.append(list(map(padded.__getitem__, order)))
+            yield
+
+    def total(self, index: int) -> int:
+        part = places(self._run, self._packets, index)
+        return reduce(xor, chain.from_iterable(layer[part] for layer in self._layers))
 
 
 class ParityDecoder:
@@ -147,14 +157,15 @@ class ParityDecoder:
 
     def told(self, held: Held, seqs: range, run: ParityRun) -> Slices[list[Mended]]:
         """``run`` is of the buffer with these seqs: what it mends; then ask what is needed."""
-        kept = [(s, p) for s in run.seqs if (p := self._kept.pop(s, None)) is not None]
+        come = ((index, self._kept.pop(seq, None)) for index, seq in enumerate(run.seqs))
+        kept = [(index, payload) for index, payload in come if payload is not None]
         system = self._systems.get(seqs.start)
         if system is None:
             bits = 8 * self._capacity
             system = System([seq for seq in seqs if held.lacks(seq)], bits)
             self._systems[seqs.start] = system
         if kept and not system.is_full:
-            yield from self._add(system, held, seqs, run.degree, kept)
+            yield from self._add(system, held, seqs, run, kept)
         return (yield from self.solve(held, seqs))
 
     def needed(self, seqs: range) -> list[int]:
@@ -193,7 +204,7 @@ class ParityDecoder:
         system: System,
         held: Held,
         seqs: range,
-        degree: int,
+        run: ParityRun,
         kept: Sequence[tuple[int, bytes]],
     ) -> Iterator[None]:
         # What is known is told by its payload, what is not by a bit above it.
@@ -204,12 +215,14 @@ class ParityDecoder:
                 system.unit(s) if p is None else int.from_bytes(p, "little") for s, p in part
             ]
             yield
+        rows = _Rows(run, len(seqs))
+        yield from rows.arrange(values)
         work = 0
-        for seq, payload in kept:
+        for index, payload in kept:
             if system.is_full:
                 return
-            total = _add_up(values, seq, degree) ^ int.from_bytes(payload, "little")
-            work += degree + system.add(total)
+            total = rows.total(index) ^ int.from_bytes(payload, "little")
+            work += rows.work + system.add(total)
             if work >= _SUM_SLICE:
                 work = 0
                 yield

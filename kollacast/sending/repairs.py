@@ -360,7 +360,7 @@ class Repairs:
         if not self._is_current(current):
             raise _Over
         run = made.parity
-        return Repaired(ctl.buffer_id, run.first, run.count, run.degree)
+        return Repaired(ctl.buffer_id, run.first, run.count, run.layers)
 
     async def _in_slices(self, current: _Repair, work: Slices[_T]) -> _T:
         """Do it with the reactor's turn in between.  Raises _Over where nobody needs it by then."""

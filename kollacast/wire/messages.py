@@ -26,7 +26,7 @@ from kollacast.wire.greeting import (
     length_prefixed,
 )
 from kollacast.wire.packets import header_at
-from kollacast.wire.parity import MAX_DEGREE, MAX_PARITY, ParityRun
+from kollacast.wire.parity import MAX_LAYERS, MAX_PARITY, ParityRun
 from kollacast.wire.recipes import is_parity
 from kollacast.wire.structures import (
     MAX_CONTROL_SIZE,
@@ -228,8 +228,8 @@ class Sent(TaggedMessage):
 class Repaired(TaggedMessage):
     """Coded repairs of a buffer have been multicast: ask for what is still missing.
 
-    ``count`` parity packets were among them, or none: ``degree`` terms each, from the seq
-    ``first`` on.
+    ``count`` parity packets were among them, or none, from the seq ``first`` on: each packet of
+    the buffer is in one of each of their ``layers``.
     """
 
     tag = Tag.REPAIRED
@@ -237,19 +237,19 @@ class Repaired(TaggedMessage):
     buffer_id: int
     first: int = 0
     count: int = 0
-    degree: int = 0
+    layers: int = 0
 
     @property
     def parity(self) -> ParityRun:
         """The run of parity packets."""
-        return ParityRun(self.first, self.count, self.degree)
+        return ParityRun(self.first, self.count, self.layers)
 
     def _checked(self) -> Repaired:
         if self.count and not (
-            self.count <= MAX_PARITY and 0 < self.degree <= MAX_DEGREE and is_parity(self.first)
+            self.count <= MAX_PARITY and 0 < self.layers <= MAX_LAYERS and is_parity(self.first)
         ):
             raise WireError(
-                f"repairs of {self.count} parity packets of {self.degree} terms from"
+                f"repairs of {self.count} parity packets in {self.layers} layers from"
                 f" {self.first:#x} on"
             )
         return self

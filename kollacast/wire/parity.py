@@ -1,34 +1,37 @@
-"""Which packets of a buffer a parity packet is made of: its seq alone says it.
+"""Which packets of a buffer a parity packet is made of: its run and its place in it say it.
 
-Sparse random linear coding over GF(2), as RFC 8681 has it for GF(2) and a density, and RFC 5170
-and RFC 6330 with more structure.  Both sides draw alike, so a packet needs no list of its terms.
+Sparse linear coding over GF(2).  Like the parity checks of R. G. Gallager's codes (*Low-Density
+Parity-Check Codes*, 1962), the sums of a run are layers: each layer has every packet of the buffer
+in one sum.  Both sides draw alike how a layer is ordered, so a packet needs no list of its terms.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import sys
-from array import array
+import math
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from kollacast.wire.recipes import parity_number, parity_seq
 
 #: Parity packets of one run at the most.
 MAX_PARITY = 2048
-#: The most terms of one: each word that is drawn has 16 bits.
-MAX_DEGREE = 65536
+#: Layers of one run at the most.
+MAX_LAYERS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class ParityRun:
-    """``count`` parity packets of one buffer from the seq ``first`` on, each of ``degree`` terms.
+    """``count`` parity packets of one buffer from the seq ``first`` on, of so many ``layers``.
 
     With a count of 0 it stands for none.
     """
 
     first: int
     count: int
-    degree: int
+    layers: int
 
     @property
     def seqs(self) -> list[int]:
@@ -40,13 +43,41 @@ class ParityRun:
 NO_PARITY = ParityRun(0, 0, 0)
 
 
-def terms(seq: int, packets: int, degree: int) -> list[int]:
-    """The slots, of a buffer of so many ``packets``, of which the parity packet ``seq`` is the XOR.
+def span(run: ParityRun, packets: int) -> int:
+    """How many places a layer has: those beyond the ``packets`` of the buffer are of nothing.
 
-    One that is named twice cancels out, as it does in the XOR.  They are drawn as 16-bit words of
-    SHAKE-128, so ``packets`` may be up to 65536.
+    There is one at least for each parity packet.  Their number is prime, so that no order has
+    anything in common with losses that come at equal distances.
     """
-    words = array("H", hashlib.shake_128(seq.to_bytes(4, "big")).digest(2 * degree))
-    if sys.byteorder == "little":
-        words.byteswap()
-    return [word * packets >> 16 for word in words]
+    return _prime(max(packets, run.count, 2))
+
+
+@functools.lru_cache(64)
+def _prime(least: int) -> int:
+    """The first prime number from this one on."""
+    number = least
+    while any(number % divisor == 0 for divisor in range(2, math.isqrt(number) + 1)):
+        number += 1
+    return number
+
+
+def orders(run: ParityRun, packets: int) -> Iterator[list[int]]:
+    """For each layer, which slot of the buffer is at each place; from ``packets`` on it is none.
+
+    Each order is a step and a beginning, two 16-bit words of SHAKE-128 of the first seq.
+    """
+    end = span(run, packets)
+    drawn = hashlib.shake_128(run.first.to_bytes(4, "big")).digest(4 * run.layers)
+    for step, begin in struct.iter_unpack(">2H", drawn):
+        step = 1 + step % (end - 1)
+        begin %= end
+        yield [place % end for place in range(begin, begin + step * end, step)]
+
+
+def places(run: ParityRun, packets: int, index: int) -> slice:
+    """At which places of each layer the packets are of which this one of the run is the XOR.
+
+    One that is named twice cancels out, as it does in the XOR.
+    """
+    end = span(run, packets)
+    return slice(index * end // run.count, (index + 1) * end // run.count)
