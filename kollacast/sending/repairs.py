@@ -41,6 +41,8 @@ _TICK_S = 0.001
 _MIN_REQUESTED = 16
 #: Whoever asks again is gathered again: so often at the most, and where so many were served.
 _MOST_ROUNDS = 4
+#: Of a request, so many packets tell whether losses come in runs.
+_SAMPLE = 48
 _MANY_CLIENTS = 16
 
 
@@ -80,7 +82,7 @@ class _Repair:
     rounds: int = 1
     #: How many packets each client lacked, and in how many runs, that the rate control does not
     #: know of; and whether it has been told of the others.
-    lost: dict[Requester, tuple[int, int]] = field(default_factory=dict)
+    lost: dict[Requester, tuple[int, float]] = field(default_factory=dict)
     is_reported: bool = False
     loss: float | None = None  #: the share of packets that the worst of the served lost
     #: For whom coded packets are made, or under way.
@@ -137,8 +139,9 @@ class Repairs:
         is_first = client in current.unheard
         if is_first:
             # In a run, seqs and their places in the request count up alike.
-            runs = len(set(map(sub, seqs, range(len(seqs)))))
-            self._hear(current, client, (len(seqs), runs))
+            part = seqs[:_SAMPLE]
+            runs = len(set(map(sub, part, range(len(part)))))
+            self._hear(current, client, (len(seqs), runs * len(seqs) / len(part)))
         gathering = current.gathering
         decodes = client.decodes and self.plan.coding
         if client in gathering.unheard:
@@ -197,8 +200,8 @@ class Repairs:
             self._measure(current.gathering)
 
     def _repair_of(self, seqs: tuple[int, ...]) -> _Repair | None:
-        buffer = self.window.held(seqs[0]) if seqs else None
-        if buffer is None or any(buffer.slot_of(seq) is None for seq in (min(seqs), max(seqs))):
+        buffer = self.window.held(min(seqs)) if seqs else None
+        if buffer is None or buffer.slot_of(max(seqs)) is None:
             return None
         return self._repairs.get(buffer.ctl.buffer_id)
 
@@ -241,7 +244,7 @@ class Repairs:
             again_s = 0.0
         gathering.end = self._guard.call_later(self._clock, again_s, self._look, current)
 
-    def _hear(self, current: _Repair, client: Requester, lost: tuple[int, int]) -> None:
+    def _hear(self, current: _Repair, client: Requester, lost: tuple[int, float]) -> None:
         current.unheard.discard(client)
         current.lost[client] = lost
         if current.flight.has_left:

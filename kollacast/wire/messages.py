@@ -69,7 +69,7 @@ class TaggedMessage:
         return cls(*body.unpack((yield body.size)))._checked()
 
     @classmethod
-    def of_whole(cls, dialect: Dialect, data: bytes) -> Message | None:
+    def of_whole(cls, dialect: Dialect, limit: int, data: bytes) -> Message | None:
         """The message that ``data``, which begins with its tag, is; None where that is not seen."""
         body = _body(dialect.byte_order, cls.layout)
         if not cls.layout or len(data) != 1 + body.size:
@@ -102,6 +102,14 @@ class Request(TaggedMessage):
         count = len(self.seqs)
         body = struct.pack(f"{dialect.byte_order}{1 + count}I", count, *self.seqs)
         return bytes((self.tag,)) + body
+
+    @classmethod
+    def of_whole(cls, dialect: Dialect, limit: int, data: bytes) -> Request | None:
+        count = len(data) // 4 - 1
+        if len(data) != 5 + 4 * count or not 0 <= count <= limit:
+            return None
+        said, *seqs = struct.unpack_from(f"{dialect.byte_order}{1 + count}I", data, 1)
+        return cls(tuple(seqs)) if said == count else None
 
     @classmethod
     def decode(cls, dialect: Dialect, limit: int) -> Decoding[Request]:

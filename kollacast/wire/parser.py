@@ -162,7 +162,7 @@ class ClientStream(_Stream):
     def _whole(self, data: bytes) -> Message | None:
         # A thousand clients say so once for each buffer, and nothing else.
         kind = None if self._hello_due else self._kinds.get(data[0])
-        return None if kind is None else kind.of_whole(self._dialect, data)
+        return None if kind is None else kind.of_whole(self._dialect, self._max_request, data)
 
 
 class ServerStream(_Stream):
