@@ -950,6 +950,18 @@ class FewTests(_LadderTestCase):
         self.assertIn("no client is left; without: host1", outcome.line)
         self.assert_all_gone(self.network)
 
+    def test_a_digest_that_is_long_in_coming(self) -> None:
+        """Who has fetched all waits for it, and owes nothing meanwhile."""
+        image = _IMAGE[: 2 * BUFFER_PACKETS * CAPACITY]
+        server = self.serve(image, clients=2, unicast=True, client_timeout_s=20.0, threads=True)
+        server.threads["digest"].held = True
+        clients = [self.network.join() for _ in range(2)]
+        self.network.run_for(60.0)
+        self.assertIsNone(server.outcome)
+        server.threads["digest"].release()
+        self.assert_whole(*clients, image=image)
+        self.assertEqual(server.finish().status, Status.OK)
+
     def test_unicast(self) -> None:
         self.network.host("10.0.0.1").port_error = OSError(1, "no multicast here")
         server = self.serve(clients=2, unicast=True)

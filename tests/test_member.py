@@ -102,3 +102,24 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(self.ask(*range(50)), [])
         self.assertEqual(self.ask(*range(50, 100)), [])
         self.assert_out(0)
+
+
+class QuestionTests(SynchronousTestCase):
+    """About the control stream."""
+
+    def test_before_a_buffer_is_announced_to_it(self) -> None:
+        """Who joins late may first hear of the end of a buffer that others were told of."""
+        asked: list[int] = []
+        control: Any = SimpleNamespace(
+            check=lambda known: None, ask=lambda member, known: asked.append(known)
+        )
+        connection: Any = SimpleNamespace(pump=lambda: None, queue=[])
+        group: Any = _Group()
+        repairs: Any = _Repairs()
+        client: Any = object()
+        member = Member(Clock(), KOLLACAST, connection, client, decodes=True)
+        with self.assertRaisesRegex(WireError, "a stream that has not begun"):
+            member.ask(7)
+        member.enter(group, repairs, control, 7)
+        member.ask(8)
+        self.assertEqual(asked, [7, 8])

@@ -45,6 +45,8 @@ class Fetches:
         self._waiting: deque[Fetch] = deque()
         self._reading: Deferred[Any] | None = None
         self._stopped = False
+        #: Whether the client knows where the image ends, and so asks for no more.
+        self.has_told_end = False
 
     @property
     def waits_for_image(self) -> bool:
@@ -104,6 +106,7 @@ class Fetches:
             message = encode_sealed(dialect, headers, range(len(payloads)), payloads)
             self._client.send(message, len(payloads))
         if ended:
+            self.has_told_end = True
             packets = -(-self._history.bytes_read // capacity)
             self._client.send(BufferCtl(0, 0, packets, 0).encode(dialect))
             self._client.told_end()

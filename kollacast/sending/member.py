@@ -188,7 +188,7 @@ class Member:
 
     def ask(self, known: int) -> None:
         """It has missed control packets, and knows of what has this number."""
-        if self._control is None or self._first is None:
+        if self._control is None:
             raise WireError("a question about a stream that has not begun")
         # Whoever does not read what it asked for is not told more, and is out for nonsense now.
         self._control.check(known)

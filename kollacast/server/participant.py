@@ -169,7 +169,8 @@ class Participant:
         if self.member is not None or self.record.verified:
             # What it fetches beside holds nobody up, until its report is due.
             return None
-        if self.fetching is None or self.fetching.waits_for_image:
+        if self.fetching is None or self.fetching.waits_for_image or self.fetching.has_told_end:
+            # It waits itself, for the image or for its digest.
             return None
         return "FETCH" if self.fetching.idle else "room for more"
 
