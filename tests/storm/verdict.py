@@ -57,6 +57,7 @@ _REASONS: tuple[tuple[str, set[str]], ...] = (
             "slow",
             "crowd",
             "counted twice",
+            "damaged stream",
             "server killed",
             "server interrupted",
             *_STRANGERS,
