@@ -36,8 +36,8 @@ _REASONS: tuple[tuple[str, set[str]], ...] = (
     (r"the server does not know the shared secret", {"damaged stream"}),
     (
         r"the server refuses this client: the session has (ended|begun without this client, .+)",
-        # Who may not join is one too many, as well.
-        {"late", "cut", "server killed", "crowd", "counted twice", *_STRANGERS},
+        # Who may not join is one too many, as well; and who reads slowly says hello too late.
+        {"late", "cut", "slow", "server killed", "crowd", "counted twice", *_STRANGERS},
     ),
     (r"the server refuses this client: .+, and it cannot fetch", {"damaged stream"}),
     (r"the server refuses this client: it does not know the shared secret", {"wrong secret"}),
