@@ -4,6 +4,5 @@ from __future__ import annotations
 
 from kollacast.repair.choice import Choice
 from kollacast.repair.decoder import Decoder
-from kollacast.repair.xor import works_with
 
-__all__ = ["Choice", "Decoder", "works_with"]
+__all__ = ["Choice", "Decoder"]

@@ -28,11 +28,6 @@ _AGAIN = 0.5
 _SLICE = 1024
 
 
-def works_with(capacity: int) -> bool:
-    """Whether a recipe of ``capacity`` bytes can name two packets."""
-    return max_terms(capacity) >= 2
-
-
 def combine(payloads: Sequence[memoryview], capacity: int) -> bytes:
     """The XOR of ``payloads``, each as if padded with zeros to ``capacity``."""
     total = reduce(xor, [int.from_bytes(payload, "little") for payload in payloads])

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 from kollacast.operator.config import ServerConfig
 from kollacast.operator.expectation import Expectation
-from kollacast.repair import works_with
 from kollacast.wire.checksum import Engine
 from kollacast.wire.dialect import DIALECTS, Dialect
 from kollacast.wire.packets import PacketCodec
@@ -89,7 +88,7 @@ def offer(config: ServerConfig, engine: Engine, size: int | None, identity: str 
         buffer_packets=min(config.buffer_packets or default, dialect.max_announced),
         window=min(config.window or _WINDOW, dialect.max_window),
         resizes=config.buffer_packets is None and dialect.resizes,
-        coding=dialect.codes and works_with(capacity),
+        coding=dialect.codes,
         group_size=config.group_size,
         size=size,
         image=_image(identity, capacity),

@@ -32,8 +32,7 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(4)
 #: Batches read before the reactor gets its turn again.
 _BATCHES_A_TURN = 16
 #: Seconds for which datagrams may gather once the socket is empty.  Woken for
-#: each one, a client at 1 Gbit/s spends more on waking than on receiving; a
-#: client that is told SENT looks at once.
+#: each one, a client at 1 Gbit/s spends more on waking than on receiving.
 _GATHER_S = 0.050
 #: The same where the kernel holds less than a window: 4 MB at 10 Gbit/s.
 _GATHER_LESS_S = 0.003
