@@ -47,6 +47,8 @@ class ServerConfig(Config):
     unicast: bool = False  #: no multicast: every client fetches by TCP
     patience_s: float = 5.0  #: for which one client may hold up the others, or stay away
     rate_bps: int | None = None  #: bits a second on the wire; None lets the server find it
+    #: who takes fewer bits a second is served apart; None for a part of what the others take
+    min_rate_bps: int | None = None
     digest: str = "sha256"  #: name of the digest that proves the whole image
     #: what the image must be, or nobody gets it
     expectation: Expectation = field(default_factory=Expectation)

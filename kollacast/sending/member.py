@@ -26,6 +26,8 @@ _REPAIR_CHUNK = 128 * 1024
 class MemberClient(Listener, Protocol):
     """The client whose place it is."""
 
+    @property
+    def may_go(self) -> bool: ...  # whether the others may go on without it, which may be its end
     def sent_all(self) -> None: ...  # it has been told that the empty buffer is sent
     def kept_all(self) -> None: ...  # it has kept all that came by multicast
     def resent(self, packets: int) -> None: ...  # so many have gone to it by TCP
@@ -48,6 +50,8 @@ class Member:
         self.decodes = decodes
         #: Whether the client has ever said READY, as only clients do.
         self.has_answered = False
+        #: How many answers that were due the client has given.
+        self.answers = 0
         #: Packets asked for and neither sent nor taken over by a coded repair.
         self.packets_owed = 0
         self._clock = clock
@@ -158,6 +162,7 @@ class Member:
         self.has_answered = True
         ctl, _since = self._announced.popleft()
         self._ready.append(ctl)
+        self.answers += 1
         self._answered(Phase.ANNOUNCE)
 
     def done(self) -> None:
@@ -165,6 +170,7 @@ class Member:
             raise WireError("DONE for a buffer that was not sent")
         self._sent.popleft()
         ctl = self._ready.popleft()
+        self.answers += 1
         if not self._sent:
             self._close_requests()
         self._repairs.done(self, ctl.buffer_id)
