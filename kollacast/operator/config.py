@@ -64,6 +64,7 @@ class ClientConfig(Config):
     port: int  #: of the server's TCP port, 1 to 65535
     connect_timeout_s: float  #: to keep trying until the server is up
     name: str  #: what this host is called in the server's report
+    any_source: bool = False  #: whether multicast is taken from everybody, not the server alone
     output_path: str | None = None  #: file for the image
     #: folder for the image, unpacked; standard output takes it where this and the file are None
     registry_root: str | None = None
