@@ -37,6 +37,8 @@ class ServerConfig(Config):
     mtu: int  #: bytes of one datagram with its IP and UDP headers
     buffer_packets: int | None = None  #: packets a buffer; None lets the server choose
     window: int | None = None  #: buffers in flight; None lets the server choose
+    #: IPv4 address at which clients are heard, 0.0.0.0 for all of this host's; None for local_ip
+    listen_ip: str | None = None
     dialect_name: str = "kollacast"  #: "kollacast" or "jasmine"
     group_size: int = 64  #: clients a TCP group, at least 1
     accept_timeout_s: float = 0.0  #: to wait for all clients; 0 waits for ever
