@@ -38,7 +38,7 @@ def attempt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     folder = tmp_path_factory.mktemp("hostile")
     image = folder / "image"
     image.write_bytes(random.Random(3).randbytes(_SIZE))
-    with attacked_lab(f"kh-{os.getpid()}-", _CLIENTS, _RATE_BPS) as lab:
+    with attacked_lab(f"kh-{os.getpid()}-", _CLIENTS, _RATE_BPS, own_frames=True) as lab:
         yield lambda attack: trial(lab, folder, image, attack)
 
 
@@ -87,4 +87,19 @@ def _assert_it_costs_little(attempt: Trial, alone: Figures, attack: Attack) -> N
 )
 def test_datagrams_to_the_group(attempt: Trial, alone: Figures, attack: Attack) -> None:
     """With the right checksum, too: the kernel drops what the server has not sent."""
+    _assert_it_costs_little(attempt, alone, attack)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Attack("junk", is_spoofed=True, rate=80_000),
+        Attack("full-junk", is_spoofed=True, rate=10_000),
+    ],
+    ids=lambda attack: attack.kind,
+)
+def test_noise_that_seems_to_be_the_server_s(
+    attempt: Trial, alone: Figures, attack: Attack
+) -> None:
+    """The kernel lets it in; a look at many at a time is all that it costs."""
     _assert_it_costs_little(attempt, alone, attack)

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from bench.crew import TransferError
@@ -23,6 +24,7 @@ from tests.hostile.trial import Attack, Figures, attacked_lab, trial
 ATTACKS = (
     Attack("junk"),
     Attack("junk", is_spoofed=True),
+    Attack("full-junk", is_spoofed=True, rate=20_000),
     Attack("data", rate=20_000),
     Attack("data", is_spoofed=True, rate=1_000),
     Attack("recipes", rate=5_000),
@@ -44,6 +46,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--mib", type=int, default=512, help="size of the image")
     parser.add_argument("--rate", type=int, default=10**9, help="of the server's link, bit/s")
     parser.add_argument("--clients", type=int, default=3)
+    parser.add_argument("--whole", action="store_true", help="packets cross as large datagrams")
     options = parser.parse_args(words)
     reason = Lab.available()
     if reason:
@@ -55,8 +58,9 @@ def main(words: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as name:
         folder = Path(name)
         image = folder / "image"
-        image.write_bytes(random.Random(1).randbytes(options.mib << 20))
-        with attacked_lab("hostile-", options.clients, options.rate) as lab:
+        drawn = random.Random(1)
+        image.write_bytes(b"".join(drawn.randbytes(1 << 20) for _ in range(options.mib)))
+        with _lab(options) as lab:
             for _ in range(options.turns):
                 for attack in turns:
                     called = "nobody" if attack is None else attack.name
@@ -69,6 +73,11 @@ def main(words: Sequence[str]) -> int:
                         print(f"{called:24} {figures}", flush=True)
     _table(found)
     return 0 if all(len(found[a.name]) == options.turns for a in attacks) else 1
+
+
+def _lab(options: argparse.Namespace) -> AbstractContextManager[Lab]:
+    own_frames = not options.whole
+    return attacked_lab("hostile-", options.clients, options.rate, own_frames=own_frames)
 
 
 def _table(found: dict[str, list[Figures]]) -> None:

@@ -66,9 +66,9 @@ class Figures:
 
 
 @contextmanager
-def attacked_lab(prefix: str, clients: int, rate_bps: int) -> Iterator[Lab]:
-    """A network of a server, clients and one stranger."""
-    with Lab(clients + 1, prefix=prefix, rate_bps=rate_bps, own_frames=True) as lab:
+def attacked_lab(prefix: str, clients: int, rate_bps: int, *, own_frames: bool) -> Iterator[Lab]:
+    """A network of a server, clients and one stranger; `own_frames` as in a lab."""
+    with Lab(clients + 1, prefix=prefix, rate_bps=rate_bps, own_frames=own_frames) as lab:
         yield lab
 
 
@@ -97,7 +97,6 @@ def trial(lab: Lab, folder: Path, image: Path, attack: Attack | None, *words: st
             options = ["--output", str(copy), "--progress", "none", "--connect-timeout", "30"]
             argv = _in(folder, argv, options)
             clients.append(crew.start(host, Side.RECEIVER, argv, _ENVIRONMENT))
-        crew.begin(server)
         crew.wait_until(lambda: all(p.ended is not None for p in (server, *clients)))
         if attack is not None:
             assert attacker.ended is None, attacker.log.read_text()
