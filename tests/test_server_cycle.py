@@ -1414,7 +1414,9 @@ class PortTests(_ServerTestCase):
         self.network.raw_server()
         outcome = self.network.serve(_IMAGE).finish()
         self.assertEqual(outcome.status, Status.FAILED)
-        self.assertEqual(outcome.line, f"cannot listen on port {PORT}: Address already in use")
+        self.assertEqual(
+            outcome.line, f"cannot listen on {SERVER_IP} port {PORT}: Address already in use"
+        )
 
     def test_the_interface_cannot_multicast(self) -> None:
         self.network.host(SERVER_IP).port_error = OSError(errno.EADDRNOTAVAIL, "no such address")

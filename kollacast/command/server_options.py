@@ -58,6 +58,12 @@ class ServerOptions(CommandOptions):
             values.multicast_group,
         ),
         option(
+            "listen",
+            "Address at which clients are heard, default <local_ip>; 0.0.0.0 for all of this"
+            " host's.",
+            values.listen_address,
+        ),
+        option(
             "ttl",
             "Routers that the multicast may pass, plus one.",
             partial(values.integer, least=0, most=255),
@@ -193,6 +199,8 @@ class ServerOptions(CommandOptions):
             self._check_jasmine()
         group = self["group"] or DIALECTS[self["dialect"]].default_group
         local_host.prove_local(self["local_ip"])
+        if self["listen"] not in (None, values.ALL_ADDRESSES):
+            local_host.prove_local(self["listen"], "--listen")
         self._settle_mtu(group)
         digest = self["digest"] or ServerConfig.digest
         if digest not in available_digests():
@@ -205,6 +213,7 @@ class ServerOptions(CommandOptions):
         self.config = ServerConfig(
             **self._shared(),
             clients=self["clients"],
+            listen_ip=self["listen"],
             group=group,
             ttl=self["ttl"],
             mtu=self["mtu"],
