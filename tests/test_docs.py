@@ -52,6 +52,7 @@ _PAGES = (
     "docs/architecture.md",
     "docs/failures.md",
     "docs/kolla.md",
+    "docs/reading.md",
     "docs/scaling.md",
 )
 _SALT = 1802464364
