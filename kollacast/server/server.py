@@ -164,7 +164,7 @@ class Server:
             stage=session.stage,
             seconds=0.0 if session.started_at is None else now - session.started_at,
             bytes_done=transfer.bytes_done if transfer else 0,
-            digest=transfer.digest if transfer else None,
+            digests=transfer.digests if transfer else {},
             packets_multicast=self._sender.packets_sent,
             packets_coded=transfer.repairs.packets_coded if transfer else 0,
             buffers_in_flight=transfer.buffers_in_flight if transfer else 0,
