@@ -217,6 +217,15 @@ class ServerTests(_OptionsTestCase):
     def test_local_ip_that_is_a_broadcast_address(self) -> None:
         self.assertIn("no network interface", self.refused_server("127.255.255.255", "3"))
 
+    def test_listen(self) -> None:
+        self.assertIsNone(self.server("127.0.0.1", "3").config.listen_ip)
+        for address in ("127.0.0.2", "0.0.0.0"):
+            config = self.server("--listen", address, "127.0.0.1", "3").config
+            self.assertEqual((config.local_ip, config.listen_ip), ("127.0.0.1", address))
+        line = self.refused_server("--listen", "192.0.2.77", "127.0.0.1", "3")
+        self.assertIn("--listen 192.0.2.77: no network interface of this host", line)
+        self.assertIn("not a group", self.refused_server("--listen", "239.1.1.1", "127.0.0.1", "3"))
+
     def test_group(self) -> None:
         for word in ("10.0.0.1", "240.0.0.1", "all", ""):
             line = self.refused_server("127.0.0.1", "3", "--group", word)

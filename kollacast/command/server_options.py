@@ -59,6 +59,12 @@ class ServerOptions(CommandOptions):
             values.multicast_group,
         ),
         option(
+            "listen",
+            "Address at which clients are heard, default <local_ip>; 0.0.0.0 for all of this"
+            " host's.",
+            values.listen_address,
+        ),
+        option(
             "ttl",
             "Routers that the multicast may pass, plus one.",
             partial(values.integer, least=0, most=255),
@@ -189,6 +195,8 @@ class ServerOptions(CommandOptions):
             self._check_jasmine()
         group = self["group"] or DIALECTS[self["dialect"]].default_group
         local_host.prove_local(self["local_ip"])
+        if self["listen"] not in (None, values.ALL_ADDRESSES):
+            local_host.prove_local(self["listen"], "--listen")
         self._settle_mtu(group)
         digest = self["digest"] or ServerConfig.digest
         self._check_input()
@@ -199,6 +207,7 @@ class ServerOptions(CommandOptions):
         self.config = ServerConfig(
             **self._shared(),
             clients=self["clients"],
+            listen_ip=self["listen"],
             group=group,
             ttl=self["ttl"],
             mtu=self["mtu"],

@@ -16,6 +16,8 @@ from twisted.python.usage import UsageError
 
 from kollacast.files.digest import DIGEST_SIZE, KNOWN_DIGESTS, ExpectedDigest
 
+#: Listens on whatever addresses this host has.
+ALL_ADDRESSES = "0.0.0.0"
 #: No more digits than make sense, and than Python takes.
 _NUMBER = r"\d{1,30}(?:\.\d{1,30})?"
 _DURATION = re.compile(rf"({_NUMBER}|\.\d{{1,30}})\s*(s|m|h)?", re.ASCII)
@@ -101,6 +103,11 @@ def interface_address(what: str, text: str) -> str:
     if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
         raise UsageError(f"{what} {text!r}: must be the address of one interface, not a group")
     return str(address)
+
+
+def listen_address(what: str, text: str) -> str:
+    """The IPv4 address of an interface, or that of all."""
+    return text if text == ALL_ADDRESSES else interface_address(what, text)
 
 
 def multicast_group(what: str, text: str) -> str:

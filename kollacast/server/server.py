@@ -111,7 +111,12 @@ class Server:
             # What is known to be wrong already is worth nobody's waiting.
             if self._source.size is not None:
                 config.expectation.check_size(self._source.size)
-            listening = self._reactor.listenTCP(config.port, self._factory, backlog=_BACKLOG)
+            listening = self._reactor.listenTCP(
+                config.port,
+                self._factory,
+                backlog=_BACKLOG,
+                interface=config.listen_ip or config.local_ip,
+            )
             self._ports.append(listening)
             if not config.unicast:
                 self._ports.append(
@@ -121,7 +126,7 @@ class Server:
             self._session.stop(str(error))
         except CannotListenError as error:
             reason = getattr(error.socketError, "strerror", None) or error.socketError
-            self._session.stop(f"cannot listen on port {error.port}: {reason}")
+            self._session.stop(f"cannot listen on {error.interface} port {error.port}: {reason}")
         except OSError as error:
             self._session.stop(f"cannot multicast from {config.local_ip}: {error.strerror}")
         else:
