@@ -51,6 +51,11 @@ class ClientEntry:
     answers_due: int = 0  #: that the others wait for
     messages_queued: int = 0
 
+    @property
+    def holds_up(self) -> bool:
+        """Whether the others wait for what is due from it."""
+        return self.answers_due > 0 or self.owes == Phase.PROVE.value
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -65,6 +70,9 @@ class Snapshot:
     digests: Mapping[str, bytes]  #: of the image by their names, once all of it is read
     packets_multicast: int
     packets_coded: int
+    bytes_multicast: int  #: that left by multicast, with the headers of packets
+    bytes_tcp: int  #: that left by TCP
+    rate_bps: float | None  #: at which multicast may leave; None for no limit
     buffers_in_flight: int
     connections: int  #: that are open, whoever is at their other end
     reads_waiting: int  #: of clients that fetch, for what is not read yet
@@ -115,6 +123,11 @@ class Snapshot:
         here = [c for c in self.clients if c.place is not None and not c.account.verified]
         return sorted(here, key=lambda entry: (entry.packets_done, -entry.owed_s))[:most]
 
+    def holding(self, least_s: float) -> list[ClientEntry]:
+        """For whom the others have waited so long or longer, the one that holds up most first."""
+        late = [c for c in self.clients if c.owed_s >= least_s and c.holds_up]
+        return sorted(late, key=lambda entry: -entry.owed_s)
+
     def outcome(self, reason: str | None) -> Outcome:
         """How the run has ended, for ``reason`` where it was not with the last report."""
         verified, expected = self.verified, self.config.clients
@@ -123,7 +136,7 @@ class Snapshot:
             status, reason = Status.OK, None
         else:
             status = Status.PARTIAL if verified else Status.FAILED
-        report = self._report(reason)
+        report = self.report(reason)
         if status is Status.OK:
             line = (
                 f"{verified} of {expected} clients have the image: {report['bytes']} bytes in"
@@ -155,7 +168,8 @@ class Snapshot:
             if not account.verified and account.reason != reason
         )
 
-    def _report(self, reason: str | None) -> dict[str, Any]:
+    def report(self, reason: str | None) -> dict[str, Any]:
+        """What ``--report`` says beside status and message, in JSON's types."""
         throughput = self.bytes_done / self.seconds if self.seconds else 0.0
         return {
             "dialect": self.plan.dialect.name,
