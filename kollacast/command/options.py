@@ -23,6 +23,7 @@ from kollacast.command.log_lines import LOG_FORMATS
 from kollacast.command.logs import FILE_OBSERVER, STDERR_OBSERVER, shorten_crashes, write_as
 from kollacast.files.atomic_file import prove_writable
 from kollacast.operator.config import PROGRESS_MODES
+from kollacast.operator.expectation import Expectation
 from kollacast.operator.outcome import Status
 
 DEFAULT_PORT = 18383
@@ -84,6 +85,13 @@ class CommandOptions(usage.Options):
         """
         print(f"{self.program} {__version__}")
         raise SystemExit(0)
+
+    def opt_expect(self, text: str) -> None:
+        """
+        Digest of the image, as in sha256:9f86d0... or tree:...: nobody keeps an image with another
+        one. May be given again, and then all have to be right.
+        """
+        self["expect"] = (*self.get("expect", ()), values.expected_digest("--expect", text))
 
     def postOptions(self) -> None:
         logfile = self.parent.get("logfile") if self.parent is not None else None
@@ -167,7 +175,11 @@ class CommandOptions(usage.Options):
             "report_path": self["report"],
             "progress_mode": self["progress"],
             "is_daemon": self.is_daemon,
+            "expectation": self._expectation(),
         }
+
+    def _expectation(self) -> Expectation:
+        return Expectation(digests=self.get("expect", ()))
 
     def _check_file_to_write(self, option: str) -> None:
         """Make the path of `option` absolute; raise `UsageError` when no file can be made there."""
