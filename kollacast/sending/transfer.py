@@ -184,7 +184,7 @@ class Transfer:
         except (UnexpectedImage, MemoryError) as error:
             raise CannotSend(str(error)) from None
         told = " ".join(f"{name}:{value.hex()}" for name, value in self.digests.items())
-        _log.info("all of the image is read: {digests}", digests=told)
+        _log.info("all of the image is read: {digests}", event="image-read", digests=told)
         self._digest_known.fire(self.digests[self.plan.digest])
 
     async def _announce_ahead(self) -> None:
