@@ -40,6 +40,10 @@ class _Client:
     def __init__(self, decodes: bool = True) -> None:
         self.client = self
         self.decodes = decodes
+        self.lacks: list[tuple[int, int]] = []
+
+    def lacked(self, packets: int, of: int) -> None:
+        self.lacks.append((packets, of))
 
 
 class LossesTests(SynchronousTestCase):
@@ -88,6 +92,9 @@ class LossesTests(SynchronousTestCase):
         # It has said so before.
         losses.closed(first, Lost(31, 11))
         self.assertEqual(losses.unheard, {fourth})
+        self.assertEqual(
+            [client.lacks for client in self.clients[1:]], [[(20, 1000)], [(0, 1000)], []]
+        )
         losses.report()
         self.assertEqual(self.told, [({0: 0.03, 1: 0.02, 2: 0.0}, {0: 3.0, 1: 1.0})])
         self.assertEqual(self.forecast, [[30, 20, 0]])

@@ -87,7 +87,9 @@ class Losses(Generic[_L]):
         self.unheard.discard(client)
         self._lost[client] = lost
         if self._flight.has_left:
-            self._reach.answered(client.client, lost.packets, self._flight.buffer.ctl)
+            ctl = self._flight.buffer.ctl
+            client.client.lacked(lost.packets, ctl.pkt_count)
+            self._reach.answered(client.client, lost.packets, ctl)
         self._report_if_all()
 
     def _report_if_all(self) -> None:
