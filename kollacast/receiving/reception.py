@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake
+from kollacast.packets.losses import NOTHING_LOST, Lost, lost_of
 from kollacast.receiving.answers import Answers, answers_of
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.output import Output, Writer
@@ -49,6 +50,8 @@ class _Flight:
     ready: bool = False
     sent: bool = False
     asks: bool = False  #: what is missing is to be asked for
+    #: What was missing once it was sent; None until that was looked for.
+    lost: Lost | None = None
     flushing: bool = False
     flushed: bool = False
     mending: bool = False
@@ -246,12 +249,16 @@ class Reception:
             if not flight.asks or not flight.ready or flight.mending:
                 continue
             flight.asks = False
-            if flight.buffer is None or flight.buffer.complete:
+            buffer = flight.buffer
+            missing = [] if buffer is None or buffer.complete else buffer.missing()
+            if flight.lost is None:
+                flight.lost = lost_of(missing)
+            if not missing:
                 flight.parity.clear()
             elif flight.parity:
                 self._begin_to_mend(flight)
             else:
-                self._ask(flight.buffer.missing())
+                self._ask(missing)
 
     def _begin_to_mend(self, flight: _Flight) -> None:
         if not flight.mending:
@@ -339,7 +346,7 @@ class Reception:
             if self._stopped:
                 return
             flight = self._flights.popleft()
-            self._answers.done(flight.ctl)
+            self._answers.done(flight.ctl, flight.lost or NOTHING_LOST)
             if flight.buffer is not None:
                 if not self._end_announced:
                     self._free.append(flight.buffer)
