@@ -235,7 +235,11 @@ class _ReceivePort(MulticastPort):
         try:
             self.join(self.group, self.local_ip, self.source)
         except OSError as error:
-            _log.info("cannot join the group again: {error}", error=error.strerror)
+            _log.info(
+                "cannot join the group again: {error}",
+                event="group-not-rejoined",
+                error=error.strerror,
+            )
 
     def why_unreached(self, source: str, mtu: int) -> str | None:
         """What on this host keeps multicast of ``mtu`` bytes from ``source`` out, if it is here."""
@@ -277,6 +281,7 @@ def open_receiver(
         _log.warn(
             "the kernel holds {granted} KiB of multicast, {window} KiB are wanted:"
             " sysctl -w net.core.rmem_max={value}",
+            event="receive-buffer-small",
             granted=granted // 1024,
             window=window // 1024,
             value=window,
