@@ -202,7 +202,7 @@ class MomentTests(MemoryTestCase):
         """One that stands still holds up the others, until it leaves the barrier."""
         network = Network()
         image = MemorySource(bytes(40_005), identity="file")
-        server = network.serve(image, clients=2, patience_s=5.0)
+        server = network.serve(image, clients=2, patience_s=50.0)
         slow = network.join(threads=True)
         network.settle()
         slow.threads["disk"].held = True
