@@ -8,7 +8,6 @@ import tempfile
 import threading
 from contextlib import suppress
 from io import FileIO
-from typing import cast
 
 from kollacast.files import trusted_path
 
@@ -72,8 +71,7 @@ def _nameless_in(folder: str) -> FileIO:
     fd = trusted_path.open_folder(folder)
     try:
         # Unbuffered: what is written is to be read through the descriptor.
-        file = tempfile.TemporaryFile(prefix=".kollacast.", dir=f"/proc/self/fd/{fd}", buffering=0)
-        return cast(FileIO, file)
+        return tempfile.TemporaryFile(prefix=".kollacast.", dir=f"/proc/self/fd/{fd}", buffering=0)
     except OSError as error:
         error.filename = folder
         raise
