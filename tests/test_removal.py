@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast.files.removal import remove_tree
 
-_LEVELS = 5000
+_LEVELS = 2200
 
 
 def _make_deep(folder: Path, levels: int) -> None:

@@ -172,8 +172,10 @@ class FolderTests(_TestCase):
             fd = trusted_path.open_folder(path)
             self.assertTrue(os.path.samestat(os.fstat(fd), here), path)
             os.close(fd)
-        for path, number in (("", errno.ENOENT), ("no", errno.ENOENT), ("../secret/x", 20)):
-            error = self.assertRaises(OSError, trusted_path.open_parent, f"{path}/x" if path else "")
+        for path, number in (("", 2), ("no/x", 2), ("../secret/x/x", 20)):
+            error = self.assertRaises(
+                OSError, trusted_path.open_parent, f"{path}/x" if path else ""
+            )
             self.assertEqual(error.errno, number, path)
 
     def test_no_descriptor_is_left(self) -> None:

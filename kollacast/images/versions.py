@@ -15,7 +15,6 @@ import errno
 import fcntl
 import json
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -293,13 +292,13 @@ def _new_file(part: int, path: str) -> int:
     except FileExistsError:
         os.unlink(path, dir_fd=part)
     except FileNotFoundError:
-        missing = []
-        folder = os.path.dirname(path)
-        while folder and not os.access(folder, os.F_OK, dir_fd=part):
-            missing.append(folder)
-            folder = os.path.dirname(folder)
-        for folder in reversed(missing):
-            os.close(_new_folder(part, folder))
+        missing = [os.path.dirname(path)]
+        while missing:
+            try:
+                os.mkdir(missing[-1], dir_fd=part)
+                os.chmod(missing.pop(), _FOLDER_MODE, dir_fd=part)
+            except FileNotFoundError:
+                missing.append(os.path.dirname(missing[-1]))
     return os.open(path, flags, _FILE_MODE, dir_fd=part)
 
 
