@@ -404,5 +404,4 @@ async def test_interrupted_client_leaves_nothing(crew: Crew, source: _Source) ->
     await crew.until(lambda: any(root.glob("versions/.*.part/**/data")), "a blob")
     client.send_signal(signal.SIGTERM)
     assert await client.end() == -signal.SIGTERM
-    assert names_in(root) == ["versions"]
-    assert names_in(root / "versions") == []
+    assert not root.exists()
