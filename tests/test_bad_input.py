@@ -273,7 +273,23 @@ async def test_port_in_use(crew: Crew) -> None:
         await server.end()
     finally:
         await port.stopListening()
-    _check(server, 1, f"cannot listen on port {crew.port}: Address already in use")
+    _check(server, 1, f"cannot listen on {LOOPBACK} port {crew.port}: Address already in use")
+
+
+@on_the_reactor
+async def test_a_server_listens_where_it_is_told(crew: Crew) -> None:
+    """At its own address, and at no other one of its host unless that is asked for."""
+    image = crew.file("image", b"image")
+    elsewhere = "127.0.0.2"
+    server = crew.server("--input", str(image))
+    stray = crew.client("--name", "stray", "--connect-timeout", "1", server_ip=elsewhere)
+    await stray.end()
+    _check(stray, 1, f"no server at {elsewhere} port {crew.port} within 1 s: Connection refused")
+    client = crew.client("--name", "near")
+    assert await ends(server, client) == [0, 0]
+    server = crew.server("--input", str(image), "--listen", "0.0.0.0")
+    client = crew.client("--name", "far", server_ip=elsewhere)
+    assert await ends(server, client) == [0, 0]
 
 
 @on_the_reactor

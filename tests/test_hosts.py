@@ -157,7 +157,7 @@ async def test_interface(crew: Crew, leaves_by: str) -> None:
         server = _server_on(
             crew,
             lab.server,
-            *("--input", str(crew.file("image", image))),
+            *("--input", str(crew.file("image", image)), "--listen", "0.0.0.0"),
             clients=2,
             local_ip=near if leaves_by == "eth1" else lab.server.address,
         )

@@ -16,8 +16,8 @@ from kollacast.wire.structures import MAX_MTU
 _IP_MTU = 14
 
 
-def prove_local(local_ip: str) -> None:
-    """Raise `UsageError` unless an interface of this host has the address `local_ip`."""
+def prove_local(local_ip: str, what: str = "local_ip") -> None:
+    """Raise `UsageError`, of ``what``, unless an interface of this host has this address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.bind((local_ip, 0))
@@ -26,10 +26,10 @@ def prove_local(local_ip: str) -> None:
         except OSError as error:
             if error.errno == errno.EADDRNOTAVAIL:
                 raise UsageError(
-                    f"local_ip {local_ip}: no network interface of this host has this address;"
+                    f"{what} {local_ip}: no network interface of this host has this address;"
                     " `ip -br -4 address` lists those that have one"
                 ) from None
-            raise UsageError(f"local_ip {local_ip}: {error.strerror}") from None
+            raise UsageError(f"{what} {local_ip}: {error.strerror}") from None
 
 
 def interface_mtu(local_ip: str, group: str) -> int | None:

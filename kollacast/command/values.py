@@ -16,6 +16,8 @@ from twisted.python.usage import UsageError
 
 from kollacast.files.digest import DIGEST_SIZE, KNOWN_DIGESTS, ExpectedDigest
 
+#: Listens on whatever addresses this host has.
+ALL_ADDRESSES = "0.0.0.0"
 #: No more digits than make sense, and than Python takes.
 _NUMBER = r"\d{1,30}(?:\.\d{1,30})?"
 _DURATION = re.compile(rf"({_NUMBER}|\.\d{{1,30}})\s*(s|m|h)?", re.ASCII)
@@ -74,15 +76,12 @@ def size_bytes(what: str, text: str, least_bytes: int, most_bytes: int) -> int:
 
 
 def expected_digest(what: str, text: str) -> ExpectedDigest:
-    """The digest that an image must have, as ``ALGORITHM:HEX``, the way registries write one.
-
-    Whether this process can compute it is another question.
-    """
+    """The digest that an image must have, as ``ALGORITHM:HEX``, the way registries write one."""
     name, _, digits = text.strip().partition(":")
     if name not in KNOWN_DIGESTS or not _HEX.fullmatch(digits):
         raise UsageError(
-            f"{what} {text!r}: must be {' or '.join(KNOWN_DIGESTS)}, a colon and"
-            f" {2 * DIGEST_SIZE} hexadecimal digits, as in sha256:9f86d0…"
+            f"{what} {text!r}: must be {', '.join(KNOWN_DIGESTS[:-1])} or {KNOWN_DIGESTS[-1]}, a"
+            f" colon and {2 * DIGEST_SIZE} hexadecimal digits, as in sha256:9f86d0…"
         )
     return ExpectedDigest(name, bytes.fromhex(digits))
 
@@ -104,6 +103,11 @@ def interface_address(what: str, text: str) -> str:
     if address.is_multicast or address == ipaddress.IPv4Address("255.255.255.255"):
         raise UsageError(f"{what} {text!r}: must be the address of one interface, not a group")
     return str(address)
+
+
+def listen_address(what: str, text: str) -> str:
+    """The IPv4 address of an interface, or that of all."""
+    return text if text == ALL_ADDRESSES else interface_address(what, text)
 
 
 def multicast_group(what: str, text: str) -> str:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
+from kollacast.packets.losses import NOTHING_LOST, Lost
 from kollacast.sending.barrier import ClientGroup, Phase
 from kollacast.sending.control import ControlStream
 from kollacast.sending.reach import Listener
@@ -50,6 +51,10 @@ class Member:
         self.has_answered = False
         #: Packets asked for and neither sent nor taken over by a coded repair.
         self.packets_owed = 0
+        #: Up to which packet of the stream it has all that it was told of.
+        self.packets_done = 0
+        #: Seconds from the word that a buffer is sent until it has all of it, of all buffers.
+        self.answering_s = 0.0
         self._clock = clock
         self._dialect = dialect
         self._outgoing = outgoing
@@ -129,6 +134,11 @@ class Member:
         first = self._first
         return first is not None and fetch.first + fetch.count <= first.packet_id_base
 
+    @property
+    def first_packet(self) -> int:
+        """The first packet of which it was told; 0 before it was told of any."""
+        return 0 if self._first is None else self._first.packet_id_base
+
     # From the control stream.
 
     def tell(self, message: bytes) -> None:
@@ -160,14 +170,16 @@ class Member:
         self._ready.append(ctl)
         self._answered(Phase.ANNOUNCE)
 
-    def done(self) -> None:
+    def done(self, lost: Lost = NOTHING_LOST) -> None:
         if not self._sent or not self._ready:
             raise WireError("DONE for a buffer that was not sent")
-        self._sent.popleft()
+        _ctl, since = self._sent.popleft()
+        self.answering_s += self._clock.seconds() - since
         ctl = self._ready.popleft()
+        self.packets_done = ctl.packet_id_base + ctl.pkt_count
         if not self._sent:
             self._close_requests()
-        self._repairs.done(self, ctl.buffer_id)
+        self._repairs.done(self, ctl.buffer_id, lost)
         if ctl.is_end:
             # At once: who has kept all need not wait for the others to bring it to disk.
             self.client.kept_all()
@@ -183,8 +195,26 @@ class Member:
         self._credit = credit
         while self._announced and self._announced[0][0].buffer_id <= self._room:
             self.ready()
-        for _ in range(credit.done - said.done):
-            self.done()
+        for lost in self._lost(credit, credit.done - said.done):
+            self.done(lost)
+
+    def _lost(self, credit: Credit, buffers: int) -> list[Lost]:
+        """What was lost of each of so many buffers that are closed at once.
+
+        Of each the same share: which of them it was is not said.
+        """
+        if buffers > len(self._sent):
+            raise WireError("DONE for a buffer that was not sent")
+        packets = [ctl.pkt_count for ctl, _ in islice(self._sent, buffers)]
+        total = sum(packets)
+        if credit.lost > total:
+            raise WireError(f"{credit.lost} packets lost of {total}")
+        if not credit.lost or buffers == 1:
+            return [Lost(credit.lost, credit.runs)] * buffers
+        return [
+            Lost(round(credit.lost * some / total), round(credit.runs * some / total))
+            for some in packets
+        ]
 
     def ask(self, known: int) -> None:
         """It has missed control packets, and knows of what has this number."""

@@ -12,6 +12,9 @@ from kollacast.wire import proof
 from kollacast.wire.greeting import Greeting, GroupInfo, Hello
 from kollacast.wire.messages import Proof
 
+#: What stands for an address of this host that the kernel chooses.
+_ANY = "0.0.0.0"
+
 
 class Credentials:
     """The session's name, and its secret where it has one; ``name`` is the image's."""
@@ -32,12 +35,18 @@ class Credentials:
             buffer_packets=offer.buffer_packets,
             window=offer.window,
             digest=offer.digest,
+            source=config.local_ip if config.local_ip != _ANY else None,
             coding=offer.coding,
             name=name,
             size=offer.size,
             image=offer.image,
             failsafe=config.failsafe,
         )
+
+    @property
+    def session(self) -> str | None:
+        """What tells this session from all others; None in a dialect that has no word for it."""
+        return self.greeting.session if isinstance(self.greeting, Greeting) else None
 
     def greet(self, nonce: str, now: Situation) -> bytes:
         """The first message to a client that comes ``now``."""

@@ -19,7 +19,7 @@ from kollacast.server import admission
 from kollacast.server.admission import Admission, InStep, Late, Refused, Situation
 from kollacast.server.conversation import Answer, Departure, conversation, is_report_due, proving
 from kollacast.server.credentials import Credentials
-from kollacast.server.snapshot import ClientRecord
+from kollacast.server.record import ClientRecord
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.greeting import Hello, Refusal
@@ -102,6 +102,8 @@ class Participant:
         self._proof = proving(self)
         self._heard_at = 0.0
         self._joined_at = 0.0
+        # Up to which packet it had all in step, once it is so no more.
+        self._done_in_step = 0
 
     # From the connection.
 
@@ -179,10 +181,27 @@ class Participant:
         """Whether the answer due is the client's last one, before which it syncs its file."""
         return is_report_due(self._proof) or (self.member is not None and self.member.is_finishing)
 
+    @property
+    def packets_done(self) -> int:
+        """Up to which packet of the stream it has all, as far as that is known here."""
+        kept = self.hello.kept if self.hello is not None else 0
+        fetched = self.fetching.packets_done if self.fetching is not None else 0
+        if self.member is None:
+            return max(kept, fetched, self._done_in_step)
+        if fetched < self.member.first_packet:
+            return max(kept, fetched)
+        return max(kept, self.member.packets_done)
+
     def quiet_s(self) -> float:
         """Seconds for which it has said nothing, or has owed something, whichever is more."""
         quiet_s = self._host.clock.seconds() - self._heard_at
         return quiet_s if self.member is None else max(quiet_s, self.member.owed_s())
+
+    def owed_s(self) -> float:
+        """Seconds for which something has been due from it; in step, the others wait for it."""
+        if self.member is not None and self.member.owes is not None:
+            return self.member.owed_s()
+        return self._host.clock.seconds() - self._heard_at if self.owes else 0.0
 
     def silent_s(self) -> float:
         """Seconds for which an answer has been due and nothing has moved."""
@@ -221,6 +240,11 @@ class Participant:
         else:
             self._verify()
 
+    def lacked(self, packets: int, of: int) -> None:
+        """Of so many packets that were multicast to it, it lacked some at first."""
+        self.record.packets_sent += of
+        self.record.packets_lost += packets
+
     def resent(self, packets: int) -> None:
         """So many packets have gone to it by TCP, asked for one by one."""
         self._moved()
@@ -254,7 +278,10 @@ class Participant:
         if isinstance(admitted, Refused):
             if admitted.note is not None:
                 _log.warn(
-                    "{address} is refused: {note}", address=self.record.address, note=admitted.note
+                    "{address} is refused: {note}",
+                    event="client-refused",
+                    address=self.record.address,
+                    note=admitted.note,
                 )
             self.talk.refuse(admitted.reason, admitted.later)
         elif isinstance(admitted, InStep):
@@ -275,7 +302,12 @@ class Participant:
         self.connection.close()
 
     def turn_away(self, reason: str, how: Departure) -> None:
-        _log.info("{address} is no client: {reason}", address=self.record.address, reason=reason)
+        _log.info(
+            "{address} is no client: {reason}",
+            event="no-client",
+            address=self.record.address,
+            reason=reason,
+        )
         if how is Departure.PUT_OUT:
             self._tell_and_close(reason)
         else:
@@ -311,8 +343,15 @@ class Participant:
     def leave_step(self, reason: str) -> None:
         member, self.member = self.member, None
         assert member is not None
-        _log.warn("client {name} goes on by itself: {reason}", name=self.name, reason=reason)
+        _log.warn(
+            "client {name} goes on by itself: {reason}",
+            event="client-detached",
+            name=self.name,
+            host=self.record.name,
+            reason=reason,
+        )
         self._proof.leave_step()
+        self._take_down(member)
         self._serve(reason)
         self._tell(Detach().encode(self._dialect))
         member.leave()
@@ -358,11 +397,7 @@ class Participant:
             self.talk.drop(report.reason, Departure.GAVE_UP)
             return
         self._proof.report()
-        self.record.packets_multicast = report.count("packets_multicast")
-        # The client alone knows how many losses coded repairs have mended.
-        self.record.packets_repaired = (
-            report.count("packets_repaired") or self.record.packets_repaired
-        )
+        self.record.take(report)
         self._verify()
         if self.member is not None:
             self.member.reported()
@@ -373,12 +408,21 @@ class Participant:
 
     def put_out(self, reason: str, how: Departure) -> None:
         if self.is_unidentified:
-            address = self.record.address
-            text = "{address} does not count as a client: {reason}"
-            _log.warn(text, address=address, reason=reason)
+            _log.warn(
+                "{address} does not count as a client: {reason}",
+                event="client-uncounted",
+                address=self.record.address,
+                reason=reason,
+            )
         else:
             self.record.reason = reason
-            _log.warn("client {name} is out: {reason}", name=self.name, reason=reason)
+            _log.warn(
+                "client {name} is out: {reason}",
+                event="client-out",
+                name=self.name,
+                host=self.record.name,
+                reason=reason,
+            )
         self._tell_and_close(reason)
         self.leave(how)
 
@@ -402,6 +446,7 @@ class Participant:
         self._host.left(self, how)
         member, self.member = self.member, None
         if member is not None:
+            self._take_down(member)
             member.leave()
 
     # Parts of it.
@@ -410,6 +455,11 @@ class Participant:
         self._joined_at = self._host.clock.seconds()
         self._moved()
         self._host.joined(self)
+
+    def _take_down(self, member: Member) -> None:
+        """What is known of its place in the barrier outlives that."""
+        self._done_in_step = member.packets_done
+        self.record.seconds_answering = round(self.record.seconds_answering + member.answering_s, 3)
 
     def _serve(self, reason: str) -> None:
         self.record.fetching = reason

@@ -70,7 +70,7 @@ class Server:
     ) -> None:
         engine, warning = best_crc32c()
         if warning:
-            _log.warn("{warning}", warning=warning)
+            _log.warn("{warning}", event="checksum-slow", warning=warning)
         self._reactor = reactor
         self._config = config
         self._source = source
@@ -78,7 +78,7 @@ class Server:
         plan = offer(config, engine, source.size, source.identity)
         self._workers = [make_worker(reactor, name) for name in ("read", "digest", "history")]
         reading, digesting, looking_back = self._workers
-        pacer = Pacer(reactor, config.rate_bps)
+        self._pacer = pacer = Pacer(reactor, config.rate_bps)
         self._sender = MulticastProtocol(
             reactor,
             plan.codec,
@@ -102,6 +102,11 @@ class Server:
         self._ended_at: float | None = None
         self._finished: Deferred[Outcome] = Deferred()
 
+    @property
+    def session(self) -> str | None:
+        """What tells this session from all others, where the dialect has a word for it."""
+        return self._session.credentials.session
+
     # The run as a whole.
 
     def run(self) -> Deferred[Outcome]:
@@ -111,7 +116,12 @@ class Server:
             # What is known to be wrong already is worth nobody's waiting.
             if self._source.size is not None:
                 config.expectation.check_size(self._source.size)
-            listening = self._reactor.listenTCP(config.port, self._factory, backlog=_BACKLOG)
+            listening = self._reactor.listenTCP(
+                config.port,
+                self._factory,
+                backlog=_BACKLOG,
+                interface=config.listen_ip or config.local_ip,
+            )
             self._ports.append(listening)
             if not config.unicast:
                 self._ports.append(
@@ -121,7 +131,7 @@ class Server:
             self._session.stop(str(error))
         except CannotListenError as error:
             reason = getattr(error.socketError, "strerror", None) or error.socketError
-            self._session.stop(f"cannot listen on port {error.port}: {reason}")
+            self._session.stop(f"cannot listen on {error.interface} port {error.port}: {reason}")
         except OSError as error:
             self._session.stop(f"cannot multicast from {config.local_ip}: {error.strerror}")
         else:
@@ -164,8 +174,11 @@ class Server:
             stage=session.stage,
             seconds=0.0 if session.started_at is None else now - session.started_at,
             bytes_done=transfer.bytes_done if transfer else 0,
-            digest=transfer.digest if transfer else None,
+            digests=transfer.digests if transfer else {},
             packets_multicast=self._sender.packets_sent,
+            bytes_multicast=self._sender.bytes_sent,
+            bytes_tcp=self._factory.bytes_sent,
+            rate_bps=self._pacer.rate_bps,
             packets_coded=transfer.repairs.packets_coded if transfer else 0,
             buffers_in_flight=transfer.buffers_in_flight if transfer else 0,
             connections=len(self._factory.connections),
@@ -189,7 +202,9 @@ class Server:
         ending = [maybeDeferred(stop) for stop in stops]
         for end in ending:
             # Whatever cannot be closed, the run is over.
-            end.addErrback(lambda failure: _log.failure("while ending", failure=failure))
+            end.addErrback(
+                lambda failure: _log.failure("while ending", failure=failure, event="ending-failed")
+            )
         ended = DeferredList(ending).addCallback(lambda _: self.snapshot().outcome(reason))
         # What fails here, too, ends the run: nobody else would.
         ended.chainDeferred(self._finished)
