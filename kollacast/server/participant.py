@@ -6,7 +6,6 @@ import secrets
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from kollacast.events.guard import Guard
 from kollacast.sending.barrier import Phase
@@ -19,6 +18,7 @@ from kollacast.server import admission
 from kollacast.server.admission import Admission, InStep, Late, Refused, Situation
 from kollacast.server.conversation import Answer, Departure, conversation, is_report_due, proving
 from kollacast.server.credentials import Credentials
+from kollacast.server.crowd_log import CrowdLog
 from kollacast.server.movement import Movement
 from kollacast.server.record import ClientRecord
 from kollacast.transport.outgoing import Outgoing
@@ -38,8 +38,6 @@ from kollacast.wire.messages import (
 )
 from kollacast.wire.structures import WireError
 
-_log = Logger()
-
 #: What a C client makes of a greeting, of which it reads the first 16 bytes; ours does so with one
 #: that asks for what it has not.
 _LIKE_JASMINE = (
@@ -56,6 +54,7 @@ class Host(Protocol):
 
     clock: IReactorTime
     guard: Guard
+    crowd: CrowdLog
     credentials: Credentials
     history: History
     transfer: Transfer | None
@@ -78,7 +77,7 @@ class Connection(Protocol):
     outgoing: Outgoing
 
     def await_hello(self) -> None: ...  # give it a while to say who it is
-    def await_nothing(self) -> None: ...  # it has said who it is
+    def introduced(self) -> None: ...  # it has said who it is
     def close(self) -> None: ...  # once all is sent, or after a while
 
 
@@ -111,6 +110,7 @@ class Participant:
     def connected(self) -> None:
         """It can be talked to."""
         if not self._dialect.introduces:
+            self.connection.introduced()
             self._let_in(admission.admit(None, self.record.address, self._host.situation(self)))
             return
         now = self._host.situation()
@@ -281,7 +281,7 @@ class Participant:
     # What the conversation has done: who it is.
 
     def introduced(self, hello: Hello) -> None:
-        self.connection.await_nothing()
+        self.connection.introduced()
         self.hello = hello
         self.record.name = hello.name or self.record.address
         answer = self._host.credentials.answer(self._nonce, hello)
@@ -295,7 +295,7 @@ class Participant:
     def _let_in(self, admitted: Admission) -> None:
         if isinstance(admitted, Refused):
             if admitted.note is not None:
-                _log.warn(
+                self._host.crowd.warn(
                     "{address} is refused: {note}",
                     event="client-refused",
                     address=self.record.address,
@@ -320,7 +320,7 @@ class Participant:
         self.connection.close()
 
     def turn_away(self, reason: str, how: Departure) -> None:
-        _log.info(
+        self._host.crowd.turned_away(
             "{address} is no client: {reason}",
             event="no-client",
             address=self.record.address,
@@ -361,7 +361,7 @@ class Participant:
     def leave_step(self, reason: str) -> None:
         member, self.member = self.member, None
         assert member is not None
-        _log.warn(
+        self._host.crowd.warn(
             "client {name} goes on by itself: {reason}",
             event="client-detached",
             name=self.name,
@@ -426,7 +426,7 @@ class Participant:
 
     def put_out(self, reason: str, how: Departure) -> None:
         if self.is_unidentified:
-            _log.warn(
+            self._host.crowd.warn(
                 "{address} does not count as a client: {reason}",
                 event="client-uncounted",
                 address=self.record.address,
@@ -434,7 +434,7 @@ class Participant:
             )
         else:
             self.record.reason = reason
-            _log.warn(
+            self._host.crowd.warn(
                 "client {name} is out: {reason}",
                 event="client-out",
                 name=self.name,

@@ -17,6 +17,7 @@ from kollacast.sending.transfer import CannotSend, Transfer
 from kollacast.server.admission import Situation
 from kollacast.server.conversation import Departure
 from kollacast.server.credentials import Credentials
+from kollacast.server.crowd_log import CrowdLog
 from kollacast.server.cycle import Stage, cycle, stage_of
 from kollacast.server.gathering import Gathering
 from kollacast.server.participant import Participant
@@ -47,6 +48,7 @@ class Session:
         self.credentials = credentials
         self.history = history
         self.guard = Guard(self.fail)
+        self.crowd = CrowdLog(clock, config.clients)
         self.roster = Roster(clock, config.clients)
         #: The stream, once it has begun.
         self.transfer: Transfer | None = None
@@ -87,7 +89,7 @@ class Session:
     def stops(self) -> list[Callable[[], object]]:
         """What is left to be stopped once it has ended, each for itself."""
         stops: list[Callable[[], object]] = [self._watch.stop, self.gathering.stop]
-        stops += [self._await_no_more, self.history.close]
+        stops += [self._await_no_more, self.history.close, self.crowd.close]
         return stops if self.transfer is None else [self.transfer.stop, *stops]
 
     # What clients ask of their host.
@@ -111,14 +113,14 @@ class Session:
             is_end_announced=announced is not None and announced.is_end,
             config=self._config,
             lack=self.lack,
-            has_room=client is None or self.roster.has_room(client.hello),
+            has_room=client is None or self.roster.has_room(client),
             may_be_back=client is not None and self.roster.may_be_back(client),
         )
 
     def joined(self, client: Participant) -> None:
         self.roster.join(client)
         here, expected = len(self.roster), self._config.clients
-        _log.info(
+        self.crowd.info(
             "client {name} is in: {here} of {expected}",
             event="client-in",
             name=client.name,

@@ -41,7 +41,7 @@ from kollacast.wire.messages import (
     Sent,
     TaggedMessage,
 )
-from kollacast.wire.structures import GROUP_INFO_SIZE, Tag, WireError
+from kollacast.wire.structures import GROUP_INFO_SIZE, MAX_HELLO_SIZE, Tag, WireError
 
 #: What each side may say, by the byte that a message begins with.
 _FROM_CLIENT: dict[int, type[TaggedMessage]] = {
@@ -150,7 +150,7 @@ class ClientStream(_Stream):
 
     def _message(self) -> Decoding[Message]:
         if self._hello_due:
-            hello = Hello.decode((yield from length_prefixed()))
+            hello = Hello.decode((yield from length_prefixed(MAX_HELLO_SIZE)))
             self._hello_due = False
             return hello
         (tag,) = yield 1
