@@ -138,6 +138,22 @@ class StandingStillTests(MemoryTestCase):
         self.talk(raw, Fetch(0, 1).encode(KOLLACAST), 205)
         self.assert_out(server, raw, honest, "no REPORT for 200 s")
 
+    def test_coming_back_without_end(self) -> None:
+        server = self.serve()
+        honest = self.network.join()
+        hello = Hello("raw", 1 << 20, fetch=True, pull=True, run="ab").encode()
+        times = 0
+        while server.outcome is None and times < 100:
+            raw = self.network.raw_client()
+            raw.send(hello)
+            raw.send(Fetch(0, 1).encode(KOLLACAST))
+            self.network.run_for(1.0)
+            raw.close()
+            times += 1
+        self.assertEqual(honest.finish().status, Status.OK)
+        self.assertEqual(server.finish().status, Status.PARTIAL)
+        self.assertLess(times, 20)
+
     def test_one_that_gets_on_slowly_is_served(self) -> None:
         server = self.serve()
         raw = self.network.raw_client()

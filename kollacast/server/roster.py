@@ -29,6 +29,11 @@ _GONE_BESIDE = 64
 _MOST_KNOWN = 65536
 
 
+#: So many times a client may lose its connection in the end until it has fetched so many packets.
+_MOST_LOSSES = 16
+_PIECE_PACKETS = 1024
+
+
 class Roster:
     """The clients of a session that expects so many."""
 
@@ -50,6 +55,8 @@ class Roster:
         # How many of those that are in have an address; and from where any has come.
         self._from: Counter[str] = Counter()
         self._addresses: set[str] = set()
+        # How much each had fetched when its losses of connections were counted anew, and how many.
+        self._losses: dict[int, tuple[int, int]] = {}
         #: Of those that have given up before the start, and have not come again.
         self.given_up: list[ClientRecord] = []
 
@@ -148,6 +155,18 @@ class Roster:
         self._remove(client)
         if is_awaited:
             self._absent[id(client.record)] = self._clock.seconds()
+
+    def gets_on(self, client: Participant) -> bool:
+        """Whether ``client``, of whom all others are rid, is worth waiting for once more.
+
+        It may lose its connection a few times for each piece of the image that it fetches.
+        """
+        fetched = client.record.packets_fetched
+        mark, times = self._losses.get(id(client.record), (fetched, 0))
+        if fetched >= mark + _PIECE_PACKETS:
+            mark, times = fetched, 0
+        self._losses[id(client.record)] = mark, times + 1
+        return times < _MOST_LOSSES
 
     def forget(self, client: Participant) -> None:
         """``client`` is out, as if it had never come: nothing has begun, or it was no client."""

@@ -146,7 +146,10 @@ class Session:
                 self._cycle.deserted()
                 return
         else:
-            self.roster.leave(client, is_awaited=how is Departure.LOST and self.lack is None)
+            may_be_back = how is Departure.LOST and self.lack is None
+            if stage is Stage.PROVED:
+                may_be_back = may_be_back and self.roster.gets_on(client)
+            self.roster.leave(client, is_awaited=may_be_back)
         self.consider_end()
 
     # The machine's work, state by state.
