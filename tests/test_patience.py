@@ -34,6 +34,8 @@ class PatienceTests(SynchronousTestCase):
             (1e4, 2, 5.0),
         ):
             self.assertAlmostEqual(patience.allowance_s(elapsed_s, clients), allowance_s)
+        self.assertEqual(Patience(1.0).allowance_s(0.0, 1000), 0.1)
+        self.assertEqual(Patience(0.05).allowance_s(0.0, 2), 0.05)
 
     def test_those_who_are_waited_for_together_share_it(self) -> None:
         patience = Patience(5.0)

@@ -18,6 +18,8 @@ MANY = 16
 _FIRST = 0.06
 _FIRST_OF_MANY = 0.03
 _GROWTH = 0.03
+#: Fewer seconds than these are no sign of anything, however little patience there is.
+_LEAST_S = 0.1
 #: So much more than most of the others has to be taken by who is not like them.
 _FAR_MORE = 4.0
 #: Where more are waited for, none of them is the one.
@@ -52,8 +54,8 @@ class Patience:
 
     def allowance_s(self, elapsed_s: float, clients: int) -> float:
         """What one of so many may have taken by now."""
-        first = _FIRST if clients < MANY else _FIRST_OF_MANY
-        return min(first * self._most_s + _GROWTH * elapsed_s, self._most_s)
+        first_s = (_FIRST if clients < MANY else _FIRST_OF_MANY) * self._most_s
+        return min(max(first_s, _LEAST_S) + _GROWTH * elapsed_s, self._most_s)
 
     def is_anybody_beyond(self, elapsed_s: float, clients: int) -> bool:
         """Whether :meth:`verdicts` may find somebody of so many."""
