@@ -23,6 +23,8 @@ class Config:
     report_path: str | None = None  #: file for the report; None for no report
     progress_mode: str = "none"  #: one of :data:`PROGRESS_MODES`
     is_daemon: bool = False  #: whether the process is to run without standard streams
+    #: what the image must be, or nobody gets it
+    expectation: Expectation = field(default_factory=Expectation)
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,6 @@ class ServerConfig(Config):
     patience_s: float = 5.0  #: for which one client may hold up the others, or stay away
     rate_bps: int | None = None  #: bits a second on the wire; None lets the server find it
     digest: str = "sha256"  #: name of the digest that proves the whole image
-    #: what the image must be, or nobody gets it
-    expectation: Expectation = field(default_factory=Expectation)
     input_path: str | None = None  #: file that holds the image; None for standard input
     spool_path: str | None = None  #: folder for a copy of what a pipe brings; None for no copy
     spool_bytes: int = 0  #: the most bytes of that copy
@@ -66,6 +66,7 @@ class ClientConfig(Config):
     port: int  #: of the server's TCP port, 1 to 65535
     connect_timeout_s: float  #: to keep trying until the server is up
     name: str  #: what this host is called in the server's report
+    any_source: bool = False  #: whether multicast is taken from everybody, not the server alone
     output_path: str | None = None  #: file for the image
     #: folder for the image, unpacked; standard output takes it where this and the file are None
     registry_root: str | None = None

@@ -42,6 +42,7 @@ class ClientProtocol(Protocol):
         self._host = host
         self._lobby = lobby
         self._stream = ClientStream(host.plan.dialect, host.plan.max_request)
+        self._is_open = False
         self._silent = True
         self._timer: IDelayedCall | None = None
         self._guarded_hear = host.guard.wrap(self._hear)
@@ -64,6 +65,11 @@ class ClientProtocol(Protocol):
         """
         self.client.talk.end(reason, later)
         return self.lost
+
+    @property
+    def bytes_sent(self) -> int:
+        """Handed to the kernel, or about to be."""
+        return self.outgoing.bytes_sent if self._is_open else 0
 
     # For the client.
 
@@ -93,6 +99,7 @@ class ClientProtocol(Protocol):
     def _begin(self) -> None:
         watch_peer(self.transport, always_reads=False)
         self.outgoing = Outgoing(self.transport, self._host.guard.wrap(self.client.refill))
+        self._is_open = True
         self.client.connected()
 
     def _hear(self, data: bytes) -> None:
@@ -131,6 +138,13 @@ class ClientFactory(ServerFactory):
         self._max_connections = max_connections
         #: All that are open, in the order in which they came; a set's would be another each time.
         self.connections: dict[ClientProtocol, None] = {}
+        # To those that were.
+        self._bytes_sent = 0
+
+    @property
+    def bytes_sent(self) -> int:
+        """By TCP, to whoever was or is connected."""
+        return self._bytes_sent + sum([c.bytes_sent for c in self.connections])
 
     def buildProtocol(self, addr: IAddress | None) -> ClientProtocol | None:
         try:
@@ -146,5 +160,9 @@ class ClientFactory(ServerFactory):
             return None
         connection = ClientProtocol(self._host, self._lobby, address)
         self.connections[connection] = None
-        connection.lost.addCallback(lambda _: self.connections.pop(connection))
+        connection.lost.addCallback(self._closed, connection)
         return connection
+
+    def _closed(self, _: None, connection: ClientProtocol) -> None:
+        del self.connections[connection]
+        self._bytes_sent += connection.bytes_sent

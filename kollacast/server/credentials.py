@@ -12,6 +12,9 @@ from kollacast.wire import proof
 from kollacast.wire.greeting import Greeting, GroupInfo, Hello
 from kollacast.wire.messages import Proof
 
+#: What stands for an address of this host that the kernel chooses.
+_ANY = "0.0.0.0"
+
 
 class Credentials:
     """The session's name, and its secret where it has one; ``name`` is the image's."""
@@ -32,6 +35,7 @@ class Credentials:
             buffer_packets=offer.buffer_packets,
             window=offer.window,
             digest=offer.digest,
+            source=config.local_ip if config.local_ip != _ANY else None,
             coding=offer.coding,
             name=name,
             size=offer.size,

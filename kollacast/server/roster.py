@@ -12,7 +12,8 @@ from kollacast.sending.member import Member
 from kollacast.sending.plan import Plan
 from kollacast.server.conversation import Departure
 from kollacast.server.participant import Participant
-from kollacast.server.snapshot import ClientEntry, ClientRecord
+from kollacast.server.record import ClientRecord
+from kollacast.server.snapshot import ClientEntry
 from kollacast.wire.greeting import Hello
 
 
@@ -177,9 +178,15 @@ def _entry(record: ClientRecord, client: Participant | None) -> ClientEntry:
     if client is None:
         return ClientEntry(replace(record), None)
     member = client.member
+    account = replace(record)
+    if member is not None:
+        account.seconds_answering = round(account.seconds_answering + member.answering_s, 3)
     return ClientEntry(
-        replace(record),
+        account,
         state_of(client.talk),
+        packets_done=client.packets_done,
+        owes=client.owes,
+        owed_s=client.owed_s(),
         packets_owed=0 if member is None else member.packets_owed,
         answers_due=0 if member is None else member.answers_due,
         messages_queued=len(client.connection.outgoing.queue),

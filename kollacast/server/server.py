@@ -78,7 +78,7 @@ class Server:
         plan = offer(config, engine, source.size, source.identity)
         self._workers = [make_worker(reactor, name) for name in ("read", "digest", "history")]
         reading, digesting, looking_back = self._workers
-        pacer = Pacer(reactor, config.rate_bps)
+        self._pacer = pacer = Pacer(reactor, config.rate_bps)
         self._sender = MulticastProtocol(
             reactor,
             plan.codec,
@@ -169,8 +169,11 @@ class Server:
             stage=session.stage,
             seconds=0.0 if session.started_at is None else now - session.started_at,
             bytes_done=transfer.bytes_done if transfer else 0,
-            digest=transfer.digest if transfer else None,
+            digests=transfer.digests if transfer else {},
             packets_multicast=self._sender.packets_sent,
+            bytes_multicast=self._sender.bytes_sent,
+            bytes_tcp=self._factory.bytes_sent,
+            rate_bps=self._pacer.rate_bps,
             packets_coded=transfer.repairs.packets_coded if transfer else 0,
             buffers_in_flight=transfer.buffers_in_flight if transfer else 0,
             connections=len(self._factory.connections),

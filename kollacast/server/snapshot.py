@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import enum
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from kollacast.operator.config import ServerConfig
 from kollacast.operator.outcome import Outcome, Progress, Status
+from kollacast.sending.barrier import Phase
 from kollacast.sending.plan import Plan
 from kollacast.server.cycle import Stage
+from kollacast.server.record import ClientRecord
 
 _PHASES = {
     Stage.STARTING: "starting",
@@ -20,23 +25,17 @@ _PHASES = {
 }
 
 
-@dataclass(slots=True)
-class ClientRecord:
-    """One client, over all of its connections.
+class HostState(enum.Enum):
+    """How a host stands, in an operator's words; in the order of a run."""
 
-    ``fetching`` says why it is that, and not in step with the others; None where it is in step.
-    """
-
-    name: str
-    address: str
-    verified: bool = False
-    reason: str | None = None
-    fetching: str | None = None
-    connections: int = 1
-    packets_multicast: int | None = None
-    packets_repaired: int = 0
-    packets_fetched: int = 0
-    seconds: float | None = None
+    WAITING = "waiting"  #: for the others, before anything is sent
+    RECEIVING = "receiving"  #: in step with the others, or catching up with them
+    REPAIRING = "repairing"  #: in step, and has asked for packets that it has not got yet
+    DETACHED = "detached"  #: fetches by TCP what the others get by multicast
+    UNICAST = "unicast"  #: fetches by TCP, as all do that were told to
+    VERIFYING = "verifying"  #: has all, and brings it to disk
+    VERIFIED = "verified"  #: has the image
+    FAILED = "failed"  #: is gone without the image, and may come back
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,17 @@ class ClientEntry:
 
     account: ClientRecord  #: a copy
     place: str | None  #: where its conversation is; None while it has no connection
+    packets_done: int = 0  #: of the stream, up to which it has all, as far as is known
+    owes: str | None = None  #: what is due from it: "READY", "DONE", "REPORT", "FETCH" or room
+    owed_s: float = 0.0  #: for how many seconds; of one in step, the others wait for it
     packets_owed: int = 0  #: that it has asked for
     answers_due: int = 0  #: that the others wait for
     messages_queued: int = 0
+
+    @property
+    def holds_up(self) -> bool:
+        """Whether the others wait for what is due from it."""
+        return self.answers_due > 0 or self.owes == Phase.PROVE.value
 
 
 @dataclass(frozen=True)
@@ -60,9 +67,12 @@ class Snapshot:
     stage: Stage
     seconds: float  #: since the start, up to the end
     bytes_done: int
-    digest: bytes | None  #: of the image, once all of it is read
+    digests: Mapping[str, bytes]  #: of the image by their names, once all of it is read
     packets_multicast: int
     packets_coded: int
+    bytes_multicast: int  #: that left by multicast, with the headers of packets
+    bytes_tcp: int  #: that left by TCP
+    rate_bps: float | None  #: at which multicast may leave; None for no limit
     buffers_in_flight: int
     connections: int  #: that are open, whoever is at their other end
     reads_waiting: int  #: of clients that fetch, for what is not read yet
@@ -82,6 +92,42 @@ class Snapshot:
             packets_repaired=self.packets_repaired,
         )
 
+    def state(self, entry: ClientEntry) -> HostState:
+        """How one of the clients stands."""
+        if entry.account.verified:
+            return HostState.VERIFIED
+        if entry.place is None or entry.place == "leaving":
+            return HostState.FAILED
+        if entry.owes == Phase.PROVE.value:
+            return HostState.VERIFYING
+        if entry.place in ("in step", "joining late"):
+            if self.stage in (Stage.STARTING, Stage.GATHERING):
+                return HostState.WAITING
+            return HostState.REPAIRING if entry.packets_owed else HostState.RECEIVING
+        return HostState.UNICAST if self.config.unicast else HostState.DETACHED
+
+    def states(self) -> dict[HostState, int]:
+        """How many hosts stand how, in the order of a run; those that never came in none."""
+        counts = Counter(self.state(entry) for entry in self.clients)
+        return {state: counts[state] for state in HostState if counts[state]}
+
+    def bytes_of(self, entry: ClientEntry) -> int:
+        """How many bytes of the image one of the clients has, from the first on, about."""
+        size = self.bytes_done if self.plan.size is None else self.plan.size
+        if entry.account.verified:
+            return size
+        return min(entry.packets_done * self.plan.capacity, size)
+
+    def slowest(self, most: int) -> list[ClientEntry]:
+        """Those that are here without the image and farthest behind, the one first to look at."""
+        here = [c for c in self.clients if c.place is not None and not c.account.verified]
+        return sorted(here, key=lambda entry: (entry.packets_done, -entry.owed_s))[:most]
+
+    def holding(self, least_s: float) -> list[ClientEntry]:
+        """For whom the others have waited so long or longer, the one that holds up most first."""
+        late = [c for c in self.clients if c.owed_s >= least_s and c.holds_up]
+        return sorted(late, key=lambda entry: -entry.owed_s)
+
     def outcome(self, reason: str | None) -> Outcome:
         """How the run has ended, for ``reason`` where it was not with the last report."""
         verified, expected = self.verified, self.config.clients
@@ -90,14 +136,14 @@ class Snapshot:
             status, reason = Status.OK, None
         else:
             status = Status.PARTIAL if verified else Status.FAILED
-        report = self._report(reason)
+        report = self.report(reason)
         if status is Status.OK:
             line = (
                 f"{verified} of {expected} clients have the image: {report['bytes']} bytes in"
                 f" {self.seconds:.1f} s ({report['throughput_bytes_per_s'] / 1e6:.1f} MB/s)"
             )
-            if self.digest is not None:
-                line += f", {self.plan.digest} {self.digest.hex()}"
+            if self.digests:
+                line += f", {self.plan.digest} {self.digests[self.plan.digest].hex()}"
             return Outcome(status, line, report)
         if reason is not None:
             line = reason if not verified else f"{reason}; {verified} of {expected} have the image"
@@ -109,6 +155,10 @@ class Snapshot:
         without = self._without(reason)
         return Outcome(status, f"{line}; without: {without}" if without else line, report)
 
+    def _hex(self, name: str) -> str | None:
+        value = self.digests.get(name)
+        return None if value is None else value.hex()
+
     def _without(self, reason: str | None) -> str:
         """Who has not got the image, and why unless for the ``reason`` that all have."""
         accounts = [entry.account for entry in self.clients]
@@ -118,7 +168,8 @@ class Snapshot:
             if not account.verified and account.reason != reason
         )
 
-    def _report(self, reason: str | None) -> dict[str, Any]:
+    def report(self, reason: str | None) -> dict[str, Any]:
+        """What ``--report`` says beside status and message, in JSON's types."""
         throughput = self.bytes_done / self.seconds if self.seconds else 0.0
         return {
             "dialect": self.plan.dialect.name,
@@ -126,7 +177,7 @@ class Snapshot:
             "port": self.config.port,
             "name": self.name,
             "bytes": self.bytes_done,
-            self.plan.digest: None if self.digest is None else self.digest.hex(),
+            **{name: self._hex(name) for name in self.plan.digests},
             "seconds": round(self.seconds, 3),
             "throughput_bytes_per_s": round(throughput),
             "packets_multicast": self.packets_multicast,
