@@ -196,6 +196,10 @@ def test_what_can_go_wrong(site: Site) -> None:
     assert absent.status != 0
     assert "kollacast_image: /root/absent.tgz: no such file on localhost" in absent.output
 
+    nowhere = site.run(kollacast_image=_NEWER, kollacast_wheel_dir="")
+    assert nowhere.status != 0
+    assert "nobody says where kollacast is to come from: name a folder of wheels" in nowhere.output
+
     site.run_shell("mkdir foreign && touch foreign/x-1-cp39-cp39-linux_x86_64.whl")
     foreign = site.run(kollacast_image=_NEWER, kollacast_wheel_dir="/root/foreign")
     assert foreign.status != 0
