@@ -88,6 +88,10 @@ async def test_loss(crew: Crew, loss: float, own_frames: bool) -> None:
     assert sorted(entries) == names
     assert sent["packets_multicast"] == packets + sent["packets_coded"]
     assert sent["packets_repaired"] == sum(e["packets_repaired"] for e in entries.values())
+    if loss >= 0.1:
+        assert [line.split(" lost ")[0] for line in sent["diagnosis"]] == ["all 4 hosts alike"]
+    elif not loss:
+        assert sent["diagnosis"] == []
     # Chance decides about what crosses the link as one.
     draws = packets if own_frames else packets / _COALESCED
     least = packets * (loss - _SIGMAS * math.sqrt(loss * (1 - loss) / draws))
