@@ -2,8 +2,9 @@
 
     python scripts/wheels.py FOLDER
 
-The wheels are those that pip chooses for the Python that runs this; hosts need the same one. The list
-is ``requirements.txt`` in the folder: with ``--require-hashes`` pip installs these wheels and no others.
+The wheels are those that pip chooses for the Python that runs this; hosts need the same one. The
+list is ``requirements.txt`` in the folder: with ``--require-hashes`` pip installs these wheels and
+no others.
 """
 
 from __future__ import annotations
