@@ -72,6 +72,33 @@ class PatienceTests(SynchronousTestCase):
         self.assertEqual(list(patience.verdicts(1.0, ["a", "b"])), ["a"])
         self.assertEqual(list(patience.verdicts(2.0, ["a", "b"])), ["a"])
 
+    def test_the_more_have_gone_the_more_the_next_one_may_take(self) -> None:
+        """Twenty of forty hosts whose disks stall once need not all have a copy of their own."""
+        patience = Patience(5.0)
+        names = [f"host{number}" for number in range(40)]
+        for name in names:
+            patience.enter(name, name)
+        out: set[str] = set()
+        for name in names[:19]:
+            patience.charge([name], 0.6)
+            out |= patience.verdicts(10.0, names).keys()
+            names = [name for name in names if name not in out]
+        self.assertEqual(out, {"host0"})
+        patience.charge(["host1"], 0.4)
+        self.assertEqual(list(patience.verdicts(10.0, names)), ["host1"])
+
+    def test_another_name_is_no_other_host(self) -> None:
+        patience = Patience(5.0)
+        for name in ("a", "b"):
+            patience.enter(name, name)
+        patience.charge(["a"], 0.5)
+        self.assertEqual(list(patience.verdicts(1.0, ["a", "b"])), ["a"])
+        patience.leave("a")
+        patience.enter("A", "a")
+        # By what it had taken it is out at once, and gets no more of it for that.
+        self.assertEqual(list(patience.verdicts(1.0, ["A", "b"])), ["A"])
+        self.assertEqual(patience.verdicts(20.0, ["A", "b"]), {})
+
     def test_one_that_is_condemned(self) -> None:
         patience = Patience(5.0)
         patience.condemn("a", "too slow")

@@ -3,7 +3,8 @@
 A client takes of it while the stream waits for it and few others alone, and while what it has lost
 goes to it by TCP over the link that everybody's multicast needs.  Whoever has taken more than its
 allowance, and far more than the others have, goes on by itself.  Where all are slow nobody is: it
-is the network then, or the server.
+is the network then, or the server.  As each of those who go on by themselves needs the link for a
+copy of its own in the end, the more have gone, the more the next one may take.
 """
 
 from __future__ import annotations
@@ -37,9 +38,26 @@ class Patience:
     def __init__(self, most_s: float) -> None:
         self._most_s = most_s
         self._taken_s: dict[str, float] = {}
+        # Where each has come from; and what they had taken who have gone on by themselves, by that.
+        self._addresses: dict[str, str] = {}
+        self._gone_s: dict[str, float] = {}
         # The most that anybody has taken.
         self._peak_s = 0.0
         self._condemned: dict[str, str] = {}
+
+    def enter(self, name: str, address: str) -> None:
+        """One takes part; under whatever name it comes back, it has taken what it had."""
+        self._addresses[name] = address
+        gone_s = self._gone_s.get(address, 0.0)
+        if name not in self._taken_s and gone_s:
+            self._taken_s[name] = gone_s
+
+    def leave(self, name: str) -> None:
+        """It takes part no more, but may come back."""
+        address = self._addresses.pop(name, name)
+        if address in self._gone_s:
+            taken_s = self._taken_s.pop(name, 0.0)
+            self._gone_s[address] = max(self._gone_s[address], taken_s)
 
     def charge(self, names: Collection[str], seconds: float) -> None:
         """These have taken ``seconds`` of the others' time, together."""
@@ -52,32 +70,38 @@ class Patience:
         """This one is to go on by itself, whatever it has taken."""
         self._condemned.setdefault(name, reason)
 
-    def allowance_s(self, elapsed_s: float, clients: int) -> float:
-        """What one of so many may have taken by now."""
+    def allowance_s(self, elapsed_s: float, clients: int, gone: int = 0) -> float:
+        """What one of so many may have taken by now, after so many have gone."""
         first_s = (_FIRST if clients < MANY else _FIRST_OF_MANY) * self._most_s
-        return min(max(first_s, _LEAST_S) + _GROWTH * elapsed_s, self._most_s)
+        allowed_s = max(first_s, _LEAST_S) + _GROWTH * elapsed_s
+        return min(allowed_s * (1 + gone), self._most_s)
 
     def is_anybody_beyond(self, elapsed_s: float, clients: int) -> bool:
         """Whether :meth:`verdicts` may find somebody of so many."""
-        return bool(self._condemned) or self._peak_s > self.allowance_s(elapsed_s, clients)
+        least_s = self.allowance_s(elapsed_s, clients, max(len(self._gone_s) - 1, 0))
+        return bool(self._condemned) or self._peak_s > least_s
 
     def verdicts(self, elapsed_s: float, names: Collection[str]) -> dict[str, str]:
         """Those of ``names``, who take part, that are to go on by themselves; and why, in words."""
         condemned, self._condemned = self._condemned, {}
         found = {name: reason for name, reason in condemned.items() if name in names}
-        for name in self._beyond(elapsed_s, names):
-            taken = f"it has taken {self._taken_s[name]:.2g} s of the others' time"
-            found.setdefault(name, taken)
+        for name in list(self._beyond(elapsed_s, names)):
+            taken_s = self._taken_s[name]
+            found.setdefault(name, f"it has taken {taken_s:.2g} s of the others' time")
+            self._gone_s[self._addresses.get(name, name)] = taken_s
         return found
 
     def _beyond(self, elapsed_s: float, names: Collection[str]) -> Iterator[str]:
-        allowed_s = self.allowance_s(elapsed_s, len(names))
-        taken_s = sorted(self._taken_s.get(name, 0.0) for name in names)
+        all_s = sorted(self._taken_s.get(name, 0.0) for name in names)
         # Of the others: whoever has taken much stands behind the middle.
-        usual_s = taken_s[(len(taken_s) - 1) // 2] if len(taken_s) > 1 else float("inf")
+        usual_s = all_s[(len(all_s) - 1) // 2] if len(all_s) > 1 else float("inf")
         for name in names:
-            if self._taken_s.get(name, 0.0) > max(allowed_s, _FAR_MORE * usual_s):
-                yield name
+            taken_s = self._taken_s.get(name, 0.0)
+            if taken_s > _FAR_MORE * usual_s:
+                # By those of its own address nobody gains.
+                gone = len(self._gone_s) - (self._addresses.get(name, name) in self._gone_s)
+                if taken_s > self.allowance_s(elapsed_s, len(names), gone):
+                    yield name
 
 
 class HoldUp:

@@ -243,6 +243,7 @@ class Transfer:
                 return
 
     def _enter(self, member: Member, known: int) -> None:
+        self.patience.enter(member.client.name, member.client.address)
         member.enter(self._chain.join(member), self.repairs, self._notices, known)
 
     def _post(self, notice: Notice, buffer_id: int, *more: Notice) -> None:

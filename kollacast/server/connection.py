@@ -7,6 +7,7 @@ from collections.abc import Callable
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, ITCPTransport
 from twisted.internet.protocol import Protocol, ServerFactory
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kollacast.server.conversation import Departure
@@ -17,6 +18,8 @@ from kollacast.transport.keepalive import watch_peer
 from kollacast.transport.outgoing import Outgoing
 from kollacast.wire.parser import ClientStream
 from kollacast.wire.structures import WireError
+
+_log = Logger()
 
 #: Seconds in which a connection must have introduced itself.
 HELLO_TIMEOUT_S = 5.0
@@ -167,11 +170,12 @@ class ClientFactory(ServerFactory):
             return None
         if len(self.connections) >= self._max_connections:
             # Who is turned away holds its descriptor until the reactor's next turn.
-            self._host.crowd.turned_away(
-                "{address} is no client: too many come at once",
-                event="too-many-connections",
-                address=address,
-            )
+            if self._host.crowd.may_say(address):
+                _log.info(
+                    "{address} is no client: too many come at once",
+                    event="too-many-connections",
+                    address=address,
+                )
             return None
         connection = ClientProtocol(self._host, self._door, self._lobby, address)
         self.connections[connection] = None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from constantly import NamedConstant
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger, LogLevel
+from twisted.logger import Logger
 
 from kollacast.events.bucket import Bucket
 
@@ -25,7 +24,7 @@ _MOST_ADDRESSES = 1024
 
 
 class CrowdLog:
-    """Lines about the connections of a session of so many ``clients``."""
+    """Which lines about the connections of a session of so many ``clients`` are written."""
 
     def __init__(self, clock: IReactorTime, clients: int) -> None:
         self._clock = clock
@@ -38,20 +37,20 @@ class CrowdLog:
         self._began_at = 0.0
         self._timer: IDelayedCall | None = None
 
-    def info(self, text: str, **fields: object) -> None:
-        """A line about a client, in the logger's way."""
-        self._say(LogLevel.info, text, fields)
+    def may_say(self, stranger: str | None = None) -> bool:
+        """Whether a line may be written; else it is counted.
 
-    def warn(self, text: str, **fields: object) -> None:
-        """Likewise."""
-        self._say(LogLevel.warn, text, fields)
-
-    def turned_away(self, text: str, *, address: str, **fields: object) -> None:
-        """A line about a connection from ``address`` that has never been a client."""
-        if self._may_say():
-            _log.info(text, address=address, **fields)
+        It is about a client, or about a connection from the address ``stranger``, which has never
+        been one.
+        """
+        if self._lines.take(self._clock.seconds()):
+            return True
+        if stranger is not None:
+            self.closed(stranger)
         else:
-            self.closed(address)
+            self._unsaid += 1
+            self._await_sum()
+        return False
 
     def closed(self, address: str) -> None:
         """A connection from there was closed as soon as it came."""
@@ -64,16 +63,6 @@ class CrowdLog:
         if self._timer is not None:
             self._timer.cancel()
             self._sum_up()
-
-    def _say(self, level: NamedConstant, text: str, fields: dict[str, object]) -> None:
-        if self._may_say():
-            _log.emit(level, text, **fields)
-        else:
-            self._unsaid += 1
-            self._await_sum()
-
-    def _may_say(self) -> bool:
-        return self._lines.take(self._clock.seconds())
 
     def _await_sum(self) -> None:
         if self._timer is None:
@@ -92,7 +81,6 @@ class CrowdLog:
                 event="connections-summed",
                 rate=f"{count / seconds:,.0f}" if count >= seconds else f"{count / seconds:.1g}",
                 address=address or "many addresses",
-                count=count,
             )
         others = self._silent.total() - sum(count for _, count in named)
         if others:
@@ -101,14 +89,12 @@ class CrowdLog:
                 event="connections-summed",
                 others=f"{others:,}",
                 addresses=len(self._silent) - len(named),
-                count=others,
             )
         if self._unsaid:
             _log.warn(
                 "{lines} lines about clients are left out",
                 event="lines-left-out",
                 lines=f"{self._unsaid:,}",
-                count=self._unsaid,
             )
         self._silent.clear()
         self._unsaid = 0

@@ -6,6 +6,7 @@ import secrets
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from kollacast.events.guard import Guard
 from kollacast.sending.barrier import Phase
@@ -37,6 +38,8 @@ from kollacast.wire.messages import (
     Request,
 )
 from kollacast.wire.structures import WireError
+
+_log = Logger()
 
 #: What a C client makes of a greeting, of which it reads the first 16 bytes; ours does so with one
 #: that asks for what it has not.
@@ -231,6 +234,11 @@ class Participant:
         return f"{self.record.name} ({self.record.address})"
 
     @property
+    def address(self) -> str:
+        """Where it has come from."""
+        return self.record.address
+
+    @property
     def can_leave(self) -> bool:
         """Whether it can leave the barrier and fetch."""
         return self.can_fetch and self._host.lack is None
@@ -294,8 +302,8 @@ class Participant:
 
     def _let_in(self, admitted: Admission) -> None:
         if isinstance(admitted, Refused):
-            if admitted.note is not None:
-                self._host.crowd.warn(
+            if admitted.note is not None and self._host.crowd.may_say():
+                _log.warn(
                     "{address} is refused: {note}",
                     event="client-refused",
                     address=self.record.address,
@@ -320,12 +328,13 @@ class Participant:
         self.connection.close()
 
     def turn_away(self, reason: str, how: Departure) -> None:
-        self._host.crowd.turned_away(
-            "{address} is no client: {reason}",
-            event="no-client",
-            address=self.record.address,
-            reason=reason,
-        )
+        if self._host.crowd.may_say(self.record.address):
+            _log.info(
+                "{address} is no client: {reason}",
+                event="no-client",
+                address=self.record.address,
+                reason=reason,
+            )
         if how is Departure.PUT_OUT:
             self._tell_and_close(reason)
         else:
@@ -361,13 +370,14 @@ class Participant:
     def leave_step(self, reason: str) -> None:
         member, self.member = self.member, None
         assert member is not None
-        self._host.crowd.warn(
-            "client {name} goes on by itself: {reason}",
-            event="client-detached",
-            name=self.name,
-            host=self.record.name,
-            reason=reason,
-        )
+        if self._host.crowd.may_say():
+            _log.warn(
+                "client {name} goes on by itself: {reason}",
+                event="client-detached",
+                name=self.name,
+                host=self.record.name,
+                reason=reason,
+            )
         self._proof.leave_step()
         self._movement.moved()
         self._take_down(member)
@@ -426,21 +436,23 @@ class Participant:
 
     def put_out(self, reason: str, how: Departure) -> None:
         if self.is_unidentified:
-            self._host.crowd.warn(
-                "{address} does not count as a client: {reason}",
-                event="client-uncounted",
-                address=self.record.address,
-                reason=reason,
-            )
+            if self._host.crowd.may_say(self.record.address):
+                _log.warn(
+                    "{address} does not count as a client: {reason}",
+                    event="client-uncounted",
+                    address=self.record.address,
+                    reason=reason,
+                )
         else:
             self.record.reason = reason
-            self._host.crowd.warn(
-                "client {name} is out: {reason}",
-                event="client-out",
-                name=self.name,
-                host=self.record.name,
-                reason=reason,
-            )
+            if self._host.crowd.may_say():
+                _log.warn(
+                    "client {name} is out: {reason}",
+                    event="client-out",
+                    name=self.name,
+                    host=self.record.name,
+                    reason=reason,
+                )
         self._tell_and_close(reason)
         self.leave(how)
 

@@ -120,19 +120,22 @@ class Session:
     def joined(self, client: Participant) -> None:
         self.roster.join(client)
         here, expected = len(self.roster), self._config.clients
-        self.crowd.info(
-            "client {name} is in: {here} of {expected}",
-            event="client-in",
-            name=client.name,
-            host=client.record.name,
-            here=here,
-            expected=expected,
-        )
+        if self.crowd.may_say():
+            _log.info(
+                "client {name} is in: {here} of {expected}",
+                event="client-in",
+                name=client.name,
+                host=client.record.name,
+                here=here,
+                expected=expected,
+            )
         self.gathering.came()
         if client.member is not None and self.stage is not Stage.GATHERING:
             self.stream.join(client.member)
 
     def left(self, client: Participant, how: Departure) -> None:
+        if self.transfer is not None:
+            self.transfer.patience.leave(client.name)
         stage = self.stage
         if stage is Stage.GATHERING:
             if how is Departure.GAVE_UP:
