@@ -121,6 +121,17 @@ class RuleTests(SynchronousTestCase):
         [line] = _found(*_hosts(1, 2), _host(3, damaged=5000))
         self.assertIn("host 10.0.0.3 received datagrams at 239.238.0.31 port 18383 that are", line)
 
+    def test_forged(self) -> None:
+        """The one line that is about somebody who means harm comes first."""
+        found = _found(*_hosts(1, 2), _host(3, forged=1), _host(4, lost=9000))
+        self.assertEqual(len(found), 2)
+        self.assertEqual(
+            found[0],
+            "host 10.0.0.3 received what claims to be the server's and is not, and kept none of it:"
+            " somebody else sends to 239.238.0.31 port 18383; where it is one host, its memory may"
+            " be bad",
+        )
+
     def test_left_behind(self) -> None:
         [line] = _found(*_hosts(1, 2), _host(3, fetching="no DONE for 5 s"))
         self.assertEqual(
