@@ -54,6 +54,10 @@ class Terminal:
         size = struct.pack("HHHH", rows, columns, 0, 0)
         fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, size)
 
+    def stop(self) -> None:
+        """As Ctrl-S does: it takes no more."""
+        os.write(self._ours, b"\x13")
+
     def has_shown(self, text: str) -> bool:
         return any(text in line for screen in list(self.screens) for line in screen)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
 import subprocess
@@ -103,6 +105,36 @@ async def test_a_terminal_that_goes_away(crew: Crew, terminal: Terminal) -> None
     terminal.hang_up()
     assert await ends(server, client) == [0, 0]
     assert (crew.folder / "copy").read_bytes() == image
+
+
+@on_the_reactor
+async def test_a_terminal_that_is_stopped(crew: Crew, terminal: Terminal) -> None:
+    """Whoever reads it at leisure (Ctrl-S) does not hold up hosts."""
+    image = image_of(_SIZE)
+    words = ("--input", str(crew.file("image", image)), *_RATE)
+    server = crew.server(*words, stderr=terminal.theirs, env=_XTERM)
+    await crew.until(lambda: terminal.has_shown("0 of 1 hosts"), "the terminal")
+    terminal.stop()
+    client = crew.client("--output", "copy")
+    assert await ends(server, client) == [0, 0]
+    assert (crew.folder / "copy").read_bytes() == image
+
+
+@on_the_reactor
+async def test_standard_error_that_nobody_reads(crew: Crew) -> None:
+    ours, theirs = os.pipe()
+    try:
+        os.set_blocking(theirs, False)
+        with contextlib.suppress(BlockingIOError):
+            while os.write(theirs, bytes(4096)):
+                pass
+        os.set_blocking(theirs, True)
+        server = crew.server("--input", str(crew.file("image", image_of(_SIZE))), stderr=theirs)
+        client = crew.client("--output", "copy")
+        assert await ends(server, client) == [0, 0]
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 @on_the_reactor
