@@ -16,6 +16,9 @@ from kollacast.sending.plan import Plan
 from kollacast.server.cycle import Stage
 from kollacast.server.record import ClientRecord
 
+#: So many clients that are without the image are named in a line; the report has all.
+_MOST_NAMES = 10
+
 _PHASES = {
     Stage.STARTING: "starting",
     Stage.GATHERING: "waiting for clients",
@@ -193,11 +196,11 @@ class Snapshot:
     def _without(self, reason: str | None) -> str:
         """Who has not got the image, and why unless for the ``reason`` that all have."""
         accounts = [entry.account for entry in self.clients]
-        return "; ".join(
-            f"{account.name} ({account.address}): {account.reason}"
-            for account in accounts
-            if not account.verified and account.reason != reason
-        )
+        without = [a for a in accounts if not a.verified and a.reason != reason]
+        named = [f"{a.name} ({a.address}): {a.reason}" for a in without[:_MOST_NAMES]]
+        if len(without) > _MOST_NAMES:
+            named.append(f"and {len(without) - _MOST_NAMES} more")
+        return "; ".join(named)
 
     def report(self, reason: str | None) -> dict[str, Any]:
         """What ``--report`` says beside status and message, in JSON's types."""
