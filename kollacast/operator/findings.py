@@ -159,9 +159,10 @@ def some_lose(run: RunFacts) -> str | None:
         return None
     run.told.update(losing)
     others = median_low([host.loss for host in rest])
+    whose = "their switch ports and cables" if len(losing) > 1 else "its switch port and cable"
     return (
         f"{run.names(losing)} lost {_percent(losing)} while the rest lost"
-        f" {_share(others) if others >= 0.001 else 'none'}: look at their switch port and cable"
+        f" {_share(others) if others >= 0.001 else 'none'}: look at {whose}"
     )
 
 
