@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from kollacast.client.account import Account
 from kollacast.client.attempt import Attempt, not_found
+from kollacast.client.connecting import securing
 from kollacast.client.endings import Ending, Failed, Lost, failed_by
 from kollacast.client.local_copy import LocalCopy
 from kollacast.client.retry import Retry
@@ -51,6 +52,7 @@ class Client:
         self._copy = LocalCopy(
             sink, make_worker(reactor, "disk"), make_worker(reactor, "digest"), self._failed_by
         )
+        self._secure = securing(reactor, config)
         self._run_id = secrets.token_hex(8)
         self._began_at = 0.0
         self._attempt: Attempt | None = None
@@ -91,6 +93,7 @@ class Client:
                 self._copy,
                 self._guard,
                 run_id=self._run_id,
+                secure=self._secure,
                 open_port=self._open_port,
                 report=lambda reason: self.account().report(reason),
             )

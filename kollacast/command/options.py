@@ -21,7 +21,7 @@ from kollacast import __version__
 from kollacast.command import streams, values
 from kollacast.command.logs import STDERR_OBSERVER, shorten_crashes
 from kollacast.files.atomic_file import prove_writable
-from kollacast.operator.config import PROGRESS_MODES
+from kollacast.operator.config import PROGRESS_MODES, Certificates
 from kollacast.operator.outcome import Status
 
 DEFAULT_PORT = 18383
@@ -29,6 +29,8 @@ DEFAULT_PORT = 18383
 #: Bytes of a shared secret: fewer can be guessed.
 _LEAST_SECRET = 16
 _MOST_SECRET = 4096
+#: The most bytes that are read of a file in PEM.
+_MOST_PEM = 1 << 20
 
 
 def option(
@@ -140,6 +142,7 @@ class CommandOptions(usage.Options):
             "port": self["port"],
             "failsafe": self["failsafe"],
             "secret": self._read_secret(),
+            "certificates": self._read_certificates(),
             "report_path": self["report"],
             "progress_mode": self["progress"],
             "is_daemon": self.is_daemon,
@@ -169,6 +172,29 @@ class CommandOptions(usage.Options):
         if is_open_to_others:
             streams.console.write_line(f"--token-file {path}: others can read it: chmod 600 {path}")
         return secret
+
+    def _read_certificates(self) -> Certificates | None:
+        """What is in the folder of ``--tls-dir``, once this host can prove itself by it."""
+        folder = self["tls-dir"]
+        if folder is None:
+            return None
+        what = f"--tls-dir {folder}"
+        contents = []
+        for name in ("ca.pem", "cert.pem", "key.pem"):
+            path = os.path.join(folder, name)
+            with values.refusing(f"{what}: {name} cannot be read"), open(path, "rb") as file:
+                contents.append(file.read(_MOST_PEM))
+                if name == "key.pem" and os.fstat(file.fileno()).st_mode & 0o077:
+                    raise UsageError(f"{what}: others can read key.pem: chmod 600 {path}")
+        # It takes its time to load.
+        from kollacast.transport import tls
+
+        certificates = Certificates(*contents)
+        try:
+            tls.prove(certificates)
+        except tls.BadCertificates as error:
+            raise UsageError(f"{what}: {error}") from None
+        return certificates
 
     def _check_apart(self, image: str, stream: int) -> None:
         """Raise `UsageError` when a file that is written would take the place of another one.

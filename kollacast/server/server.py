@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
 from kollacast import congestion
@@ -113,7 +114,7 @@ class Server:
                 config.expectation.check_size(self._source.size)
             listening = self._reactor.listenTCP(
                 config.port,
-                self._factory,
+                self._listener(),
                 backlog=_BACKLOG,
                 interface=config.listen_ip or config.local_ip,
             )
@@ -158,6 +159,16 @@ class Server:
         return self._snapshot(self._session.roster.entries())
 
     # Parts of it.
+
+    def _listener(self) -> ServerFactory:
+        """What takes connections: on TLS, where that is asked for."""
+        if not self._config.is_secure:
+            return self._factory
+        # It takes its time to load.
+        from kollacast.transport import tls
+
+        secured = tls.server_side(self._config.certificates, self._factory, self._reactor)
+        return cast(ServerFactory, secured)
 
     def _snapshot(self, clients: tuple[ClientEntry, ...]) -> Snapshot:
         session, transfer = self._session, self._session.transfer
