@@ -164,6 +164,15 @@ class Lab:
         """
         _nft(host.namespace, "eth0", f"ip daddr 224.0.0.0/4 {of} drop", table="wall")
 
+    def translate_multicast(self, host: Host, address: str) -> None:
+        """From now on multicast gets into `host` as if `address` had sent it."""
+        _nft(
+            host.namespace,
+            "eth0",
+            f"ip daddr 224.0.0.0/4 ip saddr set {address}",
+            table="translator",
+        )
+
     @contextlib.contextmanager
     def partition(self, one: Host, other: Host) -> Iterator[None]:
         """Drop everything between two hosts, in both directions, until the block ends."""

@@ -380,6 +380,22 @@ class GreetingTests(_ClientTestCase):
                 if not fetch:
                     self.assert_brought_by_tcp(server, client)
 
+    def test_the_group_is_joined_for_what_the_server_sends(self) -> None:
+        for any_source, named, joined in (
+            (False, SERVER_IP, SERVER_IP),
+            (False, "10.9.9.9", "10.9.9.9"),
+            (False, None, None),
+            (True, SERVER_IP, None),
+        ):
+            server, client = self.meet(any_source=any_source)
+            server.greet(source=named)
+            self.network.settle()
+            [port] = self.network.ports
+            self.assertEqual(port.source, joined)
+            client.client.interrupt("enough")
+            client.finish()
+            self.close_server()
+
     def assert_brought_by_tcp(self, server: RawServer, client: ClientRun) -> None:
         """In step with the others, and all of it by repairs."""
         for number, (size, base, count) in enumerate(

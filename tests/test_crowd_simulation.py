@@ -57,7 +57,7 @@ _SALT = 7
 _MTU = 240
 _CAPACITY = payload_capacity(_MTU)
 _GREETING = Greeting(
-    "session", _SALT, "239.0.0.1", 1, _MTU, 4096, 4, "sha256", True, fetch=True, image="ab"
+    "session", _SALT, "239.0.0.1", 1, _MTU, 4096, 4, "sha256", coding=True, fetch=True, image="ab"
 )
 #: Standard deviations that chance is given.
 _SIGMAS = 6

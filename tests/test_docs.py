@@ -116,6 +116,7 @@ class ExampleTests(SynchronousTestCase):
             buffer_packets=4309,
             window=4,
             digest="sha256",
+            source="10.0.0.1",
             coding=True,
             name="image.tgz",
             size=2926,

@@ -64,6 +64,22 @@ async def test_a_partition_that_heals(crew: Crew) -> None:
 
 
 @on_the_reactor
+async def test_multicast_from_another_address(crew: Crew) -> None:
+    """Nothing comes in where only the server's is taken, and all comes in where anybody's is."""
+    async with transfer(crew, 1, expected=3, hosts=3) as run:
+        for index, words in ((1, ()), (2, ("--any-source",))):
+            run.lab.translate_multicast(run.lab.clients[index], "10.77.99.99")
+            run.start_client(index, *words)
+        await run.clients[1].said(
+            "no multicast reaches this host", f"from {run.lab.server.address}"
+        )
+        await run.clients[1].said("--any-source")
+        await run.all_have_it()
+        reports = [run.report(f"client-{index}") for index in range(3)]
+        assert [report["packets_multicast"] > 0 for report in reports] == [True, False, True]
+
+
+@on_the_reactor
 async def test_a_host_that_no_multicast_reaches(crew: Crew) -> None:
     """It says what to check, and goes on by TCP while the others go on by multicast."""
     async with transfer(crew, 2, expected=3, hosts=3) as run:

@@ -33,6 +33,7 @@ GREETING = Greeting(
     buffer_packets=4309,
     window=4,
     digest="sha256",
+    source="10.0.0.1",
     coding=True,
     name="kolla_image.tgz",
     size=5_000_000_000,
@@ -55,6 +56,7 @@ _FIELDS: dict[str, Any] = {
     "buffer_packets": 4309,
     "window": 4,
     "digest": "sha256",
+    "source": "10.0.0.1",
     "coding": True,
     "name": "kolla_image.tgz",
     "size": 5_000_000_000,
@@ -179,6 +181,16 @@ class Greetings(_Refused):
                 self.not_greeted("", **{key: value})
         for value in (True, 1.0, math.nan, "1", [], {}):
             self.not_greeted("size", size=value)
+
+    def test_sources_that_are_none(self) -> None:
+        for source in ("239.1.1.1", "0.0.0.0"):
+            self.not_greeted("no host's address", source=source)
+        others: tuple[Any, ...] = ("", "ff02::1", "10.0.0.1/8", "host", True, 1, [], {})
+        for other in others:
+            self.not_greeted("", source=other)
+        greeting = self.greeting(source=None)
+        assert isinstance(greeting, Greeting)
+        self.assertIsNone(greeting.source)
 
     def test_groups_that_are_none(self) -> None:
         for group in ("10.0.0.1", "223.255.255.255", "240.0.0.0", "255.255.255.255", "0.0.0.0"):

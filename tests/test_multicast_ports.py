@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 from twisted.internet import reactor
@@ -20,7 +22,7 @@ from twisted.trial import unittest
 from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake, Landing
-from kollacast.transport import frames, receiver, segments, sender
+from kollacast.transport import frames, interfaces, receiver, segments, sender
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_GRO, UDP_SEGMENT
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.receiver import MulticastReceiver, open_receiver
@@ -87,7 +89,7 @@ class _PortsTest(unittest.TestCase):
         self.intake = _Intake(codec, self.capacity)
         self.receiver = MulticastReceiver(reactor, self.intake, self.arrived, _GUARD)
         self.waiting: list[tuple[PacketBuffer, Deferred[None]]] = []
-        listening = open_receiver(reactor, self.receiver, group, _LOOPBACK, _WINDOW)
+        listening = open_receiver(reactor, self.receiver, group, _LOOPBACK, _WINDOW, _LOOPBACK)
         self.addCleanup(listening.stopListening)
         self.sender = MulticastProtocol(
             reactor,
@@ -286,12 +288,12 @@ class Doors(_PortsTest):
 
     def test_no_interface_has_the_local_address(self) -> None:
         number = _free_port()
-        for local_ip in ("192.0.2.1", "not an address"):
+        for local_ip, source in product(("192.0.2.1", "not an address"), (None, _LOOPBACK)):
             with self.assertRaises(OSError) as caught:
-                open_receiver(reactor, self.receiver_for(), (_GROUP, number), local_ip, 0)
+                open_receiver(reactor, self.receiver_for(), (_GROUP, number), local_ip, 0, source)
             self.assertNotIsInstance(caught.exception, CannotListenError)
         # It has not kept the port.
-        port = open_receiver(reactor, self.receiver_for(), (_GROUP, number), _LOOPBACK, 0)
+        port = open_receiver(reactor, self.receiver_for(), (_GROUP, number), _LOOPBACK, 0, None)
         self.addCleanup(port.stopListening)
 
     def test_the_sender_s_address_is_no_interface_s(self) -> None:
@@ -310,13 +312,47 @@ class Doors(_PortsTest):
             other.bind(("", 0))
             group = (_GROUP, other.getsockname()[1])
             with self.assertRaises(CannotListenError):
-                open_receiver(reactor, self.receiver_for(), group, _LOOPBACK, 0)
+                open_receiver(reactor, self.receiver_for(), group, _LOOPBACK, 0, None)
 
     def test_two_clients_of_one_host_share_the_port(self) -> None:
         group = (_GROUP, _free_port())
         for _ in range(2):
-            port = open_receiver(reactor, self.receiver_for(), group, _LOOPBACK, 0)
+            port = open_receiver(reactor, self.receiver_for(), group, _LOOPBACK, 0, None)
             self.addCleanup(port.stopListening)
+
+    def come_in(self, source: str | None, *senders: str) -> list[str]:
+        """Of these senders' datagrams, those that the kernel lets in where ``source`` is joined."""
+        port = open_receiver(
+            reactor, self.receiver_for(), (_GROUP, _free_port()), _LOOPBACK, _WINDOW, source
+        )
+        self.addCleanup(port.stopListening)
+        port.rejoin()
+        for sender_ip in senders:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+                stranger.bind((sender_ip, 0))
+                stranger.setsockopt(
+                    socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(_LOOPBACK)
+                )
+                stranger.sendto(sender_ip.encode(), (_GROUP, port.getHost().port))
+        came = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                came.append(port.socket.recv(100).decode())
+        return came
+
+    def test_nobody_s_datagrams_but_the_source_s(self) -> None:
+        three = ("127.0.0.2", _LOOPBACK, "127.0.0.3")
+        self.assertEqual(self.come_in(_LOOPBACK, *three), [_LOOPBACK])
+        self.assertEqual(self.come_in("192.0.2.7", *three), [])
+        self.assertEqual(self.come_in(None, *three), list(three))
+
+    def test_a_kernel_that_knows_no_sources(self) -> None:
+        refused = (-1, b"")
+        self.patch(interfaces, "source_request", lambda *addresses: refused)
+        with capturedLogs() as events:
+            self.assertEqual(self.come_in("192.0.2.7", _LOOPBACK), [_LOOPBACK])
+        [*_, line] = [formatEvent(event) for event in events]
+        self.assertIn("cannot keep to multicast from 192.0.2.7 (Protocol not available)", line)
 
     async def test_another_group_s_datagrams_do_not_come_in(self) -> None:
         self.open()

@@ -70,6 +70,11 @@ class _Client:
         self.by_tcp: list[int] = []
         #: How often what it had asked for was multicast.
         self.served = 0
+        #: What it lacked at first, of how many packets.
+        self.lacks: list[tuple[int, int]] = []
+
+    def lacked(self, packets: int, of: int) -> None:
+        self.lacks.append((packets, of))
 
     def repair(self, seqs: Sequence[int]) -> None:
         self.by_tcp += seqs

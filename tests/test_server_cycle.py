@@ -1473,7 +1473,14 @@ class OutcomeTests(_ServerTestCase):
         self.others(1)
         raw = self.raw(BufferCtl, Sent)
         self.network.run_for(2.0)
-        raw.report(ok=True, packets_multicast=13)
+        raw.report(
+            ok=True,
+            packets_multicast=13,
+            packets_dropped=7,
+            packets_damaged=-1,
+            receive_buffer_bytes="many",
+            seconds_writing=1.5,
+        )
         outcome = server.finish()
         report = outcome.report
         self.assertEqual(outcome.status, Status.OK)
@@ -1491,9 +1498,17 @@ class OutcomeTests(_ServerTestCase):
                 "reason": None,
                 "fetching": None,
                 "connections": 1,
+                "packets_sent": 14,
+                "packets_lost": 0,
                 "packets_multicast": 13,
                 "packets_repaired": 0,
                 "packets_fetched": 0,
+                "packets_dropped": 7,
+                "packets_damaged": None,
+                "receive_buffer_bytes": None,
+                "receive_buffer_wanted_bytes": None,
+                "seconds_answering": 0.0,
+                "seconds_writing": 1.5,
             },
         )
         self.assertGreaterEqual(self.entry(outcome)["seconds"], 2.0)

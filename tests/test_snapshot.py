@@ -11,7 +11,8 @@ from kollacast.operator.config import ServerConfig
 from kollacast.operator.outcome import Status
 from kollacast.sending.plan import offer
 from kollacast.server.cycle import Stage
-from kollacast.server.snapshot import ClientEntry, ClientRecord, Snapshot
+from kollacast.server.record import ClientRecord
+from kollacast.server.snapshot import ClientEntry, HostState, Snapshot
 from kollacast.wire.checksum import best_crc32c
 from tests.simulation.network import Network
 from tests.simulation.testcase import MemoryTestCase
@@ -62,6 +63,44 @@ class SnapshotTests(SynchronousTestCase):
         # Who has gone without the image takes no part; in the end, only who has it counts.
         self.assertEqual(_snapshot(_DONE, _GONE).progress().clients, 1)
         self.assertEqual(_snapshot(_DONE, _HERE, stage=Stage.ENDED).progress().clients, 1)
+
+    def test_how_hosts_stand(self) -> None:
+        for place, more, state in (
+            ("in step", {}, HostState.RECEIVING),
+            ("in step", {"packets_owed": 1}, HostState.REPAIRING),
+            ("in step", {"owes": "DONE", "owed_s": 2.0}, HostState.RECEIVING),
+            ("in step", {"owes": "REPORT"}, HostState.VERIFYING),
+            ("joining late", {}, HostState.RECEIVING),
+            ("out of step", {}, HostState.DETACHED),
+            ("fetching", {}, HostState.DETACHED),
+            ("fetching", {"owes": "REPORT"}, HostState.VERIFYING),
+            (None, {}, HostState.FAILED),
+        ):
+            entry = dataclasses.replace(_entry(1, place), **more)
+            self.assertIs(_snapshot(entry).state(entry), state, (place, more))
+        self.assertIs(_snapshot(_DONE).state(_DONE), HostState.VERIFIED)
+        waiting = _snapshot(_HERE, stage=Stage.GATHERING)
+        self.assertIs(waiting.state(_HERE), HostState.WAITING)
+        told = dataclasses.replace(_CONFIG, unicast=True)
+        unicast = dataclasses.replace(_snapshot(), config=told)
+        self.assertIs(unicast.state(_entry(1, "fetching")), HostState.UNICAST)
+        self.assertEqual(
+            _snapshot(_GONE, _HERE, _DONE, _HERE).states(),
+            {HostState.RECEIVING: 2, HostState.VERIFIED: 1, HostState.FAILED: 1},
+        )
+
+    def test_who_is_behind(self) -> None:
+        def at(number: int, packets: int, owed_s: float = 0.0) -> ClientEntry:
+            entry = _entry(number, "in step")
+            return dataclasses.replace(entry, packets_done=packets, owed_s=owed_s)
+
+        slow, held, even, first = at(3, 100), at(4, 500, 1.0), at(5, 500), at(6, 900)
+        snapshot = _snapshot(_DONE, first, even, held, slow, _GONE)
+        self.assertEqual(snapshot.slowest(3), [slow, held, even])
+        self.assertEqual(snapshot.slowest(9), [slow, held, even, first])
+        self.assertEqual(snapshot.bytes_of(slow), 100 * snapshot.plan.capacity)
+        self.assertEqual(snapshot.bytes_of(_DONE), 2_000_000)
+        self.assertEqual(snapshot.bytes_of(at(1, 1 << 30)), 2_000_000)
 
     def test_every_stage_has_a_word(self) -> None:
         words = [_snapshot(stage=stage).progress().phase for stage in Stage]
@@ -132,5 +171,15 @@ class MomentTests(MemoryTestCase):
         raw.ready()
         raw.request(0, 1)
         self.assertEqual(server.snapshot.packets_repaired, 2)
+        [entry, _other] = server.snapshot.clients
+        self.assertEqual((entry.account.packets_sent, entry.account.packets_lost), (4, 2))
+        self.assertEqual(entry.account.loss, 0.5)
+        self.assertEqual(entry.owes, "DONE")
+        network.run_for(1.5)
+        raw.done()
+        network.settle()
+        [entry, _other] = server.snapshot.clients
+        self.assertEqual(entry.packets_done, 4)
+        self.assertGreaterEqual(entry.account.seconds_answering, 1.5)
         self.assertEqual(before.packets_repaired, 0)
         self.assertEqual(len(before.clients), 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -233,6 +234,8 @@ class Attempt:
             self.fail(Failed(text))
             return
         connection, shape = self._connection, terms.shape
+        if self._config.any_source:
+            shape = replace(shape, source=None)
         assert connection is not None
         connection.stream.capacity = shape.capacity
         self.route = Route(

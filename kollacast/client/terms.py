@@ -63,6 +63,7 @@ def _shape(
         dialect=dialect,
         salt=greeting.salt,
         group=(greeting.group, greeting.port),
+        source=greeting.source,
         mtu=greeting.mtu,
         capacity=capacity,
         buffer_packets=buffer_packets,

@@ -67,6 +67,14 @@ class ClientOptions(CommandOptions):
         *SHARED_PARAMETERS,
     ]
 
+    optFlags: ClassVar[list[list[Any]]] = [
+        [
+            "any-source",
+            None,
+            "Take multicast from everybody, and not only what the server says that it sends.",
+        ],
+    ]
+
     config: ClientConfig
 
     def parseArgs(self, *arguments: str) -> None:
@@ -83,6 +91,7 @@ class ClientOptions(CommandOptions):
             server_ip=self["server_ip"],
             connect_timeout_s=self["connect-timeout"],
             name=self["name"] or socket.gethostname() or self["local_ip"],
+            any_source=bool(self["any-source"]),
             output_path=self["output"],
             registry_root=self["registry-root"],
         )

@@ -29,6 +29,8 @@ DEFAULT_PORT = 18383
 #: Bytes of a shared secret: fewer can be guessed.
 _LEAST_SECRET = 16
 _MOST_SECRET = 4096
+#: What a folder of ``--tls-dir`` holds.
+_TLS_FILES = ("ca.pem", "cert.pem", "key.pem")
 #: The most bytes that are read of a file in PEM.
 _MOST_PEM = 1 << 20
 
@@ -180,7 +182,7 @@ class CommandOptions(usage.Options):
             return None
         what = f"--tls-dir {folder}"
         contents = []
-        for name in ("ca.pem", "cert.pem", "key.pem"):
+        for name in _TLS_FILES:
             path = os.path.join(folder, name)
             with values.refusing(f"{what}: {name} cannot be read"), open(path, "rb") as file:
                 contents.append(file.read(_MOST_PEM))
@@ -201,11 +203,15 @@ class CommandOptions(usage.Options):
 
         The image is the file of the option `image`, or else behind the descriptor `stream`.
         """
+        folder = self["tls-dir"]
+        others = {other: self.get(other) for other in (image, "token-file", "expect-hosts")}
+        for name in _TLS_FILES if folder is not None else ():
+            others[f"tls-dir, {name}"] = os.path.join(folder, name)
         for written in ("report", "output"):
-            for other in (image, "token-file"):
-                if written == other or None in (self.get(written), self.get(other)):
+            for other, path in others.items():
+                if written == other or None in (self.get(written), path):
                     continue
-                if os.path.realpath(self[written]) == os.path.realpath(self[other]):
+                if os.path.realpath(self[written]) == os.path.realpath(path):
                     raise UsageError(f"--{written} {self[written]}: is the file of --{other}")
         report = self["report"]
         if report is not None and self[image] is None and _is_behind(stream, report):

@@ -73,6 +73,11 @@ class ServerConfig(Config):
     spool_path: str | None = None  #: folder for a copy of what a pipe brings; None for no copy
     spool_bytes: int = 0  #: the most bytes of that copy
 
+    @property
+    def has_names(self) -> bool:
+        """Whether a name is one host's alone: it is proved, or expected."""
+        return self.certificates is not None or self.expected_names is not None
+
 
 @dataclass(frozen=True)
 class ClientConfig(Config):
@@ -83,6 +88,7 @@ class ClientConfig(Config):
     port: int  #: of the server's TCP port, 1 to 65535
     connect_timeout_s: float  #: to keep trying until the server is up
     name: str  #: what this host is called in the server's report
+    any_source: bool = False  #: whether multicast is taken from everybody, not the server alone
     output_path: str | None = None  #: file for the image
     #: folder for the image, unpacked; standard output takes it where this and the file are None
     registry_root: str | None = None

@@ -73,7 +73,9 @@ class ReceivePort(Protocol):
 
 
 #: Joins a multicast group as :func:`kollacast.transport.receiver.open_receiver` does.
-OpenReceiver = Callable[[IReactor, MulticastReceiver, tuple[str, int], str, int], ReceivePort]
+OpenReceiver = Callable[
+    [IReactor, MulticastReceiver, tuple[str, int], str, int, str | None], ReceivePort
+]
 
 
 class Route:
@@ -238,7 +240,9 @@ class Route:
     def _open(self, reception: Reception) -> ReceivePort:
         reactor, shape = self._reactor, self._shape
         receiver = MulticastReceiver(reactor, reception.intake, reception.arrived, self._guard)
-        port = self._open_port(reactor, receiver, shape.group, self._local_ip, shape.unread_bytes)
+        port = self._open_port(
+            reactor, receiver, shape.group, self._local_ip, shape.unread_bytes, shape.source
+        )
         self._receiver = receiver
         return port
 
@@ -271,17 +275,21 @@ class Route:
     def _nothing_heard(self, silence: Silence) -> None:
         """Multicast passes this host by."""
         assert self._port is not None
-        server_ip = str(self._connection.transport.getPeer().host)
+        source = self._shape.source
+        server_ip = source or str(self._connection.transport.getPeer().host)
         found = self._port.why_unreached(server_ip, self._shape.mtu)
         _log.warn(
             "{what}: {packets} packets were sent to {group} and none came in by"
-            " {local_ip}{why}{then}",
+            " {local_ip}{source}{why}{then}",
             what=f"multicast has stopped reaching this host, since buffer {silence.since}"
             if silence.is_new
             else "no multicast reaches this host",
             packets=silence.packets,
             group=self._group,
             local_ip=self._local_ip,
+            source=f" from {source}, the only sender taken (--any-source takes all)"
+            if source
+            else "",
             why=f". {found}" if found else _STOPPED if silence.is_new else _UNREACHED,
             then=". Going on by TCP" if self._shape.can_fetch else "",
         )

@@ -23,6 +23,8 @@ class Shape:
     dialect: Dialect
     salt: int  #: seeds the packets' checksum
     group: tuple[str, int]  #: address and port of the multicast group
+    #: address of the only sender whose datagrams to the group are taken; None for everybody's
+    source: str | None
     mtu: int  #: bytes of the largest datagram
     capacity: int  #: payload bytes of a packet
     buffer_packets: int  #: the most packets of a buffer

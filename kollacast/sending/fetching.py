@@ -47,6 +47,8 @@ class Fetches:
         self._stopped = False
         #: Whether the client knows where the image ends, and so asks for no more.
         self.has_told_end = False
+        #: Up to which packet it was sent what it fetches.
+        self.packets_done = 0
 
     @property
     def waits_for_image(self) -> bool:
@@ -104,6 +106,7 @@ class Fetches:
         if payloads:
             headers = self._plan.codec.sealed(first, payloads)
             message = encode_sealed(dialect, headers, range(len(payloads)), payloads)
+            self.packets_done = first + len(payloads)
             self._client.send(message, len(payloads))
         if ended:
             self.has_told_end = True

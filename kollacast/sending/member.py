@@ -50,6 +50,10 @@ class Member:
         self.has_answered = False
         #: Packets asked for and neither sent nor taken over by a coded repair.
         self.packets_owed = 0
+        #: Up to which packet of the stream it has all that it was told of.
+        self.packets_done = 0
+        #: Seconds from the word that a buffer is sent until it has all of it, of all buffers.
+        self.answering_s = 0.0
         self._clock = clock
         self._dialect = dialect
         self._outgoing = outgoing
@@ -129,6 +133,11 @@ class Member:
         first = self._first
         return first is not None and fetch.first + fetch.count <= first.packet_id_base
 
+    @property
+    def first_packet(self) -> int:
+        """The first packet of which it was told; 0 before it was told of any."""
+        return 0 if self._first is None else self._first.packet_id_base
+
     # From the control stream.
 
     def tell(self, message: bytes) -> None:
@@ -163,8 +172,10 @@ class Member:
     def done(self) -> None:
         if not self._sent or not self._ready:
             raise WireError("DONE for a buffer that was not sent")
-        self._sent.popleft()
+        _ctl, since = self._sent.popleft()
+        self.answering_s += self._clock.seconds() - since
         ctl = self._ready.popleft()
+        self.packets_done = ctl.packet_id_base + ctl.pkt_count
         if not self._sent:
             self._close_requests()
         self._repairs.done(self, ctl.buffer_id)

@@ -32,6 +32,7 @@ class Listener(Hashable, Protocol):
     def name(self) -> str: ...  # what people call it
     @property
     def can_leave(self) -> bool: ...  # the barrier and fetch, and then says so
+    def lacked(self, packets: int, of: int) -> None: ...  # so many did not reach it at first
 
 
 class Reach:

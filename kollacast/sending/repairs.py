@@ -248,7 +248,9 @@ class Repairs:
         current.unheard.discard(client)
         current.lost[client] = lost
         if current.flight.has_left:
-            self.reach.answered(client.client, lost[0], current.flight.buffer.ctl)
+            ctl = current.flight.buffer.ctl
+            client.client.lacked(lost[0], ctl.pkt_count)
+            self.reach.answered(client.client, lost[0], ctl)
         self._report_if_all(current)
 
     def _report_if_all(self, current: _Repair) -> None:

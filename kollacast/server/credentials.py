@@ -20,6 +20,10 @@ class Peer:
     name: str | None = None  #: what its certificate calls it, where it has one
 
 
+#: What stands for an address of this host that the kernel chooses.
+_ANY = "0.0.0.0"
+
+
 class Credentials:
     """The session's name, and its secret where it has one; ``name`` is the image's."""
 
@@ -40,6 +44,7 @@ class Credentials:
             buffer_packets=offer.buffer_packets,
             window=offer.window,
             digest=offer.digest,
+            source=config.local_ip if config.local_ip != _ANY else None,
             coding=offer.coding,
             name=name,
             size=offer.size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -19,7 +20,7 @@ from kollacast.server import admission
 from kollacast.server.admission import Admission, InStep, Late, Refused, Situation
 from kollacast.server.conversation import Answer, Departure, conversation, is_report_due, proving
 from kollacast.server.credentials import Credentials, Peer
-from kollacast.server.snapshot import ClientRecord
+from kollacast.server.record import ClientRecord
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
 from kollacast.wire.greeting import Hello, Refusal, Response
@@ -108,6 +109,8 @@ class Participant:
         self._proof = proving(self)
         self._heard_at = 0.0
         self._joined_at = 0.0
+        # Up to which packet it had all in step, once it is so no more.
+        self._done_in_step = 0
 
     # From the connection.
 
@@ -193,10 +196,27 @@ class Participant:
         """Whether the answer due is the client's last one, before which it syncs its file."""
         return is_report_due(self._proof) or (self.member is not None and self.member.is_finishing)
 
+    @property
+    def packets_done(self) -> int:
+        """Up to which packet of the stream it has all, as far as that is known here."""
+        kept = self.hello.kept if self.hello is not None else 0
+        fetched = self.fetching.packets_done if self.fetching is not None else 0
+        if self.member is None:
+            return max(kept, fetched, self._done_in_step)
+        if fetched < self.member.first_packet:
+            return max(kept, fetched)
+        return max(kept, self.member.packets_done)
+
     def quiet_s(self) -> float:
         """Seconds for which it has said nothing, or has owed something, whichever is more."""
         quiet_s = self._host.clock.seconds() - self._heard_at
         return quiet_s if self.member is None else max(quiet_s, self.member.owed_s())
+
+    def owed_s(self) -> float:
+        """Seconds for which something has been due from it; in step, the others wait for it."""
+        if self.member is not None and self.member.owes is not None:
+            return self.member.owed_s()
+        return self._host.clock.seconds() - self._heard_at if self.owes else 0.0
 
     def silent_s(self) -> float:
         """Seconds for which an answer has been due and nothing has moved."""
@@ -235,6 +255,11 @@ class Participant:
         else:
             self._verify()
 
+    def lacked(self, packets: int, of: int) -> None:
+        """Of so many packets that were multicast to it, it lacked some at first."""
+        self.record.packets_sent += of
+        self.record.packets_lost += packets
+
     def resent(self, packets: int) -> None:
         """So many packets have gone to it by TCP, asked for one by one."""
         self._moved()
@@ -254,9 +279,10 @@ class Participant:
 
     def introduced(self, hello: Hello) -> None:
         self.connection.await_nothing()
-        self.hello = hello
         # Who has proved a name has no other one.
-        self.record.name = self._peer.name or hello.name or self.record.address
+        name = self._peer.name or hello.name or self.record.address
+        self.hello = hello = replace(hello, name=name)
+        self.record.name = name
         self._let_in(admission.admit(hello, self.record.address, self._host.situation(self)))
 
     def _responded(self, response: Response) -> None:
@@ -337,6 +363,7 @@ class Participant:
         assert member is not None
         _log.warn("client {name} goes on by itself: {reason}", name=self.name, reason=reason)
         self._proof.leave_step()
+        self._take_down(member)
         self._serve(reason)
         self._tell(Detach().encode(self._dialect))
         member.leave()
@@ -382,11 +409,7 @@ class Participant:
             self.talk.drop(report.reason, Departure.GAVE_UP)
             return
         self._proof.report()
-        self.record.packets_multicast = report.count("packets_multicast")
-        # The client alone knows how many losses coded repairs have mended.
-        self.record.packets_repaired = (
-            report.count("packets_repaired") or self.record.packets_repaired
-        )
+        self.record.take(report)
         self._verify()
         if self.member is not None:
             self.member.reported()
@@ -426,6 +449,7 @@ class Participant:
         self._host.left(self, how)
         member, self.member = self.member, None
         if member is not None:
+            self._take_down(member)
             member.leave()
 
     # Parts of it.
@@ -434,6 +458,11 @@ class Participant:
         self._joined_at = self._host.clock.seconds()
         self._moved()
         self._host.joined(self)
+
+    def _take_down(self, member: Member) -> None:
+        """What is known of its place in the barrier outlives that."""
+        self._done_in_step = member.packets_done
+        self.record.seconds_answering = round(self.record.seconds_answering + member.answering_s, 3)
 
     def _serve(self, reason: str) -> None:
         self.record.fetching = reason

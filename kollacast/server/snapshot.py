@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import enum
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from kollacast.operator.config import ServerConfig
 from kollacast.operator.outcome import Outcome, Progress, Status
+from kollacast.sending.barrier import Phase
 from kollacast.sending.plan import Plan
 from kollacast.server.cycle import Stage
+from kollacast.server.record import ClientRecord
 
 _PHASES = {
     Stage.STARTING: "starting",
@@ -18,25 +22,21 @@ _PHASES = {
     Stage.PROVED: "verifying",
     Stage.ENDED: "ending",
 }
+#: So many of those that never came are named in a line; all are in the report.
+_MOST_NAMES = 10
 
 
-@dataclass(slots=True)
-class ClientRecord:
-    """One client, over all of its connections.
+class HostState(enum.Enum):
+    """How a host stands, in an operator's words; in the order of a run."""
 
-    ``fetching`` says why it is that, and not in step with the others; None where it is in step.
-    """
-
-    name: str
-    address: str
-    verified: bool = False
-    reason: str | None = None
-    fetching: str | None = None
-    connections: int = 1
-    packets_multicast: int | None = None
-    packets_repaired: int = 0
-    packets_fetched: int = 0
-    seconds: float | None = None
+    WAITING = "waiting"  #: for the others, before anything is sent
+    RECEIVING = "receiving"  #: in step with the others, or catching up with them
+    REPAIRING = "repairing"  #: in step, and has asked for packets that it has not got yet
+    DETACHED = "detached"  #: fetches by TCP what the others get by multicast
+    UNICAST = "unicast"  #: fetches by TCP, as all do that were told to
+    VERIFYING = "verifying"  #: has all, and brings it to disk
+    VERIFIED = "verified"  #: has the image
+    FAILED = "failed"  #: is gone without the image, and may come back
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class ClientEntry:
 
     account: ClientRecord  #: a copy
     place: str | None  #: where its conversation is; None while it has no connection
+    packets_done: int = 0  #: of the stream, up to which it has all, as far as is known
+    owes: str | None = None  #: what is due from it: "READY", "DONE", "REPORT", "FETCH" or room
+    owed_s: float = 0.0  #: for how many seconds; of one in step, the others wait for it
     packets_owed: int = 0  #: that it has asked for
     answers_due: int = 0  #: that the others wait for
     messages_queued: int = 0
@@ -82,6 +85,37 @@ class Snapshot:
             packets_repaired=self.packets_repaired,
         )
 
+    def state(self, entry: ClientEntry) -> HostState:
+        """How one of the clients stands."""
+        if entry.account.verified:
+            return HostState.VERIFIED
+        if entry.place is None or entry.place == "leaving":
+            return HostState.FAILED
+        if entry.owes == Phase.PROVE.value:
+            return HostState.VERIFYING
+        if entry.place in ("in step", "joining late"):
+            if self.stage in (Stage.STARTING, Stage.GATHERING):
+                return HostState.WAITING
+            return HostState.REPAIRING if entry.packets_owed else HostState.RECEIVING
+        return HostState.UNICAST if self.config.unicast else HostState.DETACHED
+
+    def states(self) -> dict[HostState, int]:
+        """How many hosts stand how, in the order of a run; those that never came in none."""
+        counts = Counter(self.state(entry) for entry in self.clients)
+        return {state: counts[state] for state in HostState if counts[state]}
+
+    def bytes_of(self, entry: ClientEntry) -> int:
+        """How many bytes of the image one of the clients has, from the first on, about."""
+        size = self.bytes_done if self.plan.size is None else self.plan.size
+        if entry.account.verified:
+            return size
+        return min(entry.packets_done * self.plan.capacity, size)
+
+    def slowest(self, most: int) -> list[ClientEntry]:
+        """Those that are here without the image and farthest behind, the one first to look at."""
+        here = [c for c in self.clients if c.place is not None and not c.account.verified]
+        return sorted(here, key=lambda entry: (entry.packets_done, -entry.owed_s))[:most]
+
     def outcome(self, reason: str | None) -> Outcome:
         """How the run has ended, for ``reason`` where it was not with the last report."""
         verified, expected = self.verified, self.config.clients
@@ -105,9 +139,22 @@ class Snapshot:
             line = f"{verified} of {expected} clients have the image"
             absent = expected - len(self.clients)
             if absent > 0:
-                line += f", {absent} never came"
+                line += f", {absent} never came{self._names_of_absent()}"
         without = self._without(reason)
         return Outcome(status, f"{line}; without: {without}" if without else line, report)
+
+    @property
+    def _absent(self) -> list[str] | None:
+        """Which of the hosts that are expected by name have never come; None without names."""
+        names = self.config.expected_names
+        return None if names is None else sorted(names - {c.account.name for c in self.clients})
+
+    def _names_of_absent(self) -> str:
+        absent = self._absent
+        if not absent:
+            return ""
+        more = f" and {len(absent) - _MOST_NAMES} more" if len(absent) > _MOST_NAMES else ""
+        return f" ({', '.join(absent[:_MOST_NAMES])}{more})"
 
     def _without(self, reason: str | None) -> str:
         """Who has not got the image, and why unless for the ``reason`` that all have."""
@@ -134,6 +181,7 @@ class Snapshot:
             "packets_repaired": self.packets_repaired,
             "clients_expected": self.config.clients,
             "clients_verified": self.verified,
+            "clients_absent": self._absent,
             "reason": reason,
             "failsafe": self.config.failsafe,
             "clients": [asdict(entry.account) for entry in self.clients],

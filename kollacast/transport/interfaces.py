@@ -3,8 +3,8 @@
 An address is no name for an interface: two may have the same one, of which one is down, and a
 lease that is renewed takes it away for a moment. So whoever means an interface asks here first.
 
-Requests and flags are those of Linux (``linux/sockios.h``, ``net/if.h``, netdevice(7), and
-``linux/rtnetlink.h``); elsewhere, and where the kernel does not say, the answer is None.
+Requests and flags are those of Linux (``linux/sockios.h``, ``linux/in.h``, ``linux/rtnetlink.h``,
+``net/if.h``, netdevice(7)); elsewhere, and where the kernel does not say, the answer is None.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ _IFF_RUNNING = 0x40
 _IFF_MULTICAST = 0x1000
 #: ``struct ifreq``: a name, and a union as large as ``struct ifmap``.
 _IFREQ_SIZE = 40
+#: ``linux/in.h``. Python has the first since 3.12.
+_IP_ADD_SOURCE_MEMBERSHIP = 39
+_MCAST_JOIN_SOURCE_GROUP = 46
 _NAME_SIZE = 16
 #: Addresses of one host that are looked through; no host has as many.
 _MOST_ADDRESSES = 4096
@@ -69,6 +72,22 @@ def request(group: str, local_ip: str) -> bytes:
     words = socket.inet_aton(group) + socket.inet_aton(local_ip)
     interface = with_address(local_ip)
     return words if interface is None else words + struct.pack("=i", interface.index)
+
+
+def source_request(group: str, local_ip: str, source: str) -> tuple[int, bytes]:
+    """The option that joins ``group`` for what ``source`` sends, and what it is given.
+
+    A ``struct group_source_req`` (RFC 3678, 5.1), or where the interface's number is not known the
+    older ``ip_mreq_source`` (ip(7)), which names it by its address.
+    """
+    interface = with_address(local_ip)
+    if interface is None:
+        addresses = (group, local_ip, source)
+        return _IP_ADD_SOURCE_MEMBERSHIP, b"".join(map(socket.inet_aton, addresses))
+    request = struct.pack("=I4x", interface.index)
+    for address in (group, source):
+        request += struct.pack("=HH4s120x", socket.AF_INET, 0, socket.inet_aton(address))
+    return _MCAST_JOIN_SOURCE_GROUP, request
 
 
 def toward(address: str) -> str | None:

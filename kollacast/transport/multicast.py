@@ -1,17 +1,23 @@
 """What sender and receiver share: the multicast port of Twisted with a socket set up.
 
+Twisted joins groups for any sender, by the interface's address; here a group is joined for one
+sender (RFC 3678), so that the kernel drops what others send to it, and by the interface's number.
 Constants that Python's socket module lacks are those of Linux's UAPI headers
 (``linux/udp.h``, ``linux/in.h``, ``asm-generic/socket.h``).
 """
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 
 from twisted.internet import udp
+from twisted.logger import Logger
 
 from kollacast.transport import interfaces
+
+_log = Logger()
 
 LINUX = sys.platform.startswith("linux")
 
@@ -21,6 +27,9 @@ UDP_GRO = 104
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
 IP_MULTICAST_ALL = 49
+
+#: What a join is refused with where the interface is not there, whoever the sender.
+_NO_INTERFACE = (errno.ENODEV, errno.EADDRNOTAVAIL)
 
 
 class MulticastPort(udp.MulticastPort):
@@ -60,15 +69,33 @@ class MulticastPort(udp.MulticastPort):
             socket.IPPROTO_IP, socket.IP_MULTICAST_IF, interfaces.request("0.0.0.0", self._local_ip)
         )
 
-    def join(self, group: str, local_ip: str) -> None:
+    def join(self, group: str, local_ip: str, source: str | None) -> None:
         """Receive ``group`` on the interface of ``local_ip``, and on no other.
 
-        Raises OSError where the interface cannot.
+        Of what is sent to it only what ``source`` sends; of anybody for None, and where the kernel
+        knows no sources. Raises OSError where the interface cannot.
         """
+        # First of all: what other sockets of this host have joined is none of this one's.
+        self.socket.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+        refused = None
+        if source is not None:
+            option, request = interfaces.source_request(group, local_ip, source)
+            try:
+                self.socket.setsockopt(socket.IPPROTO_IP, option, request)
+                return
+            except OSError as error:
+                if error.errno in _NO_INTERFACE:
+                    raise
+                refused = error
         self.socket.setsockopt(
             socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, interfaces.request(group, local_ip)
         )
-        self.socket.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_ALL, 0)
+        if refused is not None:
+            _log.warn(
+                "the kernel cannot keep to multicast from {source} ({why}): taking everybody's",
+                source=source,
+                why=refused.strerror,
+            )
 
     def leave(self, group: str, local_ip: str) -> None:
         """Receive ``group`` there no more.  Raises OSError where it was not joined."""

@@ -210,6 +210,7 @@ class _ReceivePort(MulticastPort):
 
     group: str
     local_ip: str
+    source: str | None
 
     def doRead(self) -> None:
         self.protocol.readable()
@@ -221,7 +222,7 @@ class _ReceivePort(MulticastPort):
         except OSError:
             pass  # the interface may have been made anew, and then knows of no group
         try:
-            self.join(self.group, self.local_ip)
+            self.join(self.group, self.local_ip, self.source)
         except OSError as error:
             _log.info("cannot join the group again: {error}", error=error.strerror)
 
@@ -236,11 +237,12 @@ def open_receiver(
     group: tuple[str, int],
     local_ip: str,
     window: int,
+    source: str | None,
 ) -> _ReceivePort:
-    """Join ``group`` (address, port) on the interface of ``local_ip``.
+    """Join ``group`` (address, port) on the interface of ``local_ip``, for what ``source`` sends.
 
-    ``window`` is how many bytes the kernel should be able to hold.  Raises
-    CannotListenError and OSError.
+    A ``source`` of None is anybody.  ``window`` is how many bytes the kernel should be able to
+    hold.  Raises CannotListenError and OSError.
     """
     address, number = group
     # Twisted's port names a reactor for a way to join that is not used here.
@@ -251,10 +253,10 @@ def open_receiver(
         reactor=reactor,  # type: ignore[arg-type]
         listenMultiple=True,
     )
-    port.group, port.local_ip = address, local_ip
+    port.group, port.local_ip, port.source = address, local_ip, source
     port.startListening()
     try:
-        port.join(address, local_ip)
+        port.join(address, local_ip, source)
     except OSError:
         port.stopListening()
         raise

@@ -107,7 +107,8 @@ class Response:
 class Greeting:
     """What a kollacast server says of the session, to everyone who connects.
 
-    ``salt`` seeds the packets' CRC; ``size`` is the image's in bytes, None
+    ``salt`` seeds the packets' CRC; ``source`` is the address that multicast comes from, None
+    where that is not known; ``size`` is the image's in bytes, None
     where it is not known; ``coding`` says that losses of several clients may
     be mended by one coded packet.
 
@@ -129,6 +130,7 @@ class Greeting:
     buffer_packets: int
     window: int
     digest: str
+    source: str | None = None
     coding: bool = False
     name: str | None = None
     size: int | None = None
@@ -158,6 +160,7 @@ class Greeting:
         mtu = _number(fields.get("mtu"), "mtu", 0, MAX_MTU)
         if mtu < MIN_MTU:
             raise WireError(f"the peer's mtu {mtu} holds no packet")
+        source = fields.get("source")
         size = fields.get("size")
         name = fields.get("name")
         failsafe = fields.get("failsafe")
@@ -170,6 +173,7 @@ class Greeting:
             buffer_packets=_number(fields.get("buffer_packets"), "buffer_packets", 1, 65536),
             window=_number(fields.get("window"), "window", 1, 64),
             digest=clean_text(fields.get("digest", "")),
+            source=None if source is None else _source(source),
             coding=fields.get("coding") is True,
             name=None if name is None else clean_text(name),
             size=None if size is None else _number(size, "size", 0, 1 << 63),
@@ -289,6 +293,16 @@ def _identity(value: object) -> str:
     if not isinstance(value, str) or _IDENTITY.fullmatch(value) is None:
         raise WireError("the peer sent something else where an identity belongs")
     return value
+
+
+def _source(value: object) -> str:
+    try:
+        address = ipaddress.IPv4Address(clean_text(value))
+    except ValueError:
+        raise WireError("the peer's source is no IPv4 address") from None
+    if address.is_multicast or address.is_unspecified:
+        raise WireError(f"the peer's source {address} is no host's address")
+    return str(address)
 
 
 def _group(value: object) -> str:

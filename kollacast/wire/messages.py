@@ -40,6 +40,9 @@ from kollacast.wire.structures import (
 )
 
 _T = TypeVar("_T")
+
+#: No account tells of longer times.
+_MOST_SECONDS = 1e9
 #: Yields the bytes it needs, is sent them, and returns a message.
 Decoding = Generator[int, bytes, _T]
 
@@ -414,6 +417,13 @@ class Report(TaggedMessage):
         """A number of packets, None where there is none."""
         value = self.fields.get(key)
         return value if isinstance(value, int) and 0 <= value <= SEQ_LIMIT else None
+
+    def measure(self, key: str) -> float | None:
+        """Seconds, None where there are none that make sense."""
+        value = self.fields.get(key)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return None
+        return float(value) if 0 <= value <= _MOST_SECONDS else None
 
 
 Message = (

@@ -319,6 +319,7 @@ def open_receiver(
     group: tuple[str, int],
     local_ip: str,
     window: int,
+    source: str | None,
 ) -> MemoryReceivePort:
     """Stands for ``kollacast.transport.receiver.open_receiver``."""
     host = reactor
@@ -326,4 +327,4 @@ def open_receiver(
     if host.port_error is not None:
         raise host.port_error
     struct.pack("i", window)  # as setsockopt does
-    return MemoryReceivePort(host, protocol, group, host.network.ports)
+    return MemoryReceivePort(host, protocol, group, source, host.network.ports)

@@ -126,10 +126,16 @@ class MemoryReceivePort:
     """What a client's multicast protocol reads from; in ``ports`` as long as it is open."""
 
     def __init__(
-        self, host: Node, protocol: Any, group: tuple[str, int], ports: list[MemoryReceivePort]
+        self,
+        host: Node,
+        protocol: Any,
+        group: tuple[str, int],
+        source: str | None,
+        ports: list[MemoryReceivePort],
     ) -> None:
         self.host = host
         self.group = group
+        self.source = source
         self.socket = _ReceiveSocket(host)
         self._protocol = protocol
         self._air: list[bytes] = []

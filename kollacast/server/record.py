@@ -1,0 +1,51 @@
+"""What is kept of one client over all of its connections, from its hello to the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kollacast.wire.messages import Report
+
+
+@dataclass(slots=True)
+class ClientRecord:
+    """One client.  Its fields, in this order, are those of a client in the server's report.
+
+    ``fetching`` says why it is that, and not in step with the others; None where it is in step.
+    What the client alone can count is None until it has reported, and where it does not say.
+    """
+
+    name: str
+    address: str
+    verified: bool = False
+    reason: str | None = None
+    fetching: str | None = None
+    connections: int = 1
+    packets_sent: int = 0  #: multicast to it, of the buffers that it has answered for
+    packets_lost: int = 0  #: of these, that had not reached it when they were sent
+    packets_multicast: int | None = None
+    packets_repaired: int = 0
+    packets_fetched: int = 0
+    packets_dropped: int | None = None  #: datagrams for which its kernel had no room
+    packets_damaged: int | None = None  #: datagrams that were not this session's, or damaged
+    receive_buffer_bytes: int | None = None  #: that its kernel holds of what is not read yet
+    receive_buffer_wanted_bytes: int | None = None
+    seconds_answering: float = 0.0  #: in step, from the end of a buffer to all of it kept, summed
+    seconds_writing: float | None = None  #: for which its disk was busy
+    seconds: float | None = None
+
+    @property
+    def loss(self) -> float | None:
+        """The share of packets multicast to it that did not reach it; None where none were."""
+        return self.packets_lost / self.packets_sent if self.packets_sent else None
+
+    def take(self, report: Report) -> None:
+        """What the client has counted itself."""
+        self.packets_multicast = report.count("packets_multicast")
+        # The client alone knows how many losses coded repairs have mended.
+        self.packets_repaired = report.count("packets_repaired") or self.packets_repaired
+        self.packets_dropped = report.count("packets_dropped")
+        self.packets_damaged = report.count("packets_damaged")
+        self.receive_buffer_bytes = report.count("receive_buffer_bytes")
+        self.receive_buffer_wanted_bytes = report.count("receive_buffer_wanted_bytes")
+        self.seconds_writing = report.measure("seconds_writing")
