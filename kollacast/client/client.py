@@ -66,6 +66,12 @@ class Client:
     def run(self) -> Deferred[Outcome]:
         """Fires with the outcome, whatever happens."""
         self._began_at = self._reactor.seconds()
+        if not self._config.is_secure:
+            _log.warn(
+                "nobody is proved without --tls-dir or --token-file: whoever answers at {server}"
+                " can give this host an image of its own",
+                server=self._config.server_ip,
+            )
         return Deferred.fromCoroutine(self._run()).addBoth(self._end)
 
     def interrupt(self, reason: str) -> Deferred[None]:

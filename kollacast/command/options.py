@@ -209,7 +209,7 @@ class CommandOptions(usage.Options):
             others[f"tls-dir, {name}"] = os.path.join(folder, name)
         for written in ("report", "output"):
             for other, path in others.items():
-                if written == other or None in (self.get(written), path):
+                if written == other or path is None or self.get(written) is None:
                     continue
                 if os.path.realpath(self[written]) == os.path.realpath(path):
                     raise UsageError(f"--{written} {self[written]}: is the file of --{other}")

@@ -39,6 +39,12 @@ _BACKLOG = 4096
 #: Connections without a hello at a time: clients of a cluster need a moment each, and no more.
 _MAX_UNIDENTIFIED = 1024
 
+#: What it means that nobody proves anything.
+_UNPROVED = (
+    "nobody is proved without --tls-dir or --token-file: whoever comes counts as a host, and hosts"
+    " take an image from whoever answers in the place of this server"
+)
+
 SenderFactory = Callable[[IReactor, MulticastProtocol, str, int], "Port"]
 
 
@@ -131,6 +137,8 @@ class Server:
         except OSError as error:
             self._session.stop(f"cannot multicast from {config.local_ip}: {error.strerror}")
         else:
+            if not config.is_secure:
+                _log.warn("{line}", line=_UNPROVED)
             self._session.start()
         return self._finished
 

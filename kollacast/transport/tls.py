@@ -56,7 +56,9 @@ _OBJECTIONS = {
 _ALERTS = {
     "unknown ca": "is not from the authority in its --tls-dir",
     "certificate expired": "has expired",
-    "certificate unknown": "is for another name or address than this server's",
+    "bad certificate": "is not valid yet, or is damaged",
+    # OpenSSL has no other word for a name that is wrong.
+    "internal error": "is for another name or address",
     "unsupported certificate": "is not for this end of a connection",
     "certificate required": "is missing: give --tls-dir",
 }
@@ -168,7 +170,8 @@ def server_side(
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET)
     if certificates is None:
-        _use_chain(context, *_unknown())
+        unknown = make_unknown()
+        _use_chain(context, [unknown.certificate], unknown.key)
     return _Factory(_Creator(context), False, factory, clock)
 
 
@@ -190,17 +193,18 @@ def prove(certificates: Certificates) -> None:
     chain = _load("cert.pem", certificates.chain)
     store = crypto.X509Store()
     for authority in authorities:
-        store.add_cert(authority)
+        store.add_cert(crypto.X509.from_cryptography(authority))
     try:
         key = serialization.load_pem_private_key(certificates.key, None)
     except (ValueError, TypeError):
         raise BadCertificates("key.pem: is no private key in PEM without a password") from None
-    if key.public_key() != chain[0].to_cryptography().public_key():
+    if key.public_key() != chain[0].public_key():
         raise BadCertificates("key.pem: is not the key of cert.pem")
-    if name_of(chain[0].to_cryptography()) is None:
+    if name_of(chain[0]) is None:
         raise BadCertificates("cert.pem: names nobody")
+    mine, *between = map(crypto.X509.from_cryptography, chain)
     try:
-        crypto.X509StoreContext(store, chain[0], chain[1:]).verify_certificate()
+        crypto.X509StoreContext(store, mine, between).verify_certificate()
     except crypto.X509StoreContextError as error:
         why = _OBJECTIONS.get(error.errors[0], f"cannot be verified: {error}")
         raise BadCertificates(f"cert.pem: {why.replace('--tls-dir', 'ca.pem')}") from None
@@ -223,7 +227,7 @@ def _context(
     store = context.get_cert_store()
     assert store is not None
     for authority in _load("ca.pem", certificates.authorities):
-        store.add_cert(authority)
+        store.add_cert(crypto.X509.from_cryptography(authority))
 
     def judge(connection: Any, certificate: crypto.X509, number: int, depth: int, ok: int) -> bool:
         secured: Secured = connection.get_app_data()
@@ -237,25 +241,17 @@ def _context(
     return context
 
 
-def _unknown() -> tuple[list[crypto.X509], Any]:
-    unknown = make_unknown()
-    return [crypto.X509.from_cryptography(unknown.certificate)], unknown.key
-
-
-def _use_chain(context: SSL.Context, chain: list[crypto.X509], key: Any) -> None:
+def _use_chain(context: SSL.Context, chain: list[x509.Certificate], key: Any) -> None:
     context.use_certificate(chain[0])
     for between in chain[1:]:
         context.add_extra_chain_cert(between)
     context.use_privatekey(key)
 
 
-def _load(name: str, pem: bytes) -> list[crypto.X509]:
+def _load(name: str, pem: bytes) -> list[x509.Certificate]:
     """The certificates in a file of this name, one or more."""
     try:
-        return [
-            crypto.X509.from_cryptography(certificate)
-            for certificate in x509.load_pem_x509_certificates(pem)
-        ]
+        return x509.load_pem_x509_certificates(pem)
     except ValueError:
         raise BadCertificates(f"{name}: holds no certificate in PEM") from None
 

@@ -52,7 +52,7 @@ _FROM_CLIENT: dict[int, type[TaggedMessage]] = {
 _FROM_SERVER: dict[int, type[TaggedMessage]] = {
     kind.tag: kind for kind in (BufferCtl, Packet, Detach, Control, Digest, Report)
 }
-#: The first byte of TLS, a record with a handshake, by which no client begins that speaks none.
+#: The first byte of TLS, a record with a handshake.
 _TLS_RECORD = 0x16
 
 
@@ -166,7 +166,7 @@ class ClientStream(_Stream):
         (tag,) = yield 1
         kind = self._kinds.get(tag)
         if kind is None:
-            if tag == _TLS_RECORD:
+            if tag == _TLS_RECORD and not self._dialect.introduces:
                 raise WireError(TLS_UNEXPECTED)
             raise WireError(f"no message of a client begins with the byte {tag:#04x}")
         return (yield from kind.decode(self._dialect, self._max_request))
