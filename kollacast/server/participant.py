@@ -106,6 +106,7 @@ class Participant:
         self._dialect = host.plan.dialect
         self._nonce = secrets.token_hex(16)
         self._peer = Peer()
+        self._is_greeted = False
         self._proof = proving(self)
         self._heard_at = 0.0
         self._joined_at = 0.0
@@ -128,7 +129,7 @@ class Participant:
         if credentials.challenges:
             self._tell(credentials.challenge(self._nonce))
         else:
-            self._tell(credentials.greet(self._host.situation()))
+            self._greet()
         self.connection.await_hello()
 
     def hear(self, message: Message) -> None:
@@ -292,13 +293,16 @@ class Participant:
             reason = "it does not know the shared secret, or somebody relays what it says"
             self._let_in(Refused(reason, note=reason))
             return
-        now = self._host.situation()
-        refused = admission.may_speak(self.record.address, now)
+        refused = admission.may_speak(self.record.address, self._host.situation())
         if refused is not None:
             self._let_in(refused)
             return
-        self._tell(self._host.credentials.greet(now, proof))
+        self._greet(proof)
         self.connection.await_hello()
+
+    def _greet(self, proof: str = "") -> None:
+        self._is_greeted = True
+        self._tell(self._host.credentials.greet(self._host.situation(), proof))
 
     def _let_in(self, admitted: Admission) -> None:
         if isinstance(admitted, Refused):
@@ -336,7 +340,7 @@ class Participant:
 
     def join_in_step(self) -> None:
         if not self._dialect.introduces:
-            self._tell(self._host.credentials.greet(self._host.situation()))
+            self._greet()
         self.member = Member(
             self._host.clock,
             self._dialect,
@@ -479,7 +483,11 @@ class Participant:
         self.connection.outgoing.send(message)
 
     def _tell_and_close(self, reason: str, *, refused: bool = False, later: bool = False) -> None:
-        if self._dialect.proves:
+        if self._dialect.introduces and not self._is_greeted:
+            # A refusal has a place there, and no word for later: then the client finds out itself.
+            if not later:
+                self._tell(Refusal(reason).encode())
+        elif self._dialect.proves:
             report: dict[str, Any] = {"ok": False, "reason": reason}
             if refused:
                 report["refused"] = True
