@@ -14,6 +14,7 @@ from kollacast.server.cycle import Stage
 from kollacast.server.record import ClientRecord
 from kollacast.server.snapshot import ClientEntry, HostState, Snapshot
 from kollacast.wire.checksum import best_crc32c
+from tests.simulation.image import MemorySource
 from tests.simulation.network import Network
 from tests.simulation.testcase import MemoryTestCase
 
@@ -34,9 +35,12 @@ def _snapshot(*clients: ClientEntry, stage: Stage = Stage.SENDING) -> Snapshot:
         stage=stage,
         seconds=2.0,
         bytes_done=1_000_000,
-        digest=b"\xab\xcd",
+        digests={"sha256": b"\xab\xcd"},
         packets_multicast=685,
         packets_coded=3,
+        bytes_multicast=1_003_000,
+        bytes_tcp=3000,
+        rate_bps=None,
         buffers_in_flight=1,
         connections=len(clients),
         reads_waiting=0,
@@ -183,3 +187,46 @@ class MomentTests(MemoryTestCase):
         self.assertGreaterEqual(entry.account.seconds_answering, 1.5)
         self.assertEqual(before.packets_repaired, 0)
         self.assertEqual(len(before.clients), 1)
+
+    def test_who_is_waited_for(self) -> None:
+        """One that stands still holds up the others, until it leaves the barrier."""
+        network = Network()
+        image = MemorySource(bytes(40_005), identity="file")
+        server = network.serve(image, clients=2, patience_s=5.0)
+        slow = network.join(threads=True)
+        network.settle()
+        slow.threads["disk"].held = True
+        network.join()
+        network.run_until(lambda: server.snapshot.holding(1.0))
+        now = server.snapshot
+        self.assertEqual([(c.account.name, c.owes) for c in now.holding(1.0)], [("host1", "DONE")])
+        self.assertEqual(now.holding(2.0), [])
+        network.run_until(lambda: server.snapshot.clients[0].place == "out of step")
+        network.run_for(2.0)
+        now = server.snapshot
+        self.assertIs(now.state(now.clients[0]), HostState.DETACHED)
+        self.assertGreater(now.clients[0].owed_s, 1.0)
+        self.assertEqual(now.holding(1.0), [])
+
+    def test_bytes(self) -> None:
+        """What left by TCP counts also once the connection is closed."""
+        network = Network()
+        server = network.serve(bytes(3000), clients=2)
+        raw = network.raw_client()
+        network.join()
+        network.settle()
+        raw.hello()
+        raw.ready()
+        before = server.snapshot
+        packet = before.plan.capacity + 12
+        self.assertEqual(before.bytes_multicast, before.packets_multicast * packet)
+        self.assertGreater(before.bytes_multicast, 0)
+        raw.request(0, 1)
+        sent = server.snapshot.bytes_tcp - before.bytes_tcp
+        self.assertGreater(sent, 2 * before.plan.capacity)
+        self.assertLess(sent, 3 * before.plan.capacity)
+        at_the_end = server.snapshot.bytes_tcp
+        raw.transport.loseConnection()
+        network.settle()
+        self.assertEqual(server.snapshot.connections, 0)
+        self.assertGreaterEqual(server.snapshot.bytes_tcp, at_the_end)

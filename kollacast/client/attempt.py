@@ -20,7 +20,7 @@ from kollacast.client.local_copy import LocalCopy
 from kollacast.client.terms import Terms
 from kollacast.events.guard import Guard
 from kollacast.events.reactor import IReactor
-from kollacast.files.digest import available_digests
+from kollacast.files.digest import KNOWN_DIGESTS
 from kollacast.operator.config import ClientConfig
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.route import OpenReceiver, Route
@@ -162,7 +162,12 @@ class Attempt:
         )
         left = self._deadline - self._reactor.seconds()
         if left > 0:
-            _log.warn("{line}; waiting for {left:.0f} s more", line=line, left=left)
+            _log.warn(
+                "{line}; waiting for {left:.0f} s more",
+                event="server-silent",
+                line=line,
+                left=left,
+            )
             self._timer = self._guard.call_later(self._reactor, left, self._not_greeted)
         else:
             self.fail(Failed(line, keep=True))
@@ -213,7 +218,11 @@ class Attempt:
 
     async def _agree(self, terms: Terms) -> None:
         if terms.packets < terms.greeting.buffer_packets:
-            _log.info("buffers of {packets} packets are the most for here", packets=terms.packets)
+            _log.info(
+                "buffers of {packets} packets are the most for here",
+                event="buffers-smaller",
+                packets=terms.packets,
+            )
         kept = await self._copy.look(terms)
         if not terms.shape.dialect.introduces:
             self._machine.joined(terms, kept)
@@ -224,13 +233,13 @@ class Attempt:
         way = terms.way(kept, self._copy.can_receive_late)
         engine, warning = best_crc32c()
         if warning and terms.shape.dialect.seeds_crc and self._copy.terms is None:
-            _log.warn("{warning}", warning=warning)
+            _log.warn("{warning}", event="checksum-slow", warning=warning)
         self._terms = self._copy.terms = terms
         if terms.shape.dialect.introduces:
             # First of all, so that the server hears by name of what goes wrong from here on.
             self._say_hello(terms, way, kept)
-        if terms.greeting.digest not in available_digests():
-            text = f"the image is proved by {terms.greeting.digest}, which is not installed here"
+        if terms.greeting.digest not in KNOWN_DIGESTS:
+            text = f"the image is proved by {terms.greeting.digest}, which is not known here"
             self.fail(Failed(text))
             return
         connection, shape = self._connection, terms.shape

@@ -23,7 +23,7 @@ from kollacast.server.lobby import Lobby
 from kollacast.server.participant import Host, Participant
 from kollacast.transport.keepalive import watch_peer
 from kollacast.transport.outgoing import Outgoing
-from kollacast.wire.greeting import Refusal
+from kollacast.wire.greeting import Refusal, clean_text
 from kollacast.wire.parser import ClientStream
 from kollacast.wire.structures import WireError
 
@@ -60,6 +60,7 @@ class ClientProtocol(Protocol):
         self._stream = ClientStream(
             host.plan.dialect, host.plan.max_request, is_challenged=host.credentials.challenges
         )
+        self._is_open = False
         self._silent = True
         self._is_in_lobby = False
         self._timer: IDelayedCall | None = None
@@ -91,6 +92,11 @@ class ClientProtocol(Protocol):
         self.client.talk.end(reason, later)
         return self.lost
 
+    @property
+    def bytes_sent(self) -> int:
+        """Handed to the kernel, or about to be."""
+        return self.outgoing.bytes_sent if self._is_open else 0
+
     # For the client.
 
     def await_hello(self) -> None:
@@ -115,6 +121,7 @@ class ClientProtocol(Protocol):
     def _begin(self) -> None:
         watch_peer(self.transport, always_reads=False)
         self.outgoing = Outgoing(self.transport, self._host.guard.wrap(self.client.refill))
+        self._is_open = True
         if self._secured is None:
             self.client.connected(Peer())
         else:
@@ -130,8 +137,13 @@ class ClientProtocol(Protocol):
         """Whoever it is can be talked to."""
         secured = self._secured
         assert secured is not None
-        if not is_over(self.client.talk):
-            self.client.connected(Peer(secured.binding, secured.peer_name))
+        if is_over(self.client.talk):
+            return
+        name = secured.peer_name
+        if name is None and self._host.credentials.are_named:
+            self.client.talk.drop("its certificate names nobody", Departure.LOST)
+        else:
+            self.client.connected(Peer(secured.binding, None if name is None else clean_text(name)))
 
     def _miss_handshake(self, secured: Secured) -> None:
         why = f"no TLS within {HELLO_TIMEOUT_S:g} s"
@@ -196,6 +208,13 @@ class ClientFactory(ServerFactory):
         self._max_connections = max_connections
         #: All that are open, in the order in which they came; a set's would be another each time.
         self.connections: dict[ClientProtocol, None] = {}
+        # To those that were.
+        self._bytes_sent = 0
+
+    @property
+    def bytes_sent(self) -> int:
+        """By TCP, to whoever was or is connected."""
+        return self._bytes_sent + sum([c.bytes_sent for c in self.connections])
 
     def buildProtocol(self, addr: IAddress | None) -> ClientProtocol | None:
         try:
@@ -207,9 +226,17 @@ class ClientFactory(ServerFactory):
     def _build(self, address: str) -> ClientProtocol | None:
         if len(self.connections) >= self._max_connections:
             # Who is turned away holds its descriptor until the reactor's next turn.
-            _log.info("{address} is no client: too many come at once", address=address)
+            _log.info(
+                "{address} is no client: too many come at once",
+                event="too-many-connections",
+                address=address,
+            )
             return None
         connection = ClientProtocol(self._host, self._lobby, address)
         self.connections[connection] = None
-        connection.lost.addCallback(lambda _: self.connections.pop(connection))
+        connection.lost.addCallback(self._closed, connection)
         return connection
+
+    def _closed(self, _: None, connection: ClientProtocol) -> None:
+        del self.connections[connection]
+        self._bytes_sent += connection.bytes_sent

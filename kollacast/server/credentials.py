@@ -31,6 +31,8 @@ class Credentials:
         self._secret = config.secret
         #: Whether clients are talked to on TLS.
         self.are_on_tls = config.is_secure
+        #: Whether each has a certificate, which is to name it.
+        self.are_named = config.certificates is not None
         self.greeting: Greeting | GroupInfo
         if not offer.dialect.introduces:
             self.greeting = GroupInfo(config.group, config.port)
@@ -51,6 +53,11 @@ class Credentials:
             image=offer.image,
             failsafe=config.failsafe,
         )
+
+    @property
+    def session(self) -> str | None:
+        """What tells this session from all others; None in a dialect that has no word for it."""
+        return self.greeting.session if isinstance(self.greeting, Greeting) else None
 
     @property
     def challenges(self) -> bool:

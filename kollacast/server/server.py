@@ -77,7 +77,7 @@ class Server:
     ) -> None:
         engine, warning = best_crc32c()
         if warning:
-            _log.warn("{warning}", warning=warning)
+            _log.warn("{warning}", event="checksum-slow", warning=warning)
         self._reactor = reactor
         self._config = config
         self._source = source
@@ -85,7 +85,7 @@ class Server:
         plan = offer(config, engine, source.size, source.identity)
         self._workers = [make_worker(reactor, name) for name in ("read", "digest", "history")]
         reading, digesting, looking_back = self._workers
-        pacer = Pacer(reactor, config.rate_bps)
+        self._pacer = pacer = Pacer(reactor, config.rate_bps)
         self._sender = MulticastProtocol(
             reactor,
             plan.codec,
@@ -108,6 +108,11 @@ class Server:
         self._ports: list[Port] = []
         self._ended_at: float | None = None
         self._finished: Deferred[Outcome] = Deferred()
+
+    @property
+    def session(self) -> str | None:
+        """What tells this session from all others, where the dialect has a word for it."""
+        return self._session.credentials.session
 
     # The run as a whole.
 
@@ -188,8 +193,11 @@ class Server:
             stage=session.stage,
             seconds=0.0 if session.started_at is None else now - session.started_at,
             bytes_done=transfer.bytes_done if transfer else 0,
-            digest=transfer.digest if transfer else None,
+            digests=transfer.digests if transfer else {},
             packets_multicast=self._sender.packets_sent,
+            bytes_multicast=self._sender.bytes_sent,
+            bytes_tcp=self._factory.bytes_sent,
+            rate_bps=self._pacer.rate_bps,
             packets_coded=transfer.repairs.packets_coded if transfer else 0,
             buffers_in_flight=transfer.buffers_in_flight if transfer else 0,
             connections=len(self._factory.connections),
@@ -213,7 +221,9 @@ class Server:
         ending = [maybeDeferred(stop) for stop in stops]
         for end in ending:
             # Whatever cannot be closed, the run is over.
-            end.addErrback(lambda failure: _log.failure("while ending", failure=failure))
+            end.addErrback(
+                lambda failure: _log.failure("while ending", failure=failure, event="ending-failed")
+            )
         ended = DeferredList(ending).addCallback(lambda _: self.snapshot().outcome(reason))
         # What fails here, too, ends the run: nobody else would.
         ended.chainDeferred(self._finished)

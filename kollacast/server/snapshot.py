@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,6 +53,11 @@ class ClientEntry:
     answers_due: int = 0  #: that the others wait for
     messages_queued: int = 0
 
+    @property
+    def holds_up(self) -> bool:
+        """Whether the others wait for what is due from it."""
+        return self.answers_due > 0 or self.owes == Phase.PROVE.value
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -63,9 +69,12 @@ class Snapshot:
     stage: Stage
     seconds: float  #: since the start, up to the end
     bytes_done: int
-    digest: bytes | None  #: of the image, once all of it is read
+    digests: Mapping[str, bytes]  #: of the image by their names, once all of it is read
     packets_multicast: int
     packets_coded: int
+    bytes_multicast: int  #: that left by multicast, with the headers of packets
+    bytes_tcp: int  #: that left by TCP
+    rate_bps: float | None  #: at which multicast may leave; None for no limit
     buffers_in_flight: int
     connections: int  #: that are open, whoever is at their other end
     reads_waiting: int  #: of clients that fetch, for what is not read yet
@@ -116,6 +125,11 @@ class Snapshot:
         here = [c for c in self.clients if c.place is not None and not c.account.verified]
         return sorted(here, key=lambda entry: (entry.packets_done, -entry.owed_s))[:most]
 
+    def holding(self, least_s: float) -> list[ClientEntry]:
+        """For whom the others have waited so long or longer, the one that holds up most first."""
+        late = [c for c in self.clients if c.owed_s >= least_s and c.holds_up]
+        return sorted(late, key=lambda entry: -entry.owed_s)
+
     def outcome(self, reason: str | None) -> Outcome:
         """How the run has ended, for ``reason`` where it was not with the last report."""
         verified, expected = self.verified, self.config.clients
@@ -124,14 +138,14 @@ class Snapshot:
             status, reason = Status.OK, None
         else:
             status = Status.PARTIAL if verified else Status.FAILED
-        report = self._report(reason)
+        report = self.report(reason)
         if status is Status.OK:
             line = (
                 f"{verified} of {expected} clients have the image: {report['bytes']} bytes in"
                 f" {self.seconds:.1f} s ({report['throughput_bytes_per_s'] / 1e6:.1f} MB/s)"
             )
-            if self.digest is not None:
-                line += f", {self.plan.digest} {self.digest.hex()}"
+            if self.digests:
+                line += f", {self.plan.digest} {self.digests[self.plan.digest].hex()}"
             return Outcome(status, line, report)
         if reason is not None:
             line = reason if not verified else f"{reason}; {verified} of {expected} have the image"
@@ -156,6 +170,10 @@ class Snapshot:
         more = f" and {len(absent) - _MOST_NAMES} more" if len(absent) > _MOST_NAMES else ""
         return f" ({', '.join(absent[:_MOST_NAMES])}{more})"
 
+    def _hex(self, name: str) -> str | None:
+        value = self.digests.get(name)
+        return None if value is None else value.hex()
+
     def _without(self, reason: str | None) -> str:
         """Who has not got the image, and why unless for the ``reason`` that all have."""
         accounts = [entry.account for entry in self.clients]
@@ -165,7 +183,8 @@ class Snapshot:
             if not account.verified and account.reason != reason
         )
 
-    def _report(self, reason: str | None) -> dict[str, Any]:
+    def report(self, reason: str | None) -> dict[str, Any]:
+        """What ``--report`` says beside status and message, in JSON's types."""
         throughput = self.bytes_done / self.seconds if self.seconds else 0.0
         return {
             "dialect": self.plan.dialect.name,
@@ -173,7 +192,7 @@ class Snapshot:
             "port": self.config.port,
             "name": self.name,
             "bytes": self.bytes_done,
-            self.plan.digest: None if self.digest is None else self.digest.hex(),
+            **{name: self._hex(name) for name in self.plan.digests},
             "seconds": round(self.seconds, 3),
             "throughput_bytes_per_s": round(throughput),
             "packets_multicast": self.packets_multicast,

@@ -24,6 +24,8 @@ class Outgoing:
 
     def __init__(self, transport: ITransport, refill: Callable[[SendQueue], None]) -> None:
         self.queue = SendQueue()
+        #: Handed to the transport so far.
+        self.bytes_sent = 0
         self._transport = transport
         self._refill = refill
         self._paused = False
@@ -43,7 +45,7 @@ class Outgoing:
                 self._refill(self.queue)
                 if not self.queue:
                     return
-            self._transport.write(self.queue.flatten(_CHUNK))
+            self._write()
 
     def close(self) -> None:
         """Close the connection once all that waits has left."""
@@ -51,7 +53,7 @@ class Outgoing:
             self._closed = True
             self._transport.unregisterProducer()  # type: ignore[attr-defined]
             while self.queue:
-                self._transport.write(self.queue.flatten(_CHUNK))
+                self._write()
             self._transport.loseConnection()
 
     def pauseProducing(self) -> None:
@@ -63,3 +65,8 @@ class Outgoing:
 
     def stopProducing(self) -> None:
         self._closed = True
+
+    def _write(self) -> None:
+        piece = self.queue.flatten(_CHUNK)
+        self.bytes_sent += len(piece)
+        self._transport.write(piece)

@@ -39,7 +39,10 @@ _REASONS: tuple[tuple[str, set[str]], ...] = (
         {"late", "cut", "slow", "server killed", "crowd", "counted twice", *_STRANGERS},
     ),
     (r"the server refuses this client: .+, and it cannot fetch", {"damaged stream"}),
-    (r"the server refuses this client: it does not know the shared secret, or .+", {"wrong secret"}),
+    (
+        r"the server refuses this client: it does not know the shared secret, or .+",
+        {"wrong secret"},
+    ),
     (r"the server refuses this client: it speaks TLS: give --token-file.+", {"wrong secret"}),
     (r"10\.0\.0\.1 port 18383: it speaks without TLS .+", {"wrong secret"}),
     (
