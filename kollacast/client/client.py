@@ -80,6 +80,7 @@ class Client:
             _log.warn(
                 "nobody is proved without --tls-dir or --token-file: whoever answers at {server}"
                 " can give this host an image of its own",
+                event="unproved",
                 server=self._config.server_ip,
             )
         return Deferred.fromCoroutine(self._run()).addBoth(self._end)

@@ -143,7 +143,7 @@ class Server:
             self._session.stop(f"cannot multicast from {config.local_ip}: {error.strerror}")
         else:
             if not config.is_secure:
-                _log.warn("{line}", line=_UNPROVED)
+                _log.warn("{line}", event="unproved", line=_UNPROVED)
             self._session.start()
         return self._finished
 
