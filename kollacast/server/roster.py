@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -200,9 +199,9 @@ class Roster:
 
 def _entry(record: ClientRecord, client: Participant | None) -> ClientEntry:
     if client is None:
-        return ClientEntry(replace(record), None)
+        return ClientEntry(record.copy(), None)
     member = client.member
-    account = replace(record)
+    account = record.copy()
     if member is not None:
         account.seconds_answering = round(account.seconds_answering + member.answering_s, 3)
     return ClientEntry(
