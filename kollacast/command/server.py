@@ -28,9 +28,11 @@ def makeService(options: ServerOptions) -> KollacastService:
     reactor = run_on_monotonic_clock(installed)
     end_on_hangup(reactor)
     # The engine is loaded here, so that --help and a wrong command line answer at once.
+    from kollacast import repair
     from kollacast.server import Server
 
     config = options.config
+    repair.prepare(config.clients)
     if not config.is_daemon:
         streams.close_standard_output()
 

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from kollacast.server.conversation import Departure, is_over
+from kollacast.server.conversation import Departure
 from kollacast.server.credentials import Peer
 from kollacast.server.lobby import Lobby
 from kollacast.server.participant import Host, Participant
@@ -63,6 +63,7 @@ class ClientProtocol(Protocol):
         self._is_open = False
         self._silent = True
         self._is_in_lobby = False
+        self._is_closing = False
         self._timer: IDelayedCall | None = None
         self._guarded_hear = host.guard.wrap(self._hear)
 
@@ -111,7 +112,8 @@ class ClientProtocol(Protocol):
         self._lobby.leave(self)
 
     def close(self) -> None:
-        """Close once all is sent, or after a while."""
+        """Close once all is sent, or after a while; nothing that is heard counts any more."""
+        self._is_closing = True
         self.await_nothing()
         self._set_timer(_LINGER_S, self.transport.abortConnection)
         self.outgoing.close()
@@ -137,7 +139,7 @@ class ClientProtocol(Protocol):
         """Whoever it is can be talked to."""
         secured = self._secured
         assert secured is not None
-        if is_over(self.client.talk):
+        if self._is_closing:
             return
         name = secured.peer_name
         if name is None and self._host.credentials.are_named:
@@ -157,7 +159,7 @@ class ClientProtocol(Protocol):
         secured = self._secured
         assert secured is not None
         secured.speak_plainly()
-        if not is_over(self.client.talk):
+        if not self._is_closing:
             self.outgoing.send(Refusal(_SPEAK_TLS, tls=True).encode())
             self.client.talk.drop(why, Departure.LOST)
 
@@ -172,13 +174,13 @@ class ClientProtocol(Protocol):
 
     def _hear(self, data: bytes) -> None:
         client = self.client
-        if is_over(client.talk):
+        if self._is_closing:
             return
         self._silent = False
         try:
             for message in self._stream.feed(data):
                 client.hear(message)
-                if is_over(client.talk):
+                if self._is_closing:
                     return
         except WireError as error:
             client.drop(f"broke the protocol: {error}")
