@@ -55,6 +55,7 @@ class Client:
             make_worker(reactor, "disk"),
             make_worker(reactor, "digest"),
             self._failed_by,
+            reactor.seconds,
         )
         self._secure = securing(reactor, config)
         self._run_id = secrets.token_hex(8)

@@ -75,7 +75,7 @@ class Challenge:
 
     def encode(self) -> bytes:
         """The whole message, magic and length included."""
-        return MAGIC + encode_json({"version": PROTOCOL_VERSION, **asdict(self)})
+        return MAGIC + encode_json({"version": PROTOCOL_VERSION, **vars(self)})
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Challenge:
@@ -93,7 +93,7 @@ class Response:
 
     def encode(self) -> bytes:
         """The whole message, length included."""
-        return encode_json({"version": PROTOCOL_VERSION, **asdict(self)})
+        return encode_json({"version": PROTOCOL_VERSION, **vars(self)})
 
     @classmethod
     def decode(cls, data: bytes) -> Response:
