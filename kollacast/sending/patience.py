@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IReactorTime
 #: From so many clients on, a second of one of them costs enough to be strict.
 MANY = 16
 #: The allowance: these parts of the most at first, and so many seconds more in each of the run.
-_FIRST = 0.06
+_FIRST = 0.1
 _FIRST_OF_MANY = 0.03
 _GROWTH = 0.03
 #: Fewer seconds than these are no sign of anything, however little patience there is.
@@ -25,9 +25,9 @@ _LEAST_S = 0.1
 _FAR_MORE = 4.0
 #: Where more are waited for, none of them is the one.
 _MOST_WAITED_FOR = 16
-#: Seconds for which an answer may be due before it counts as waited for: a host that is busy with
-#: other things, and in a small window the time that an answer takes anyway.
-_GRACE_S = 0.1
+#: Seconds for which an answer may be due before it is waited for: what it takes in a small window,
+#: and on a host that is busy with other things.
+_GRACE_S = 0.05
 #: Seconds that count between two looks at the most: what is more, the server itself was busy.
 _MOST_STEP_S = 0.1
 
@@ -107,16 +107,16 @@ class Patience:
 class HoldUp:
     """Whom the stream waits for, while it cannot go on, and for how long.
 
-    ``absent(most)`` are the names of all whose answer is missing, each with the seconds for which
-    it has owed its oldest one, or None where they are more than that; ``taking_part()`` is how
-    many the others and they are.  While ``is_busy()``, it is the server that is waited for.
+    ``absent(most)`` are the names of all whose answer is missing, or None where they are more than
+    that; ``taking_part()`` is how many the others and they are.  While ``is_busy()``, it is the
+    server that is waited for.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
         patience: Patience,
-        absent: Callable[[int], Collection[tuple[str, float]] | None],
+        absent: Callable[[int], list[str] | None],
         taking_part: Callable[[], int],
         is_busy: Callable[[], bool],
     ) -> None:
@@ -127,6 +127,7 @@ class HoldUp:
         self._is_busy = is_busy
         # Since when what has passed is not charged yet, and to whom; None while it goes on.
         self._since: float | None = None
+        self._counts_from = 0.0
         self._waited_for: list[str] = []
 
     @property
@@ -134,9 +135,10 @@ class HoldUp:
         """Whether the stream waits."""
         return self._since is not None
 
-    def begin(self) -> None:
-        """The stream waits from now on."""
+    def begin(self, due_at: float) -> None:
+        """The stream waits from now on, for an answer that was due already at ``due_at``."""
         self._since = self._clock.seconds()
+        self._counts_from = due_at + _GRACE_S
         self._waited_for = self._find()
 
     def look(self) -> None:
@@ -144,8 +146,9 @@ class HoldUp:
         if self._since is None:
             return
         now = self._clock.seconds()
-        passed_s, self._since = min(now - self._since, _MOST_STEP_S), now
-        if self._waited_for and not self._is_busy():
+        passed_s = min(now - max(self._since, self._counts_from), _MOST_STEP_S)
+        self._since = now
+        if self._waited_for and passed_s > 0 and not self._is_busy():
             self._patience.charge(self._waited_for, passed_s)
         self._waited_for = self._find()
 
@@ -155,5 +158,4 @@ class HoldUp:
         self._since = None
 
     def _find(self) -> list[str]:
-        absent = self._absent(min(_MOST_WAITED_FOR, self._taking_part() // 2))
-        return [name for name, owed_s in absent or () if owed_s > _GRACE_S]
+        return self._absent(min(_MOST_WAITED_FOR, self._taking_part() // 2)) or []

@@ -49,7 +49,12 @@ class Session:
         self.history = history
         self.guard = Guard(self.fail)
         self.crowd = CrowdLog(clock, config.clients)
-        self.roster = Roster(clock, config.clients)
+        self.roster = Roster(
+            clock,
+            config.clients,
+            has_names=config.has_names,
+            are_meant=config.secret is not None,
+        )
         #: The stream, once it has begun.
         self.transfer: Transfer | None = None
         #: When it began.
@@ -114,6 +119,7 @@ class Session:
             config=self._config,
             lack=self.lack,
             has_room=client is None or self.roster.has_room(client),
+            is_name_taken=client is not None and self.roster.is_name_taken(client),
             may_be_back=client is not None and self.roster.may_be_back(client),
         )
 
