@@ -327,9 +327,13 @@ async def test_bad_images_leave_the_version_before(crew: Crew, source: _Source) 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")
+@pytest.mark.parametrize("reserve", ["5", "0"])
 @on_the_reactor
-async def test_image_larger_than_the_disk(crew: Crew, source: _Source) -> None:
-    """Which has room for the version before, and for half of the next."""
+async def test_image_larger_than_the_disk(crew: Crew, source: _Source, reserve: str) -> None:
+    """Which has room for the version before, and for half of the next.
+
+    That is seen before it begins, or by the kernel where nothing is to stay free.
+    """
     image, older = crew.folder / "image.tgz", crew.folder / "older"
     await _done(_images(crew, "pack", "--output", image, "storage", source.root))
     await _done(_images(crew, "unpack", "--root", older, image))
@@ -342,10 +346,13 @@ async def test_image_larger_than_the_disk(crew: Crew, source: _Source) -> None:
     )
     server = crew.server("--input", str(image))
     client = crew.client(
-        "--registry-root", "small", prefix=("unshare", "-m", "sh", "-c", script, "sh")
+        *("--registry-root", "small", "--reserve", reserve),
+        prefix=("unshare", "-m", "sh", "-c", script, "sh"),
     )
     assert await ends(server, client) == [1, 1], client.errors
-    assert client.lines[-1] == ("kollacast-client: cannot write the image: No space left on device")
+    reason = "kollacast-client: cannot write the image: No space left on device"
+    assert client.lines[-1].startswith(reason)
+    assert client.lines[-1].endswith("(--reserve)") == (reserve != "0")
     assert "cannot write the image: No space left on device" in server.lines[-1]
     assert (crew.folder / "listing").read_text() == "1\n"
 

@@ -49,7 +49,8 @@ class Terms:
     def is_same_image(self, other: Terms) -> bool:
         """Whether what was kept on these terms can be gone on with on the ``other`` ones."""
         mine, its = self.greeting, other.greeting
-        return (mine.image, mine.digest) == (its.image, its.digest) and other.shape.can_fetch
+        same = (mine.image, mine.digest, mine.size) == (its.image, its.digest, its.size)
+        return same and other.shape.can_fetch
 
 
 def of_greeting(greeting: Greeting) -> Terms:

@@ -70,3 +70,4 @@ class ClientConfig(Config):
     output_path: str | None = None  #: file for the image
     #: folder for the image, unpacked; standard output takes it where this and the file are None
     registry_root: str | None = None
+    reserve: float = 0.05  #: share of the file system that stays free
