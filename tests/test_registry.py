@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
+from tests import hostile_images
 from tests.images_program import done as _done
 from tests.images_program import images as _images
 from tests.images_program import listed as _listed
@@ -324,6 +325,34 @@ async def test_bad_images_leave_the_version_before(crew: Crew, source: _Source) 
     with serving(root / "current", crew.folder / "registry.json") as address:
         for name, digest in source.digests.items():
             assert pull(address, name, crew.folder / name.replace("/", "-")) == digest
+
+
+@on_the_reactor
+async def test_images_that_were_made_to_do_harm(crew: Crew, source: _Source) -> None:
+    """Whatever comes, a host takes the next image; where it was is what it was, and no memory."""
+    good, root = crew.folder / "good.tgz", crew.folder / "host"
+    await _done(_images(crew, "pack", "--output", good, "storage", source.root))
+    for name, archive, reason in (
+        ("deep", hostile_images.deep(1900), "has a name of more than 1024 bytes"),
+        ("inodes", hostile_images.inodes(300, 124), "files and folders, in its first"),
+        ("records", hostile_images.overlapping_records(), "an extended header that makes no sense"),
+    ):
+        path = crew.file(name, hostile_images.compressed(archive))
+        server = crew.server("--input", str(path))
+        client = crew.client("--registry-root", str(root), prefix=_IN_LITTLE_MEMORY)
+        assert await ends(server, client) == [1, 1], client.errors
+        assert "cannot write the image: it" in client.lines[-1]
+        assert reason in client.lines[-1]
+        assert reason in server.lines[-1]
+        assert "Traceback" not in client.errors
+        assert not root.exists()
+    server = crew.server("--input", str(good))
+    client = crew.client("--registry-root", str(root), prefix=_IN_LITTLE_MEMORY)
+    assert await ends(server, client) == [0, 0], client.errors
+
+
+#: Address space of a client that unpacks; one such image took a gigabyte more.
+_IN_LITTLE_MEMORY = ("sh", "-c", 'ulimit -v 1100000; exec "$@"', "sh")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")
