@@ -11,6 +11,7 @@ from kollacast.server.admission import Situation
 from kollacast.wire import proof
 from kollacast.wire.greeting import Greeting, GroupInfo, Hello
 from kollacast.wire.messages import Proof
+from kollacast.wire.sealing import SEAL_METHOD
 
 #: What stands for an address of this host that the kernel chooses.
 _ANY = "0.0.0.0"
@@ -36,6 +37,8 @@ class Credentials:
             window=offer.window,
             digest=offer.digest,
             source=config.local_ip if config.local_ip != _ANY else None,
+            seal=None if offer.seal_key is None else SEAL_METHOD,
+            seal_key="" if offer.seal_key is None else offer.seal_key.hex(),
             coding=offer.coding,
             name=name,
             size=offer.size,
