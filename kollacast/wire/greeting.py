@@ -12,7 +12,7 @@ import re
 import socket
 import struct
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from kollacast.wire.structures import (
@@ -99,7 +99,7 @@ class Greeting:
 
     def encode(self) -> bytes:
         """The whole message, magic and length included."""
-        return MAGIC + encode_json({"version": PROTOCOL_VERSION, **asdict(self)})
+        return MAGIC + encode_json({"version": PROTOCOL_VERSION, **vars(self)})
 
     @classmethod
     def decode(cls, data: bytes) -> Greeting | Refusal:
@@ -180,7 +180,7 @@ class Hello:
 
     def encode(self) -> bytes:
         """The whole message, length included."""
-        return encode_json({"version": PROTOCOL_VERSION, **asdict(self)})
+        return encode_json({"version": PROTOCOL_VERSION, **vars(self)})
 
     @classmethod
     def decode(cls, data: bytes) -> Hello:
