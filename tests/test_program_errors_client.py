@@ -84,6 +84,8 @@ _HANDLERS = {
     "ServerConnection.connectionLost",
     "ServerConnection.connectionMade",
     "ServerConnection.dataReceived",
+    "ServerConnection.handshakeCompleted",
+    "ServerConnection.spoke_plainly",
     "ServerConnection._guarded",
     "Attempt.end",
     "Client._fail",
@@ -152,6 +154,12 @@ def _combined(network: Network) -> None:
 
 def _secret(network: Network) -> None:
     _serve(network, secret=b"0123456789abcdef")
+    network.join(secret=b"0123456789abcdef")
+
+
+def _plain(network: Network) -> None:
+    """A server that speaks no TLS."""
+    _serve(network)
     network.join(secret=b"0123456789abcdef")
 
 
@@ -311,6 +319,7 @@ _TRANSFERS: tuple[Callable[[Network], None], ...] = (
     _sealed,
     _combined,
     _secret,
+    _plain,
     _late,
     _fetching,
     _cut,
