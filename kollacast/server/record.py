@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from operator import attrgetter
 
+from kollacast.operator.findings import HostFacts
 from kollacast.wire.messages import Report
+
+#: Why a client fetches that was not there at the start.
+CAME_LATE = "it came after the start"
 
 
 @dataclass(slots=True)
@@ -43,6 +47,24 @@ class ClientRecord:
     def loss(self) -> float | None:
         """The share of packets multicast to it that did not reach it; None where none were."""
         return self.packets_lost / self.packets_sent if self.packets_sent else None
+
+    def facts(self) -> HostFacts:
+        """What is to be judged by."""
+        return HostFacts(
+            name=self.name,
+            address=self.address,
+            fetching=self.fetching,
+            is_late=self.fetching == CAME_LATE,
+            sent=self.packets_sent,
+            lost=self.packets_lost,
+            received=self.packets_multicast,
+            dropped=self.packets_dropped or 0,
+            damaged=self.packets_damaged or 0,
+            buffer_bytes=self.receive_buffer_bytes,
+            buffer_wanted_bytes=self.receive_buffer_wanted_bytes,
+            answering_s=self.seconds_answering,
+            writing_s=self.seconds_writing or 0.0,
+        )
 
     def take(self, report: Report) -> None:
         """What the client has counted itself."""
