@@ -170,8 +170,15 @@ class Repairs:
             if gathering.is_open and decodes:
                 self._want(current, client, seqs)
                 return
-        if is_first and decodes and current.serving and not self.reach.is_deaf(client.client):
+        if not is_first or not decodes or self.reach.is_deaf(client.client):
+            client.repair(seqs)
+        elif current.serving:
             current.late[client] = seqs
+        elif gathering.is_open and len(seqs) >= _MIN_REQUESTED:
+            # It did not wait for the word of the parity before: many may be as late, and TCP
+            # would carry as much for each of them.
+            self._want(current, client, seqs)
+            return
         else:
             client.repair(seqs)
         self._decide_if_all(current)
