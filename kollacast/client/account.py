@@ -52,6 +52,8 @@ class Account:
             "packets_decoded": tally.decoded,
             "packets_repeated": tally.repeated,
             "packets_damaged": tally.damaged,
+            "packets_forged": tally.control_wrong,
+            "pieces_wrong": tally.pieces_wrong,
             "failsafe": self._failsafe,
             "seconds": round(self.seconds, 3),
         }

@@ -8,6 +8,7 @@ from kollacast.receiving.shape import Shape, Way
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, GroupInfo
 from kollacast.wire.proof import METHOD
+from kollacast.wire.signature import Verifier
 from kollacast.wire.structures import payload_capacity
 
 #: Payload bytes of the buffers that this client is willing to hold, where it has a say.
@@ -53,7 +54,7 @@ class Terms:
 
 
 def of_greeting(greeting: Greeting) -> Terms:
-    """The terms of a server that speaks the kollacast dialect."""
+    """The terms of a server that speaks the kollacast dialect.  Raises WireError for no key."""
     capacity = payload_capacity(greeting.mtu)
     packets = max(_MEMORY // capacity, 1)
     buffer_packets = min(greeting.buffer_packets, packets)
@@ -73,6 +74,7 @@ def _shape(
     greeting: Greeting, dialect: Dialect, buffer_packets: int, window: int, unread_packets: int
 ) -> Shape:
     capacity = payload_capacity(greeting.mtu)
+    key = bytes.fromhex(greeting.control_key)
     return Shape(
         dialect=dialect,
         salt=greeting.salt,
@@ -84,4 +86,6 @@ def _shape(
         window=window,
         unread_bytes=unread_packets * capacity,
         can_fetch=greeting.fetch and bool(greeting.image),
+        pieces=greeting.pieces,
+        verifier=Verifier(key) if key else None,
     )

@@ -73,8 +73,8 @@ class Intake:
         self._codec = codec
         self._decoder: Decoder | None = Decoder(capacity, self) if coded else None
         self._buffers: list[PacketBuffer] = []
-        #: Told the data of each control packet, between the packets that came before and after.
-        self.control: Callable[[bytes], None] = lambda data: None
+        #: Told seq and data of each control packet, between the packets before and after it.
+        self.control: Callable[[int, bytes], None] = lambda seq, data: None
         self._expected = 0
         self._full_sizes = (capacity,) * RUN
 
@@ -246,7 +246,7 @@ class Intake:
             # Another session's packets look like damaged ones of this session.
             self.counts.damaged += 1
         elif seq >= CONTROL_BASE and self._decoder is not None:
-            self.control(bytes(payload))
+            self.control(seq, bytes(payload))
         elif seq >= SEQ_LIMIT and self._decoder is not None:
             self._coded(self._decoder.take(seq, payload))
         elif buffer is None:

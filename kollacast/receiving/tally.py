@@ -13,6 +13,8 @@ class Tally(IntakeCounts):
 
     retransmitted: int = 0
     fetched: int = 0
+    pieces_wrong: int = 0  #: of complete buffers, that were not the server's
+    control_wrong: int = 0  #: packets that say they are the server's, by their signatures
 
     @property
     def repaired(self) -> int:

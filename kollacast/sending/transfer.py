@@ -27,6 +27,7 @@ from kollacast.sending.member import Member
 from kollacast.sending.plan import Plan
 from kollacast.sending.read_ahead import ReadAhead
 from kollacast.sending.repairs import Repairs
+from kollacast.sending.signed_packets import SignedPackets
 from kollacast.sending.window import Flight
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol
@@ -76,7 +77,12 @@ class Transfer:
         self._chain: GroupChain[Member] = GroupChain(plan.group_size, guard)
         # Where clients are told by multicast; else each is by its member.
         self._notices = (
-            ControlStream(clock, plan.dialect, plan.capacity, sender, guard)
+            ControlStream(
+                clock,
+                plan.dialect,
+                SignedPackets(plan.capacity, plan.signer, sender, guard),
+                guard,
+            )
             if plan.dialect.multicasts_control
             else None
         )
@@ -147,6 +153,8 @@ class Transfer:
             flight.has_left = False
         # With nobody in step, the image is only read.
         is_heard = members and flight.has_left
+        if is_heard:
+            self._tell_pieces(buffer.ctl)
         leaving = self._sender.multicast(buffer) if is_heard else succeed(0.0)
         return leaving.addCallback(self._sent, flight, members)
 
@@ -195,7 +203,7 @@ class Transfer:
         seq = 0
         for buffer_id in itertools.count(1):
             await self.window.places.acquire()
-            buffer, size = await self._reader.next()
+            buffer, size, pieces = await self._reader.next()
             ctl = buffer.announce(buffer_id, seq, size)
             seq += ctl.pkt_count
             if seq > SEQ_LIMIT:
@@ -208,6 +216,8 @@ class Transfer:
             self.announced = ctl
             flight = Flight(buffer)
             self.window.flights.append(flight)
+            if self._notices is not None:
+                self._notices.pieces.hold(buffer_id, pieces)
             self._post(ctl, buffer_id)
             self._next.append((flight, self._begin(flight)))
             self._go_on_if_prepared()
@@ -220,6 +230,10 @@ class Transfer:
     def _post(self, notice: Notice, buffer_id: int) -> None:
         if self._notices is not None:
             self._notices.post(notice, buffer_id)
+
+    def _tell_pieces(self, ctl: BufferCtl) -> None:
+        if self._notices is not None:
+            self._notices.pieces.tell(ctl.buffer_id)
 
     def _begin(self, flight: Flight) -> Deferred[None]:
         return self._chain.begin(Phase.ANNOUNCE, flight.buffer.ctl)
@@ -239,6 +253,9 @@ class Transfer:
         self.repairs.begin(flight, members)
         self.bytes_done += ctl.buffer_size
         packets = ctl.pkt_count if flight.has_left else 0
+        if packets and members:
+            # Once more: whoever has lost some of them would have to ask.
+            self._tell_pieces(ctl)
         self._post(Sent(ctl.buffer_id, packets), ctl.buffer_id)
         self._through = self._chain.begin(Phase.SENT, ctl)
         self._through.addCallback(lambda _: self._retire(flight)).addErrback(self._guard.failed)

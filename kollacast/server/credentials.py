@@ -36,6 +36,8 @@ class Credentials:
             window=offer.window,
             digest=offer.digest,
             source=config.local_ip if config.local_ip != _ANY else None,
+            pieces=offer.signer is not None,
+            control_key="" if offer.signer is None else offer.signer.public.hex(),
             coding=offer.coding,
             name=name,
             size=offer.size,

@@ -35,6 +35,7 @@ from kollacast.wire.messages import (
     Report,
     Request,
 )
+from kollacast.wire.pieces import Want
 from kollacast.wire.structures import WireError
 
 _log = Logger()
@@ -350,6 +351,8 @@ class Participant:
             member.request(answer.seqs)
         elif isinstance(answer, Ask):
             member.ask(answer.known)
+        elif isinstance(answer, Want):
+            member.want(answer.buffer_id)
         elif isinstance(answer, Ready):
             member.ready()
         elif isinstance(answer, Done):
