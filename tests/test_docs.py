@@ -57,6 +57,7 @@ _PAGES = (
     "docs/architecture.md",
     "docs/failures.md",
     "docs/kolla.md",
+    "docs/reading.md",
     "docs/scaling.md",
 )
 _SALT = 1802464364
@@ -158,7 +159,7 @@ class ExampleTests(SynchronousTestCase):
                 ("S>C", bytes((Tag.DIGEST,)) + hashlib.sha256(vectors.IMAGE).digest()),
                 ("C>S", Request((1,)).encode(KOLLACAST)),
                 ("S>C", packet),
-                ("C>S", Credit(1, 5).encode(KOLLACAST)),
+                ("C>S", Credit(1, 5, 1, 1).encode(KOLLACAST)),
                 ("C>S", Credit(2, 6).encode(KOLLACAST)),
                 ("C>S", bytes((Tag.REPORT,)) + report),
             ],

@@ -21,7 +21,10 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 _CHECKOUT = Path(__file__).parent.parent
-_DEPENDENCIES = ("twisted", "automat", "crcmod", "crc32c", "tqdm", "zstandard")
+_DEPENDENCIES = (
+    *("twisted", "automat", "blake3", "crcmod", "crc32c", "cryptography"),
+    *("tqdm", "zstandard"),
+)
 _BUILD_TOOLS = ("setuptools", "pip")
 _COMMANDS = ("kollacast-server", "kollacast-client")
 _PATIENCE_S = 600.0

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from kollacast.packets.buffer import PacketBuffer
+from kollacast.packets.losses import Lost
 from kollacast.receiving.pieces import ExpectedPieces
 from kollacast.wire.messages import BufferCtl
 from kollacast.wire.parity import ParityRun
@@ -22,6 +23,8 @@ class Flight:
     ready: bool = False
     sent: bool = False
     asks: bool = False  #: what is missing is to be asked for
+    #: What was missing once it was sent; None until that was looked for.
+    lost: Lost | None = None
     flushing: bool = False
     proving: bool = False
     flushed: bool = False

@@ -50,7 +50,11 @@ class Hearing:
         packets = flight.ctl.pkt_count
         if buffer.missing_count < packets or damaged < tally.damaged or flight.refuted:
             if self._silence is not None and self._silence.buffers >= _UNHEARD:
-                _log.info("multicast reaches this host again")
+                _log.info(
+                    "multicast reaches this host again",
+                    event="host-reached-again",
+                    buffer=flight.ctl.buffer_id,
+                )
             self._silence = None
             return
         if packets < _MANY_PACKETS:

@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from kollacast.events.guard import Guard
 from kollacast.packets.buffer import InconsistentBuffer, PacketBuffer
 from kollacast.packets.intake import Intake
+from kollacast.packets.losses import NOTHING_LOST, lost_of
 from kollacast.receiving.answers import Answers, answers_of
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.flight import Flight
@@ -233,12 +234,16 @@ class Reception:
             if not flight.asks or not flight.ready or flight.mending:
                 continue
             flight.asks = False
-            if flight.buffer is None or flight.buffer.complete:
+            buffer = flight.buffer
+            missing = [] if buffer is None or buffer.complete else buffer.missing()
+            if flight.lost is None:
+                flight.lost = lost_of(missing)
+            if not missing:
                 flight.parity.clear()
             elif flight.parity:
                 self._begin_to_mend(flight)
             else:
-                self._ask(flight.buffer.missing())
+                self._ask(missing)
 
     def _begin_to_mend(self, flight: Flight) -> None:
         if not flight.mending:
@@ -348,6 +353,8 @@ class Reception:
             buffer.lose(first, last)
         flight.flushing = flight.mending = False
         flight.asks = flight.sent
+        # The network has lost nothing of it.
+        flight.lost = flight.lost or NOTHING_LOST
         flight.parity.clear()
         if flight.takes_multicast:
             self.intake.arm(buffer)
@@ -362,6 +369,7 @@ class Reception:
             "{count} pieces have come by multicast that are not the server's, the last of them of"
             " buffer {buffer_id}: somebody else sends to the group, or packets are damaged on their"
             " way. They are asked for again",
+            event="pieces-wrong",
             count=self._unsaid,
             buffer_id=flight.ctl.buffer_id,
         )
@@ -376,7 +384,7 @@ class Reception:
             if self._stopped:
                 return
             flight = self._flights.popleft()
-            self._answers.done(flight.ctl)
+            self._answers.done(flight.ctl, flight.lost or NOTHING_LOST)
             if flight.buffer is not None:
                 if not self._end_announced:
                     self._free.append(flight.buffer)
