@@ -23,7 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 _CHECKOUT = Path(__file__).parent.parent
 _DEPENDENCIES = (
     *("twisted", "automat", "blake3", "crcmod", "crc32c", "cryptography"),
-    *("tqdm", "zstandard"),
+    *("rich", "zstandard"),
 )
 _BUILD_TOOLS = ("setuptools", "pip")
 _COMMANDS = ("kollacast-server", "kollacast-client")

@@ -35,7 +35,7 @@ class _Program:
         self.is_running = True
         return self.ending
 
-    def progress(self) -> Progress:
+    def progress(self, most_hosts: int = 0) -> Progress:
         return Progress("sending", 0, None, 0, 3, 0)
 
     def interrupt(self, reason: str) -> Deferred[None]:
@@ -113,6 +113,15 @@ class EndingTests(_RunCase):
             },
         )
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_what_was_wrong_comes_before_the_last_line(self) -> None:
+        self.start()
+        outcome = Outcome(Status.OK, "all have it", {}, ("a cable is bad", "a disk is slow"))
+        self.program.ending.callback(outcome)
+        self.assertEqual(
+            self.announced,
+            ["diagnosis: a cable is bad", "diagnosis: a disk is slow", "all have it"],
+        )
 
     def test_every_status(self) -> None:
         for status in Status:

@@ -54,6 +54,7 @@ class Client:
             make_worker(reactor, "disk"),
             make_worker(reactor, "digest"),
             self._failed_by,
+            reactor.seconds,
         )
         self._run_id = secrets.token_hex(8)
         self._began_at = 0.0
@@ -88,7 +89,7 @@ class Client:
         seconds = self._reactor.seconds() - self._began_at
         return Account(self._copy, self._config, "ending" if self._is_ending else phase, seconds)
 
-    def progress(self) -> Progress:
+    def progress(self, most_hosts: int = 0) -> Progress:
         """How far the run is."""
         return self.account().progress()
 

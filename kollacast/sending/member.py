@@ -27,6 +27,8 @@ _REPAIR_CHUNK = 128 * 1024
 class MemberClient(Listener, Protocol):
     """The client whose place it is."""
 
+    @property
+    def may_go(self) -> bool: ...  # whether the others may go on without it, which may be its end
     def sent_all(self) -> None: ...  # it has been told that the empty buffer is sent
     def kept_all(self) -> None: ...  # it has kept all that came by multicast
     def resent(self, packets: int) -> None: ...  # so many have gone to it by TCP
@@ -49,6 +51,8 @@ class Member:
         self.decodes = decodes
         #: Whether the client has ever said READY, as only clients do.
         self.has_answered = False
+        #: How many answers that were due the client has given.
+        self.answers = 0
         #: Packets asked for and neither sent nor taken over by a coded repair.
         self.packets_owed = 0
         #: Up to which packet of the stream it has all that it was told of.
@@ -170,6 +174,7 @@ class Member:
         self.has_answered = True
         ctl, _since = self._announced.popleft()
         self._ready.append(ctl)
+        self.answers += 1
         self._answered(Phase.ANNOUNCE)
 
     def done(self, lost: Lost = NOTHING_LOST) -> None:
@@ -178,6 +183,7 @@ class Member:
         _ctl, since = self._sent.popleft()
         self.answering_s += self._clock.seconds() - since
         ctl = self._ready.popleft()
+        self.answers += 1
         self.packets_done = ctl.packet_id_base + ctl.pkt_count
         if not self._sent:
             self._close_requests()
@@ -195,7 +201,8 @@ class Member:
         if credit.done < said.done or credit.room < said.room:
             raise WireError("credit that goes back")
         self._credit = credit
-        while self._announced and self._announced[0][0].buffer_id <= self._room:
+        room = self._room
+        while self._announced and self._announced[0][0].buffer_id <= room:
             self.ready()
         for lost in self._lost(credit, credit.done - said.done):
             self.done(lost)
@@ -207,12 +214,14 @@ class Member:
         """
         if buffers > len(self._sent):
             raise WireError("DONE for a buffer that was not sent")
+        if not credit.lost:
+            return [NOTHING_LOST] * buffers
         packets = [ctl.pkt_count for ctl, _ in islice(self._sent, buffers)]
         total = sum(packets)
         if credit.lost > total:
             raise WireError(f"{credit.lost} packets lost of {total}")
-        if not credit.lost or buffers == 1:
-            return [Lost(credit.lost, credit.runs)] * buffers
+        if buffers == 1:
+            return [Lost(credit.lost, credit.runs)]
         return [
             Lost(round(credit.lost * some / total), round(credit.runs * some / total))
             for some in packets
@@ -360,6 +369,7 @@ class Member:
         if self._dialect.answers_all:
             while self._requested:
                 self.refill(self._outgoing.queue)
-        self._requested.clear()
-        self._owed.clear()
+        if self._owed or self._requested:
+            self._requested.clear()
+            self._owed.clear()
         self.packets_owed = 0

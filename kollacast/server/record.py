@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
+from kollacast.operator.findings import HostFacts
 from kollacast.wire.messages import Report
+
+#: Why a client fetches that was not there at the start.
+CAME_LATE = "it came after the start"
 
 
 @dataclass(slots=True)
@@ -34,10 +39,32 @@ class ClientRecord:
     seconds_writing: float | None = None  #: for which its disk was busy
     seconds: float | None = None
 
+    def copy(self) -> ClientRecord:
+        """The same at this moment; made for each of a thousand hosts, again and again."""
+        return ClientRecord(*_VALUES(self))
+
     @property
     def loss(self) -> float | None:
         """The share of packets multicast to it that did not reach it; None where none were."""
         return self.packets_lost / self.packets_sent if self.packets_sent else None
+
+    def facts(self) -> HostFacts:
+        """What is to be judged by."""
+        return HostFacts(
+            name=self.name,
+            address=self.address,
+            fetching=self.fetching,
+            is_late=self.fetching == CAME_LATE,
+            sent=self.packets_sent,
+            lost=self.packets_lost,
+            received=self.packets_multicast,
+            dropped=self.packets_dropped or 0,
+            damaged=self.packets_damaged or 0,
+            buffer_bytes=self.receive_buffer_bytes,
+            buffer_wanted_bytes=self.receive_buffer_wanted_bytes,
+            answering_s=self.seconds_answering,
+            writing_s=self.seconds_writing or 0.0,
+        )
 
     def take(self, report: Report) -> None:
         """What the client has counted itself."""
@@ -49,3 +76,6 @@ class ClientRecord:
         self.receive_buffer_bytes = report.count("receive_buffer_bytes")
         self.receive_buffer_wanted_bytes = report.count("receive_buffer_wanted_bytes")
         self.seconds_writing = report.measure("seconds_writing")
+
+
+_VALUES = attrgetter(*(field.name for field in fields(ClientRecord)))
