@@ -174,6 +174,13 @@ class PacketBuffer:
         """Whether the packet ``seq`` of this buffer is still missing."""
         return not self._have[seq - self.ctl.packet_id_base]
 
+    def lacking(self, seqs: Sequence[int]) -> list[int]:
+        """Those of ``seqs`` that are still missing; none where one is another buffer's."""
+        base, have = self.ctl.packet_id_base, self._have
+        if min(seqs) < base or max(seqs) >= base + len(have):
+            return []
+        return [seq for seq in seqs if not have[seq - base]]
+
     def put(self, seq: int, payload: bytes | memoryview) -> bool:
         """Copy a verified packet to its slot; False when it was there already.
 

@@ -83,6 +83,8 @@ class Intake:
         if not self._buffers:
             self._expected = buffer.ctl.packet_id_base
         self._buffers.append(buffer)
+        if self._decoder is not None:
+            self._decoder.expect()
 
     def disarm(self, buffer: PacketBuffer) -> None:
         """Let nothing more land in ``buffer``."""
@@ -318,6 +320,11 @@ class Intake:
         """Whether this packet is of a buffer here, and has not come."""
         buffer = self._buffer_of(seq)
         return buffer is not None and buffer.lacks(seq)
+
+    def lacking(self, seqs: Sequence[int]) -> list[int]:
+        """Those of some packets of one buffer here that have not come."""
+        buffer = self._buffer_of(seqs[0])
+        return [] if buffer is None else buffer.lacking(seqs)
 
     def received(self, seq: int) -> memoryview | None:
         """The payload of a packet that has come, None without one."""

@@ -87,7 +87,10 @@ class Recipe:
         first, *words = struct.unpack_from(f"!{count}I", payload) if count else (0,)
         combinations = []
         position = 0
-        while position < len(words) and 0 < words[position] <= len(words) - position - 1:
+        # Our server names no more terms than these, and each one more is work.
+        while position < len(words) and 0 < words[position] <= _MAX_TERMS:
+            if words[position] > len(words) - position - 1:
+                break
             end = position + 1 + words[position]
             combinations.append(tuple(words[position + 1 : end]))
             position = end
