@@ -30,7 +30,14 @@ from kollacast.server.credentials import Credentials
 from kollacast.wire import recipes
 from kollacast.wire.checksum import crcmod_engine
 from kollacast.wire.dialect import KOLLACAST
-from kollacast.wire.greeting import Greeting, GroupInfo, Hello, encode_json
+from kollacast.wire.greeting import (
+    Challenge,
+    Greeting,
+    GroupInfo,
+    Hello,
+    Response,
+    encode_json,
+)
 from kollacast.wire.messages import (
     BufferCtl,
     Control,
@@ -43,6 +50,7 @@ from kollacast.wire.messages import (
 )
 from kollacast.wire.parity import ParityRun, orders, places
 from kollacast.wire.pieces import Pieces, Want
+from kollacast.wire.proof import Agreement
 from kollacast.wire.recipes import control_seq, parity_seq, pieces_seq
 from kollacast.wire.signature import Signer
 from kollacast.wire.structures import Tag
@@ -59,6 +67,7 @@ _PAGES = (
     "docs/kolla.md",
     "docs/reading.md",
     "docs/scaling.md",
+    "docs/security.md",
 )
 _SALT = 1802464364
 
@@ -171,6 +180,17 @@ class ExampleTests(SynchronousTestCase):
         self.assertShown(
             "pieces",
             [("C>S", Want(1).encode(KOLLACAST)), ("S>C", pieces.encode(KOLLACAST))],
+        )
+
+    def test_secret(self) -> None:
+        secret, agreement = b"a secret of this room", Agreement("00112233", "44556677", b"Z" * 32)
+        proof = agreement.proof(secret, "client").hex()
+        challenge = Challenge("hmac-sha256", agreement.server_nonce)
+        response = Response(agreement.client_nonce, proof)
+        self.assertShown("secret", [("S>C", challenge.encode()), ("C>S", response.encode())])
+        shown = f'"proof":"{agreement.proof(secret, "server").hex()}"'
+        self.assertIn(
+            f"The greeting then has `{shown}`.", " ".join(_page("docs/protocol.md").split())
         )
 
     def test_coding(self) -> None:

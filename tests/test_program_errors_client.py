@@ -91,6 +91,8 @@ _HANDLERS = {
     "ServerConnection.connectionLost",
     "ServerConnection.connectionMade",
     "ServerConnection.dataReceived",
+    "ServerConnection.handshakeCompleted",
+    "ServerConnection.spoke_plainly",
     "ServerConnection._guarded",
     "Attempt.end",
     "Client._fail",
@@ -169,6 +171,12 @@ def _forged(network: Network) -> None:
 
     network.fate = fate
     network.join()
+
+
+def _plain(network: Network) -> None:
+    """A server that speaks no TLS."""
+    _serve(network)
+    network.join(secret=b"0123456789abcdef")
 
 
 def _late(network: Network) -> None:
@@ -327,6 +335,7 @@ _TRANSFERS: tuple[Callable[[Network], None], ...] = (
     _combined,
     _secret,
     _forged,
+    _plain,
     _late,
     _fetching,
     _cut,

@@ -1481,6 +1481,7 @@ class OutcomeTests(_ServerTestCase):
             packets_multicast=13,
             packets_dropped=7,
             packets_damaged=-1,
+            packets_forged=2,
             receive_buffer_bytes="many",
             seconds_writing=1.5,
         )
@@ -1508,6 +1509,8 @@ class OutcomeTests(_ServerTestCase):
                 "packets_fetched": 0,
                 "packets_dropped": 7,
                 "packets_damaged": None,
+                "packets_forged": 2,
+                "pieces_wrong": None,
                 "receive_buffer_bytes": None,
                 "receive_buffer_wanted_bytes": None,
                 "seconds_answering": 0.0,

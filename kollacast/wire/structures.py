@@ -60,7 +60,6 @@ class Tag(enum.IntEnum):
     REPAIRED = 0x11
     FETCH = 0x12
     DETACH = 0x14
-    PROOF = 0x15
     CONTROL = 0x16
     PIECES = 0x17
     PACKET = 0x20
