@@ -146,7 +146,8 @@ class ExampleTests(SynchronousTestCase):
             name="image.tgz",
             size=2926,
         )
-        report = encode_json({"ok": True, "packets_multicast": 2})
+        [tree] = digest_pieces(memoryview(vectors.IMAGE), 0)
+        report = encode_json({"ok": True, "tree": tree.hex(), "packets_multicast": 2})
         packet = encode_sealed(KOLLACAST, self.buffer.headers, [1], self.buffer.slots(1, 1))
         end = BufferCtl(2, 0, 3, 0)
         notices = (self.ctl, end, Sent(1, 3), Sent(2, 0))

@@ -448,6 +448,9 @@ class Participant:
             self.talk.drop(report.reason, Departure.GAVE_UP)
             return
         self._proof.report()
+        if report.fields.get("tree") != self._host.stream.digests["tree"].hex():
+            # Nobody was told it, so who knows it has the image, unless it is what all are told.
+            raise WireError("a report that does not know the image's tree")
         self.record.take(report)
         self._verify()
         if self.member is not None:
