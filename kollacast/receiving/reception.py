@@ -71,7 +71,9 @@ class Reception:
         signatures: Signatures,
         first: int | None,
     ) -> None:
-        self.intake = Intake(codec, shape.capacity, coded=shape.dialect.codes, counts=tally)
+        self.intake = Intake(
+            codec, shape.capacity, coded=shape.dialect.codes, counts=tally, seal=shape.seal
+        )
         self.ended: Deferred[None] = Deferred()
         #: Whether multicast reaches this host.
         self.hearing = Hearing(tally)

@@ -10,6 +10,7 @@ from kollacast.sending.plan import Plan
 from kollacast.server.admission import Situation
 from kollacast.wire import proof
 from kollacast.wire.greeting import Challenge, Greeting, GroupInfo, Response
+from kollacast.wire.sealing import SEAL_METHOD
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Credentials:
             source=config.local_ip if config.local_ip != _ANY else None,
             pieces=offer.signer is not None,
             control_key="" if offer.signer is None else offer.signer.public.hex(),
+            seal=None if offer.seal_key is None else SEAL_METHOD,
+            seal_key="" if offer.seal_key is None else offer.seal_key.hex(),
             coding=offer.coding,
             name=name,
             size=offer.size,
