@@ -1503,6 +1503,7 @@ class OutcomeTests(_ServerTestCase):
                 "packets_multicast": 13,
                 "packets_repaired": 0,
                 "packets_fetched": 0,
+                "packets_done": 14,
                 "packets_dropped": 7,
                 "packets_damaged": None,
                 "receive_buffer_bytes": None,

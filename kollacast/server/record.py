@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
 from kollacast.wire.messages import Report
 
@@ -26,6 +28,7 @@ class ClientRecord:
     packets_multicast: int | None = None
     packets_repaired: int = 0
     packets_fetched: int = 0
+    packets_done: int = 0  #: up to which packet of the image it has all, as far as is known
     packets_dropped: int | None = None  #: datagrams for which its kernel had no room
     packets_damaged: int | None = None  #: datagrams that were not this session's, or damaged
     receive_buffer_bytes: int | None = None  #: that its kernel holds of what is not read yet
@@ -39,6 +42,14 @@ class ClientRecord:
         """The share of packets multicast to it that did not reach it; None where none were."""
         return self.packets_lost / self.packets_sent if self.packets_sent else None
 
+    def fields(self) -> dict[str, Any]:
+        """By name, in their order."""
+        return dict(zip(_NAMES, _values(self), strict=True))
+
+    def copy(self) -> ClientRecord:
+        """The same, which stays as it is; there may be a thousand at a time."""
+        return ClientRecord(*_values(self))
+
     def take(self, report: Report) -> None:
         """What the client has counted itself."""
         self.packets_multicast = report.count("packets_multicast")
@@ -49,3 +60,7 @@ class ClientRecord:
         self.receive_buffer_bytes = report.count("receive_buffer_bytes")
         self.receive_buffer_wanted_bytes = report.count("receive_buffer_wanted_bytes")
         self.seconds_writing = report.measure("seconds_writing")
+
+
+_NAMES = tuple(ClientRecord.__dataclass_fields__)
+_values = attrgetter(*_NAMES)

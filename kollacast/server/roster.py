@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -176,15 +175,16 @@ class Roster:
 
 def _entry(record: ClientRecord, client: Participant | None) -> ClientEntry:
     if client is None:
-        return ClientEntry(replace(record), None)
+        return ClientEntry(record.copy(), None, packets_done=record.packets_done)
     member = client.member
-    account = replace(record)
+    account = record.copy()
+    account.packets_done = client.packets_done
     if member is not None:
         account.seconds_answering = round(account.seconds_answering + member.answering_s, 3)
     return ClientEntry(
         account,
         state_of(client.talk),
-        packets_done=client.packets_done,
+        packets_done=account.packets_done,
         owes=client.owes,
         owed_s=client.owed_s(),
         packets_owed=0 if member is None else member.packets_owed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from kollacast.operator.config import ServerConfig
@@ -14,7 +14,8 @@ from kollacast.sending.plan import Plan
 from kollacast.server.cycle import Stage
 from kollacast.server.record import ClientRecord
 
-_PHASES = {
+#: What an operator calls each stage.
+PHASES = {
     Stage.STARTING: "starting",
     Stage.GATHERING: "waiting for clients",
     Stage.SENDING: "sending",
@@ -69,6 +70,7 @@ class Snapshot:
     digest: bytes | None  #: of the image, once all of it is read
     packets_multicast: int
     packets_coded: int
+    packets_resent: int  #: repairs by TCP
     bytes_multicast: int  #: that left by multicast, with the headers of packets
     bytes_tcp: int  #: that left by TCP
     rate_bps: float | None  #: at which multicast may leave; None for no limit
@@ -83,7 +85,7 @@ class Snapshot:
     def progress(self) -> Progress:
         """How far the run is."""
         return Progress(
-            phase=_PHASES[self.stage],
+            phase=PHASES[self.stage],
             bytes_done=self.bytes_done,
             bytes_total=self.plan.size,
             clients=self.verified if self.stage is Stage.ENDED else self.present,
@@ -182,5 +184,5 @@ class Snapshot:
             "clients_verified": self.verified,
             "reason": reason,
             "failsafe": self.config.failsafe,
-            "clients": [asdict(entry.account) for entry in self.clients],
+            "clients": [entry.account.fields() for entry in self.clients],
         }
