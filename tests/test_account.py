@@ -12,6 +12,7 @@ from kollacast.client.endings import Failed, NoCopy, failed_by
 from kollacast.client.local_copy import LocalCopy
 from kollacast.client.terms import of_greeting
 from kollacast.operator.config import ClientConfig
+from kollacast.operator.expectation import Expectation
 from kollacast.operator.outcome import Outcome, Progress, Status
 from kollacast.packets.buffer import InconsistentBuffer
 from kollacast.receiving.output import Output
@@ -25,7 +26,9 @@ _GREETING = Greeting("s", 1, "239.1.1.1", 4000, 1500, 4, 2, "blake2b", name="roc
 
 class AccountTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.copy = LocalCopy(MemorySink(), InlineWorker(), InlineWorker(), self.fail)
+        self.copy = LocalCopy(
+            MemorySink(), Expectation(), InlineWorker(), InlineWorker(), self.fail
+        )
         self.copy.terms = of_greeting(_GREETING)
         self.account = Account(self.copy, _CONFIG, "receiving", 1.23456)
 
@@ -59,7 +62,7 @@ class AccountTests(SynchronousTestCase):
     def test_a_copy(self) -> None:
         self.keep()
         self.copy.tally.fetched = 7
-        self.copy.is_whole, self.copy.digest = True, b"\xab\xcd"
+        self.copy.is_whole, self.copy.digests = True, {"blake2b": b"\xab\xcd"}
         outcome = self.outcome()
         self.assertEqual(outcome.status, Status.OK)
         self.assertEqual(
@@ -69,7 +72,7 @@ class AccountTests(SynchronousTestCase):
         self.assertTrue(outcome.report["ok"])
 
     def test_a_commit_that_was_quicker_than_a_failure(self) -> None:
-        self.copy.is_whole, self.copy.digest = True, b"\xab\xcd"
+        self.copy.is_whole, self.copy.digests = True, {"blake2b": b"\xab\xcd"}
         outcome = self.outcome(Failed("interrupted"))
         self.assertEqual((outcome.status, outcome.report["reason"]), (Status.OK, None))
 

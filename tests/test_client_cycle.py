@@ -350,7 +350,7 @@ class GreetingTests(_ClientTestCase):
     def test_a_digest_that_is_not_installed(self) -> None:
         server, client = self.meet()
         server.greet(digest="md6")
-        line = "the image is proved by md6, which is not installed here"
+        line = "the image is proved by md6, which is not known here"
         self.assert_failed(client, line)
         self.assertIsInstance(server.client.heard[0], Hello)
         self.assertEqual(self.told(server)["reason"], line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
+from kollacast.command import values
+from kollacast.files.digest import Digester
 from tests.images_program import done, images
 from tests.processes import Crew, make_crew, names_in, on_the_reactor
 from tests.registry_storage import archive_of, members_of, storage_of, write_storage
@@ -96,3 +99,18 @@ server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handle
 print(end="1", flush=True)
 server.serve_forever()
 """
+
+
+def test_digests(tmp_path: Path) -> None:
+    """What is printed is what sha256sum says, and what --expect takes."""
+    data = os.urandom(200_000)
+    (tmp_path / "image").write_bytes(data)
+    digester = Digester("sha256", "tree")
+    digester.update([memoryview(data)])
+    printed = [f"{name}:{value.hex()}" for name, value in digester.values().items()]
+    assert printed[0] == f"sha256:{hashlib.sha256(data).hexdigest()}"
+    for words, streams in (("digest image", ""), ("digest -", "< image")):
+        ended = _run(tmp_path, words, streams)
+        assert (ended.returncode, ended.stdout.decode().split()) == (0, printed), ended.stderr
+    for word in printed:
+        assert str(values.expected_digest("--expect", word)) == word

@@ -66,10 +66,10 @@ class OutputTests(SynchronousTestCase):
 
     def assert_whole(self, output: Output) -> None:
         self.work()
-        digest = Deferred.fromCoroutine(output.digest())
+        digest = Deferred.fromCoroutine(output.digests())
         self.work()
         self.assertEqual(output.bytes_kept, len(_IMAGE))
-        self.assertEqual(self.successResultOf(digest), hashlib.sha256(_IMAGE).digest())
+        self.assertEqual(self.successResultOf(digest), {"sha256": hashlib.sha256(_IMAGE).digest()})
         self.assertEqual(self.sink.data, _IMAGE)
         self.assertIsNone(self.sink.marked)
         self.assertEqual(self.failures, [])
@@ -94,10 +94,10 @@ class OutputTests(SynchronousTestCase):
 
     def test_the_digest_waits_for_what_is_read_back(self) -> None:
         output = self.output(kept=250)
-        digest = Deferred.fromCoroutine(output.digest())
+        digest = Deferred.fromCoroutine(output.digests())
         self.assertNoResult(digest)
         self.work()
-        self.assertEqual(self.successResultOf(digest), hashlib.sha256(_IMAGE).digest())
+        self.assertEqual(self.successResultOf(digest), {"sha256": hashlib.sha256(_IMAGE).digest()})
 
     def test_a_gap_that_closes(self) -> None:
         output = self.output()

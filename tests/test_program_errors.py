@@ -144,7 +144,7 @@ class ServerErrorTests(MemoryTestCase):
             (ReadAhead, "next"),
             (ReadAhead, "start"),
             (ReadAhead, "release"),
-            (ReadAhead, "digest"),
+            (ReadAhead, "digests"),
             (Repairs, "begin"),
             (Repairs, "end"),
         ):
@@ -153,7 +153,7 @@ class ServerErrorTests(MemoryTestCase):
     def test_threads(self) -> None:
         for owner, name in (
             (Digester, "update"),
-            (Digester, "value"),
+            (Digester, "values"),
             (History, "keep"),
             (History, "passed"),
         ):

@@ -44,7 +44,8 @@ class Account:
             "dialect": terms.shape.dialect.name if terms else None,
             "bytes": copy.bytes_kept,
             "bytes_resumed": copy.output.bytes_resumed if copy.output else 0,
-            self._digest_name: copy.digest.hex() if copy.digest else None,
+            self._digest_name: None,
+            **{name: value.hex() for name, value in copy.digests.items()},
             "packets_multicast": tally.placed,
             "packets_repaired": tally.repaired,
             "packets_fetched": tally.fetched,
@@ -68,11 +69,11 @@ class Account:
 
     def _line(self) -> str:
         copy, tally = self.copy, self.copy.tally
-        assert copy.digest is not None
+        digest = copy.digests[self._digest_name].hex()
         fetched = f" {tally.fetched} fetched," if tally.fetched else ""
         return (
             f"the image is here: {copy.bytes_kept} bytes in {self.seconds:.1f} s,"
-            f" {tally.repaired} packets repaired,{fetched} {self._digest_name} {copy.digest.hex()}"
+            f" {tally.repaired} packets repaired,{fetched} {self._digest_name} {digest}"
         )
 
     @property

@@ -21,7 +21,7 @@ from kollacast.client.local_copy import LocalCopy
 from kollacast.client.terms import Terms
 from kollacast.events.guard import Guard
 from kollacast.events.reactor import IReactor
-from kollacast.files.digest import available_digests
+from kollacast.files.digest import KNOWN_DIGESTS
 from kollacast.operator.config import ClientConfig
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.route import OpenReceiver, Route
@@ -199,8 +199,8 @@ class Attempt:
         if terms.shape.dialect.introduces:
             # First of all, so that the server hears by name of what goes wrong from here on.
             self._say_hello(terms, way, kept)
-        if terms.greeting.digest not in available_digests():
-            text = f"the image is proved by {terms.greeting.digest}, which is not installed here"
+        if terms.greeting.digest not in KNOWN_DIGESTS:
+            text = f"the image is proved by {terms.greeting.digest}, which is not known here"
             self.fail(Failed(text))
             return
         connection, shape = self._connection, terms.shape

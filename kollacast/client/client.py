@@ -49,7 +49,11 @@ class Client:
         self._open_port = open_port
         self._guard = Guard(self._failed_by)
         self._copy = LocalCopy(
-            sink, make_worker(reactor, "disk"), make_worker(reactor, "digest"), self._failed_by
+            sink,
+            config.expectation,
+            make_worker(reactor, "disk"),
+            make_worker(reactor, "digest"),
+            self._failed_by,
         )
         self._run_id = secrets.token_hex(8)
         self._began_at = 0.0

@@ -10,8 +10,9 @@ from twisted.python.failure import Failure
 
 from kollacast.client.endings import Failed, NoCopy
 from kollacast.client.terms import Terms
-from kollacast.files.digest import Digester, available_digests
+from kollacast.files.digest import Digester
 from kollacast.files.sink import Sink
+from kollacast.operator.expectation import Expectation, UnexpectedImage
 from kollacast.receiving.output import Output
 from kollacast.receiving.tally import Tally
 from kollacast.transport.worker import Worker
@@ -20,10 +21,18 @@ _log = Logger()
 
 
 class LocalCopy:
-    """An image that comes to ``sink``; ``failed`` is told of what cannot be kept."""
+    """An image that comes to ``sink``, and must be as ``expectation`` says.
+
+    ``failed`` is told of what cannot be kept.
+    """
 
     def __init__(
-        self, sink: Sink, disk: Worker, digest_worker: Worker, failed: Callable[[Failure], None]
+        self,
+        sink: Sink,
+        expectation: Expectation,
+        disk: Worker,
+        digest_worker: Worker,
+        failed: Callable[[Failure], None],
     ) -> None:
         #: What was agreed on last, with a server that has the image.
         self.terms: Terms | None = None
@@ -32,10 +41,12 @@ class LocalCopy:
         self.tally = Tally()
         #: Whether multicast has passed this host by, from a connection's beginning to its end.
         self.is_unreached = False
-        self.digest: bytes | None = None
+        #: Its digests by their names, once all of it is here.
+        self.digests: dict[str, bytes] = {}
         #: Whether it is whole, verified, and under its name.
         self.is_whole = False
         self._sink = sink
+        self._expectation = expectation
         self._disk = disk
         self._digest_worker = digest_worker
         self._failed = failed
@@ -64,7 +75,7 @@ class LocalCopy:
             self.output = None
             return 0
         if self.output is not None:
-            if self.terms is not None and self.terms.is_same_image(terms):
+            if self.terms is not None and self._is_same_image(self.terms, terms):
                 return self.output.bytes_kept
             self.output = None
             _log.warn("the server has another image now: starting over")
@@ -72,15 +83,17 @@ class LocalCopy:
                 await self._disk.run(self._sink.restart)
             except OSError:
                 raise _other_image() from None
-        is_resumable = terms.shape.can_fetch and terms.greeting.digest in available_digests()
-        if self._is_given_up or not is_resumable:
+        if self._is_given_up or not terms.shape.can_fetch:
             return 0
-        return await self._disk.run(self._sink.resume, terms.greeting.image, terms.shape.capacity)
+        # What is expected says more of an image than any server: no other name of it makes a part
+        # that is here worthless.
+        identity = self._expectation.identity or terms.greeting.image
+        return await self._disk.run(self._sink.resume, identity, terms.shape.capacity)
 
     def take_up(self, terms: Terms, kept: int) -> Output:
         """Go on behind the ``kept`` bytes that are here."""
         if self.output is None:
-            digester = Digester(terms.greeting.digest)
+            digester = Digester(*self._digest_names(terms))
             self.output = Output(
                 self._sink, digester, self._disk, self._digest_worker, kept, self._failed
             )
@@ -92,28 +105,44 @@ class LocalCopy:
         """Fires once nothing is under way to the disk."""
         return self.output.settled() if self.output is not None else succeed(None)
 
-    async def prove(self, expected: bytes | None) -> None:
-        """Compare digests, where there is an ``expected`` one, and give the image its name.
+    async def prove(self, told: bytes | None) -> None:
+        """Compare digests, with the one that the server has ``told``, too, and give it its name.
 
         Raises NoCopy where it is another image, and OSError.
         """
         assert self.output is not None
         assert self.terms is not None
         name = self.terms.greeting.digest
-        digest = self.digest = await self.output.digest()
+        digests = self.digests = await self.output.digests()
+        digest = digests[name]
         if self._is_given_up:
             return
-        if expected is not None and digest != expected:
+        if told is not None and digest != told:
             raise NoCopy(
                 f"the image is not the server's: its {name} is {digest.hex()},"
-                f" the server's {expected.hex()}"
+                f" the server's {told.hex()}"
             )
+        try:
+            self._expectation.check_digests(digests)
+        except UnexpectedImage as error:
+            raise NoCopy(str(error)) from None
         self._committing = Deferred()
         try:
             await self._disk.run(self._sink.commit, f"{name}:{digest.hex()}")
             self.is_whole = True
         finally:
             self._committing.callback(None)
+
+    def _digest_names(self, terms: Terms) -> tuple[str, ...]:
+        also = ("tree",) if terms.shape.dialect.proves else ()
+        names = (terms.greeting.digest, *also, *self._expectation.digest_names)
+        return tuple(dict.fromkeys(names))
+
+    def _is_same_image(self, terms: Terms, other: Terms) -> bool:
+        """Whether what was kept on these terms can be gone on with on the ``other`` ones."""
+        if self._expectation.identity is None:
+            return terms.is_same_image(other)
+        return terms.greeting.digest == other.greeting.digest and other.shape.can_fetch
 
     def close(self, failed: Failed | None) -> Deferred[None]:
         """Nothing more is to be done: fires after a commit that is under way.

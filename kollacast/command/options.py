@@ -22,6 +22,7 @@ from kollacast.command import streams, values
 from kollacast.command.logs import STDERR_OBSERVER, shorten_crashes
 from kollacast.files.atomic_file import prove_writable
 from kollacast.operator.config import PROGRESS_MODES
+from kollacast.operator.expectation import Expectation
 from kollacast.operator.outcome import Status
 
 DEFAULT_PORT = 18383
@@ -77,6 +78,13 @@ class CommandOptions(usage.Options):
         """
         print(f"{self.program} {__version__}")
         raise SystemExit(0)
+
+    def opt_expect(self, text: str) -> None:
+        """
+        Digest of the image, as in sha256:9f86d0... or tree:...: nobody keeps an image with another
+        one. May be given again, and then all have to be right.
+        """
+        self["expect"] = (*self.get("expect", ()), values.expected_digest("--expect", text))
 
     def postOptions(self) -> None:
         self._check()
@@ -143,7 +151,11 @@ class CommandOptions(usage.Options):
             "report_path": self["report"],
             "progress_mode": self["progress"],
             "is_daemon": self.is_daemon,
+            "expectation": self._expectation(),
         }
+
+    def _expectation(self) -> Expectation:
+        return Expectation(digests=self.get("expect", ()))
 
     def _check_file_to_write(self, option: str) -> None:
         """Make the path of `option` absolute; raise `UsageError` when no file can be made there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from twisted.python.usage import UsageError
 
 from kollacast.command import local_host, values
 from kollacast.command.options import DEFAULT_PORT, SHARED_PARAMETERS, CommandOptions, option
-from kollacast.files.digest import KNOWN_DIGESTS, available_digests
+from kollacast.files.digest import KNOWN_DIGESTS
 from kollacast.files.file_source import is_read_twice, prove_readable
 from kollacast.files.spool import prove_spool
 from kollacast.operator.config import ServerConfig
@@ -152,18 +153,13 @@ class ServerOptions(CommandOptions):
         option(
             "digest",
             f"What proves the image: {ServerConfig.digest} (the default), which sha256sum shows"
-            " too, or blake3, several times as fast, which every client must have installed.",
+            " too, or blake3, or tree: several times as fast.",
             partial(values.one_of, choices=KNOWN_DIGESTS),
         ),
         option(
             "expect-size",
             "Bytes of the image, as in 3000000000 or 20G: nobody keeps an image of another size.",
             partial(values.size_bytes, least_bytes=1, most_bytes=1 << 62),
-        ),
-        option(
-            "expect",
-            "Digest of the image, as in sha256:9f86d0...: nobody keeps an image with another one.",
-            values.expected_digest,
         ),
         option(
             "status-port",
@@ -220,8 +216,6 @@ class ServerOptions(CommandOptions):
             local_host.prove_local(self["listen"], "--listen")
         self._settle_mtu(group)
         digest = self["digest"] or ServerConfig.digest
-        if digest not in available_digests():
-            raise UsageError(f"--digest {digest}: is not installed: pip install blake3")
         self._check_input()
         self._check_spool()
         self._check_clients()
@@ -247,7 +241,6 @@ class ServerOptions(CommandOptions):
             unicast=bool(self["unicast"]),
             rate_bps=self["rate"],
             digest=digest,
-            expectation=self._expectation(),
             input_path=self["input"],
             spool_path=self["spool"],
             spool_bytes=self["spool-size"] or _SPOOL_BYTES,
@@ -257,11 +250,10 @@ class ServerOptions(CommandOptions):
         )
 
     def _expectation(self) -> Expectation:
-        expected = self["expect"]
-        if expected is not None and expected.name not in available_digests():
-            raise UsageError(f"--expect {expected}: is not installed: pip install blake3")
-        return Expectation(
-            size=self["expect-size"], digest=expected, allow_empty=bool(self["allow-empty"])
+        return replace(
+            super()._expectation(),
+            size=self["expect-size"],
+            allow_empty=bool(self["allow-empty"]),
         )
 
     def _check_clients(self) -> None:

@@ -78,15 +78,12 @@ def size_bytes(what: str, text: str, least_bytes: int, most_bytes: int) -> int:
 
 
 def expected_digest(what: str, text: str) -> ExpectedDigest:
-    """The digest that an image must have, as ``ALGORITHM:HEX``, the way registries write one.
-
-    Whether this process can compute it is another question.
-    """
+    """The digest that an image must have, as ``ALGORITHM:HEX``, the way registries write one."""
     name, _, digits = text.strip().partition(":")
     if name not in KNOWN_DIGESTS or not _HEX.fullmatch(digits):
         raise UsageError(
-            f"{what} {text!r}: must be {' or '.join(KNOWN_DIGESTS)}, a colon and"
-            f" {2 * DIGEST_SIZE} hexadecimal digits, as in sha256:9f86d0…"
+            f"{what} {text!r}: must be {', '.join(KNOWN_DIGESTS[:-1])} or {KNOWN_DIGESTS[-1]}, a"
+            f" colon and {2 * DIGEST_SIZE} hexadecimal digits, as in sha256:9f86d0…"
         )
     return ExpectedDigest(name, bytes.fromhex(digits))
 

@@ -1,29 +1,46 @@
-"""The digest that proves the whole image, named in the greeting."""
+"""The digests that prove the whole image; the greeting names the one that both ends compare."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from blake3 import blake3
+
+from kollacast.files.tree_digest import TreeDigest
+
+_CONSTRUCTORS: dict[str, Any] = {"sha256": hashlib.sha256, "blake3": blake3, "tree": TreeDigest}
+#: Names that a greeting may carry, and that an operator may give.
+KNOWN_DIGESTS = tuple(_CONSTRUCTORS)
+#: Bytes of a digest, whichever it is.
+DIGEST_SIZE = 32
+
 
 class Digester:
-    """Digests an image piece by piece; ``name`` is one of :func:`available_digests`."""
+    """Digests an image piece by piece, in each way of ``names``, which are `KNOWN_DIGESTS`."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._hash: Any = _constructor(name)()
+    def __init__(self, *names: str) -> None:
+        self._hashes = {name: _CONSTRUCTORS[name]() for name in names}
 
     def update(self, views: Sequence[memoryview]) -> None:
         """Go on with the bytes of ``views``; lets go of the GIL for large ones."""
         for view in views:
-            self._hash.update(view)
+            for digest in self._hashes.values():
+                digest.update(view)
 
-    def value(self) -> bytes:
-        """The digest of all bytes so far."""
-        value: bytes = self._hash.digest()
-        return value
+    def take(self, view: memoryview, pieces: Sequence[bytes]) -> None:
+        """Likewise, where the digests of its pieces are known: see `tree_digest.digest_pieces`."""
+        for digest in self._hashes.values():
+            if isinstance(digest, TreeDigest):
+                digest.take(view, pieces)
+            else:
+                digest.update(view)
+
+    def values(self) -> dict[str, bytes]:
+        """The digests of all bytes so far, by their names."""
+        return {name: digest.digest() for name, digest in self._hashes.items()}
 
 
 @dataclass(frozen=True)
@@ -37,24 +54,6 @@ class ExpectedDigest:
         return f"{self.name}:{self.value.hex()}"
 
 
-#: Names that a greeting may carry.
-KNOWN_DIGESTS = ("sha256", "blake3")
-#: Bytes of a digest, whichever it is.
-DIGEST_SIZE = 32
-
-
-def available_digests() -> tuple[str, ...]:
-    """Those that this process can compute."""
-    return tuple(name for name in KNOWN_DIGESTS if _constructor(name) is not None)
-
-
-def _constructor(name: str) -> Any:
-    if name == "sha256":
-        return hashlib.sha256
-    if name == "blake3":
-        try:
-            import blake3
-        except ImportError:
-            return None
-        return blake3.blake3
-    return None
+def names_of(expected: Iterable[ExpectedDigest]) -> tuple[str, ...]:
+    """The ways in which an image has to be digested so that all can be compared."""
+    return tuple(dict.fromkeys(digest.name for digest in expected))

@@ -24,6 +24,7 @@ from kollacast.command.logs import shorten_crashes
 from kollacast.command.service import describe
 from kollacast.command.streams import console, fill_closed_streams
 from kollacast.files.atomic_file import prove_writable
+from kollacast.files.digest import Digester, ExpectedDigest
 from kollacast.images.archive import read_storage
 from kollacast.images.catalog import Catalog, Image
 from kollacast.images.check import check_registry
@@ -44,6 +45,8 @@ from kollacast.images.versions import Record, parse_record, prove_root, read_rec
 from kollacast.operator.outcome import Status
 
 _PROGRAM = "kollacast-images"
+#: Bytes that are read and digested in one go.
+_DIGEST_BYTES = 1 << 20
 
 
 class _Parser(argparse.ArgumentParser):
@@ -178,6 +181,12 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="in JSON, for programs")
     listing.set_defaults(run=_list)
 
+    digest = commands.add_parser(
+        "digest", help="say what proves an image file, as --expect takes it"
+    )
+    digest.add_argument("file", metavar="FILE", help="- for standard input")
+    digest.set_defaults(run=_digest)
+
     unpack = commands.add_parser(
         "unpack", help="unpack an image file of this host as a client does with --registry-root"
     )
@@ -269,6 +278,15 @@ def _list(options: argparse.Namespace) -> None:
     _print_images(images)
     blobs = _count(len(catalog.sizes), "blob")
     print(f"{_count(len(images), 'image')}{_tag_of(images)}, {blobs}, {total} bytes")
+
+
+def _digest(options: argparse.Namespace) -> None:
+    digester = Digester("sha256", "tree")
+    with _opened(options.file) as file:
+        while data := file.read(_DIGEST_BYTES):
+            digester.update([memoryview(data)])
+    for name, value in digester.values().items():
+        print(ExpectedDigest(name, value))
 
 
 def _unpack(options: argparse.Namespace) -> None:

@@ -23,6 +23,8 @@ class Config:
     report_path: str | None = None  #: file for the report; None for no report
     progress_mode: str = "none"  #: one of :data:`PROGRESS_MODES`
     is_daemon: bool = False  #: whether the process is to run without standard streams
+    #: what the image must be, or nobody gets it
+    expectation: Expectation = field(default_factory=Expectation)
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,6 @@ class ServerConfig(Config):
     patience_s: float = 5.0  #: for which one client may hold up the others, or stay away
     rate_bps: int | None = None  #: bits a second on the wire; None lets the server find it
     digest: str = "sha256"  #: name of the digest that proves the whole image
-    #: what the image must be, or nobody gets it
-    expectation: Expectation = field(default_factory=Expectation)
     input_path: str | None = None  #: file that holds the image; None for standard input
     spool_path: str | None = None  #: folder for a copy of what a pipe brings; None for no copy
     spool_bytes: int = 0  #: the most bytes of that copy

@@ -1,14 +1,16 @@
 """What an operator expects of an image before anybody may keep it: its size, its digest, its being.
 
-A pipe that breaks off looks like one that ends, and a job without standard input reads an empty
-image; what was meant to be sent, only the operator knows.
+A pipe that breaks off looks like one that ends, a job without standard input reads an empty image,
+and a stranger may answer in a server's place; what was meant to be sent, only the operator knows.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kollacast.files.digest import ExpectedDigest
+from kollacast.files.digest import ExpectedDigest, names_of
 
 
 class UnexpectedImage(Exception):
@@ -20,8 +22,21 @@ class Expectation:
     """What must hold of an image; every check raises :class:`UnexpectedImage` where it does not."""
 
     size: int | None = None  #: in bytes; None where any will do
-    digest: ExpectedDigest | None = None  #: None where any will do
+    digests: tuple[ExpectedDigest, ...] = ()  #: it has all of these; none where any will do
     allow_empty: bool = False  #: whether 0 bytes may be meant
+
+    @property
+    def digest_names(self) -> tuple[str, ...]:
+        """The ways in which the image has to be digested."""
+        return names_of(self.digests)
+
+    @property
+    def identity(self) -> str | None:
+        """The same 32 hexadecimal digits for the same expected digests; None where any will do."""
+        if not self.digests:
+            return None
+        text = "|".join(sorted(map(str, self.digests)))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def check_size(self, size: int) -> None:
         """The whole image has so many bytes, by what is known before it is read or after."""
@@ -40,10 +55,12 @@ class Expectation:
                 f"the image has more than the {self.size} bytes that --expect-size says"
             )
 
-    def check_digest(self, value: bytes) -> None:
-        """All is read, and its digest by the expected algorithm is ``value``."""
-        if self.digest is not None and value != self.digest.value:
-            raise UnexpectedImage(
-                f"the image is not the one that --expect names: its {self.digest.name} is"
-                f" {value.hex()}, not {self.digest.value.hex()}"
-            )
+    def check_digests(self, values: Mapping[str, bytes]) -> None:
+        """All is read, and these are its digests, those of :attr:`digest_names` among them."""
+        for expected in self.digests:
+            value = values[expected.name]
+            if value != expected.value:
+                raise UnexpectedImage(
+                    f"the image is not the one that --expect names: its {expected.name} is"
+                    f" {value.hex()}, not {expected.value.hex()}"
+                )

@@ -84,11 +84,11 @@ class Output:
         """Fires once nothing is under way: :attr:`bytes_kept` then stands still."""
         return self._settling.wait() if self._under_way else succeed(None)
 
-    async def digest(self) -> bytes:
-        """The digest of all that was kept, once nothing is under way."""
+    async def digests(self) -> dict[str, bytes]:
+        """The digests of all that was kept, by their names, once nothing is under way."""
         if self._digested < self.bytes_kept:
             await self._catching_up.wait()
-        return await self._digest_worker.run(self._digester.value)
+        return await self._digest_worker.run(self._digester.values)
 
     # Writing.
 

@@ -48,6 +48,11 @@ class Plan:
     kept: int = 0  #: packets at the image's start that everybody has
 
     @property
+    def digests(self) -> tuple[str, ...]:
+        """The names of all digests that are computed: also of those that operators are told."""
+        return tuple(dict.fromkeys((self.digest, "tree", *self.expectation.digest_names)))
+
+    @property
     def max_request(self) -> int:
         """The most packets that a client may have asked for and not got yet."""
         return self.window * self.buffer_packets

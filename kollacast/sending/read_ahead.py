@@ -6,7 +6,7 @@ is read, and goes in again once it is released and digested.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.logger import Logger
@@ -43,11 +43,7 @@ class ReadAhead:
     ) -> None:
         self._plan = plan
         self._source = source
-        self._digesters = [Digester(plan.digest)]
-        #: Where the digest that is expected is of another kind, both are computed.
-        expected = plan.expectation.digest
-        if expected is not None and expected.name != plan.digest:
-            self._digesters.append(Digester(expected.name))
+        self._digester = Digester(*plan.digests)
         self._reader = reader
         self._digest_worker = digest_worker
         self._packets_next = packets_next
@@ -81,22 +77,22 @@ class ReadAhead:
         else:
             digested.addCallback(lambda _: self._free.put(buffer))
 
-    async def digest(self) -> bytes:
-        """The digest of all that was read; ask once all is read.
+    async def digests(self) -> dict[str, bytes]:
+        """The plan's digests of all that was read; ask once all is read.
 
         Fails where a part of it could not be digested.
         """
-        value = await self._digest_worker.run(self._digesters[0].value)
+        values = await self._digest_worker.run(self._digester.values)
         if self._failure is not None:
             self._failure.raiseException()
-        return value
+        return values
 
     async def _read(self) -> None:
         while True:
             buffer = await self._next_free()
             size = await self._reader.run(self._fill, buffer, self._packets_next())
             if size:
-                digested = self._digest_worker.run(self._update, [buffer.payload[:size]])
+                digested = self._digest_worker.run(self._digester.update, [buffer.payload[:size]])
                 self._digested[buffer] = digested.addErrback(self._fail)
             await self._check(size)
             self._history.passed(size)
@@ -114,10 +110,6 @@ class ReadAhead:
         if not self._over.called:
             self._over.errback(failure)
 
-    def _update(self, views: Sequence[memoryview]) -> None:
-        for digester in self._digesters:
-            digester.update(views)
-
     async def _check(self, size: int) -> None:
         """``size`` more bytes are read, or the end for 0."""
         expectation = self._plan.expectation
@@ -126,9 +118,8 @@ class ReadAhead:
             expectation.check_size_so_far(total)
             return
         expectation.check_size(total)
-        if expectation.digest is not None:
-            value = await self._digest_worker.run(self._digesters[-1].value)
-            expectation.check_digest(value)
+        if expectation.digests:
+            expectation.check_digests(await self._digest_worker.run(self._digester.values))
 
     def _fill(self, buffer: PacketBuffer, packets: int) -> int:
         size = buffer.fill(self._source.readinto, packets)

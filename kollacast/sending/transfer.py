@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from kollacast.congestion import CongestionControl
 from kollacast.events.guard import Guard
@@ -32,6 +33,8 @@ from kollacast.transport.sender import MulticastProtocol
 from kollacast.transport.worker import Worker
 from kollacast.wire.messages import BufferCtl, Notice, Sent
 from kollacast.wire.structures import SEQ_LIMIT
+
+_log = Logger()
 
 
 class CannotSend(Exception):
@@ -62,8 +65,8 @@ class Transfer:
         self.plan = plan
         #: Payload bytes of all buffers that were multicast, or that everybody had.
         self.bytes_done = 0
-        #: The image's digest, once all of it is read.
-        self.digest: bytes | None = None
+        #: The image's digests by their names, once all of it is read.
+        self.digests: dict[str, bytes] = {}
         #: What was announced last.
         self.announced: BufferCtl | None = None
         self._sender = sender
@@ -155,7 +158,8 @@ class Transfer:
 
     def known_digest(self) -> Deferred[bytes]:
         """Fires with the image's digest once all of it is read."""
-        return self._digest_known.wait() if self.digest is None else succeed(self.digest)
+        known = self.digests.get(self.plan.digest)
+        return self._digest_known.wait() if known is None else succeed(known)
 
     def unreached(self, member: Member) -> str:
         """``member`` leaves, for it hears nothing; returns what has happened to it."""
@@ -174,12 +178,14 @@ class Transfer:
     async def _read(self) -> None:
         try:
             await self._reader.start()
-            self.digest = await self._reader.digest()
+            self.digests = await self._reader.digests()
         except OSError as error:
             raise CannotSend(f"cannot read the image: {error.strerror or error}") from None
         except (UnexpectedImage, MemoryError) as error:
             raise CannotSend(str(error)) from None
-        self._digest_known.fire(self.digest)
+        told = " ".join(f"{name}:{value.hex()}" for name, value in self.digests.items())
+        _log.info("all of the image is read: {digests}", digests=told)
+        self._digest_known.fire(self.digests[self.plan.digest])
 
     async def _announce_ahead(self) -> None:
         """Announce buffers as long as the window has room for one more.

@@ -169,7 +169,7 @@ class Server:
             stage=session.stage,
             seconds=0.0 if session.started_at is None else now - session.started_at,
             bytes_done=transfer.bytes_done if transfer else 0,
-            digest=transfer.digest if transfer else None,
+            digests=transfer.digests if transfer else {},
             packets_multicast=self._sender.packets_sent,
             packets_resent=transfer.repairs.packets_resent if transfer else 0,
             bytes_multicast=self._sender.bytes_sent,

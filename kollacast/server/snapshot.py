@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,7 @@ class Snapshot:
     stage: Stage
     seconds: float  #: since the start, up to the end
     bytes_done: int
-    digest: bytes | None  #: of the image, once all of it is read
+    digests: Mapping[str, bytes]  #: of the image by their names, once all of it is read
     packets_multicast: int
     packets_coded: int
     packets_resent: int  #: repairs by TCP
@@ -143,8 +144,8 @@ class Snapshot:
                 f"{verified} of {expected} clients have the image: {report['bytes']} bytes in"
                 f" {self.seconds:.1f} s ({report['throughput_bytes_per_s'] / 1e6:.1f} MB/s)"
             )
-            if self.digest is not None:
-                line += f", {self.plan.digest} {self.digest.hex()}"
+            if self.digests:
+                line += f", {self.plan.digest} {self.digests[self.plan.digest].hex()}"
             return Outcome(status, line, report)
         if reason is not None:
             line = reason if not verified else f"{reason}; {verified} of {expected} have the image"
@@ -155,6 +156,10 @@ class Snapshot:
                 line += f", {absent} never came"
         without = self._without(reason)
         return Outcome(status, f"{line}; without: {without}" if without else line, report)
+
+    def _hex(self, name: str) -> str | None:
+        value = self.digests.get(name)
+        return None if value is None else value.hex()
 
     def _without(self, reason: str | None) -> str:
         """Who has not got the image, and why unless for the ``reason`` that all have."""
@@ -174,7 +179,7 @@ class Snapshot:
             "port": self.config.port,
             "name": self.name,
             "bytes": self.bytes_done,
-            self.plan.digest: None if self.digest is None else self.digest.hex(),
+            **{name: self._hex(name) for name in self.plan.digests},
             "seconds": round(self.seconds, 3),
             "throughput_bytes_per_s": round(throughput),
             "packets_multicast": self.packets_multicast,

@@ -132,7 +132,7 @@ def _run(moment: Moment) -> Run:
         "expected": now.config.clients,
         "present": now.present,
         "verified": now.verified,
-        "digest": None if now.digest is None else f"{now.plan.digest}:{now.digest.hex()}",
+        "digest": [f"{name}:{value.hex()}" for name, value in now.digests.items()],
         "waits": len(holding),
         "holding": [
             [numbers[id(entry)], entry.owes, round(10 * entry.owed_s)]

@@ -175,7 +175,7 @@ function showHead() {
 function showOutcome() {
   $("outcome").classList.toggle("good", run.status === 0);
   text("message", run.message || "");
-  text("digest", run.digest || "");
+  text("digest", run.digest.join(" "));
   $("diagnosis").replaceChildren(...(run.diagnosis || []).map((line) => {
     const item = document.createElement("li");
     item.textContent = line;
