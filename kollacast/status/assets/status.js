@@ -6,6 +6,12 @@ const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const MOST_POINTS = 1200;
 const STALE_MS = 6000;
+// For whom the others wait, and after how many tenths of a second that is worth a mark.
+const IN_STEP = new Set(["receiving", "repairing", "verifying"]);
+const HOLD = 10;
+// So many hosts are shown with all about them; of more, names of so many letters are shown whole.
+const FEW = 40;
+const SHORT = 9;
 const AGAIN_MS = 5000;
 
 let states = [];
@@ -16,6 +22,7 @@ let cells = [];
 let order = [];
 let chips = new Map();
 let shown = new Set();
+let common = [0, 0];
 let current = 0;
 let opened = null;
 let heardAt = 0;
@@ -92,7 +99,6 @@ function whole(data) {
   points = data.points;
   makeChips();
   makeCells();
-  for (let number = 0; number < cells.length; number += 1) showCell(number);
 }
 
 function change(data) {
@@ -184,6 +190,9 @@ function showOutcome() {
 }
 
 function showBarrier() {
+  // Where most are late, it is none of them that holds up the others.
+  const mostWait = run.waits > 3 && 2 * run.waits > run.present;
+  $("hosts").classList.toggle("late", mostWait);
   const held = !isOver && run.waits > 0;
   $("barrier").classList.toggle("held", held);
   $("barrier").hidden = isOver;
@@ -191,6 +200,11 @@ function showBarrier() {
     const waiting = run.phase === "waiting for clients";
     const missing = run.expected - run.present;
     text("held", waiting ? `${run.present} of ${plural(run.expected, "host")} here, ${missing} to come.` : "Nobody holds up the others.");
+    return;
+  }
+  if (mostWait) {
+    const seconds = (run.holding[0][2] / 10).toFixed(1);
+    text("held", `${count(run.waits)} hosts owe an answer, the slowest for ${seconds} s: it is the network that is slow, or the server.`);
     return;
   }
   const named = run.holding.map(([number, owes, tenths]) =>
@@ -206,14 +220,16 @@ function rates(of) {
   const found = [];
   for (let n = 1; n < points.length; n += 1) {
     const span = points[n][0] - points[n - 1][0];
-    if (span > 0) found.push([points[n][0], of(points[n], points[n - 1], span)]);
+    const value = span > 0 ? of(points[n], points[n - 1], span) : null;
+    if (value !== null) found.push([points[n][0], value]);
   }
   return found;
 }
 
 function showPlots() {
   const image = rates((now, before, span) => (now[1] - before[1]) / span);
-  const loss = rates((now, before) => now[2] > before[2] ? (now[3] - before[3]) / (now[2] - before[2]) : 0);
+  // Of moments in which nobody has answered for anything, nothing is known.
+  const loss = rates((now, before) => now[2] > before[2] ? (now[3] - before[3]) / (now[2] - before[2]) : null);
   const coded = rates((now, before, span) => (now[4] - before[4]) / span);
   const resent = rates((now, before, span) => (now[5] - before[5]) / span);
   plot("plot-rate", [image], (value) => `${bytes(value)}/s`, 1e6);
@@ -222,7 +238,7 @@ function showPlots() {
   text("rate", run.seconds > 0 ? `${bytes(run.rate)}/s` : "–");
   const last = points[points.length - 1];
   text("loss", last && last[2] ? `${percent(last[3] / last[2])} in all` : "–");
-  text("repairs", last ? `${plural(last[4] + last[5], "packet")}` : "–");
+  text("repairs", last ? plural(last[4] + last[5], "packet") : "–");
 }
 
 function thinned(curve, most) {
@@ -319,7 +335,9 @@ function showChips() {
 
 function makeCells() {
   const many = columns.name.length;
-  $("hosts").className = many <= 40 ? "large" : many <= 320 ? "middle" : "small";
+  const size = many <= FEW ? "large" : many <= 320 ? "middle" : "small";
+  for (const other of ["large", "middle", "small"]) $("hosts").classList.toggle(other, other === size);
+  common = shared(columns.name);
   while (cells.length > many) cells.pop().remove();
   while (cells.length < many) {
     const cell = document.createElement("button");
@@ -330,8 +348,27 @@ function makeCells() {
     cell.append(document.createElement("b"), document.createElement("span"));
     cells.push(cell);
     $("hosts").append(cell);
-    showCell(cells.length - 1);
   }
+  for (let number = 0; number < many; number += 1) showCell(number);
+}
+
+// What all names begin and end with, which tells none from another.
+function shared(all) {
+  if (all.length < 2) return [0, 0];
+  const least = Math.min(...all.map((name) => name.length));
+  const alike = (at) => all.every((name) => name.at(at) === all[0].at(at));
+  let before = 0;
+  while (before < least && alike(before)) before += 1;
+  let behind = 0;
+  while (behind < least - before && alike(-1 - behind)) behind += 1;
+  return [before, behind];
+}
+
+function label(name) {
+  if (name.length <= SHORT || cells.length <= FEW) return name;
+  const [before, behind] = common;
+  const middle = name.slice(before, name.length - behind);
+  return before > 1 ? `…${middle}` : middle || name;
 }
 
 function showCell(number) {
@@ -340,9 +377,9 @@ function showCell(number) {
   const done = columns.done[number] / 10;
   const loss = columns.loss[number];
   cell.dataset.state = state;
-  cell.classList.toggle("late", columns.owed[number] > 10);
+  cell.classList.toggle("late", columns.owed[number] >= HOLD && IN_STEP.has(state));
   cell.style.setProperty("--done", `${done}%`);
-  cell.firstChild.textContent = columns.name[number];
+  cell.firstChild.textContent = label(columns.name[number]);
   const words = state === "failed" ? columns.reason[number] || "gone" : `${Math.floor(done)} %`;
   cell.lastChild.textContent = loss ? `${words}, lost ${percent(loss / 10000)}` : words;
   cell.title = `${columns.name[number]}: ${state}, ${Math.floor(done)} %`;
