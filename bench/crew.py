@@ -192,6 +192,10 @@ class Crew:
                         f"{process.name} ended with status {process.status}: {process.last_words()}"
                     )
 
+    def watch(self, seconds: float) -> None:
+        """Look after all of them for so long, or until one ends."""
+        self._step(seconds)
+
     def running(self) -> list[Process]:
         """Those that have not ended, in the order of their start."""
         return [process for process in self.processes if process.ended is None]

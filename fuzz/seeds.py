@@ -50,7 +50,7 @@ _FROM_CLIENT = (
     Credit(0, 2),
     Ask(0),
     Request((0, 2)),
-    Credit(1, 3),
+    Credit(1, 3, 5, 2),
     Fetch(4, 7),
     Detach(),
     Report({"ok": False, "reason": "no space"}),

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from kollacast.packets.losses import NOTHING_LOST, Lost
 from kollacast.receiving.answers import Answers, Credits, Turns, answers_of
 from kollacast.receiving.shape import Shape
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
@@ -76,7 +77,7 @@ class TurnsTests(_AnswersTest):
             self.assert_says()
             answers.ready()
             self.assert_says(Ready())
-            answers.done(_ctl(number))
+            answers.done(_ctl(number), NOTHING_LOST)
             self.assert_says(Done())
             answers.settle()
             self.assert_says()
@@ -86,7 +87,7 @@ class TurnsTests(_AnswersTest):
         answers.announced(_ctl(1, packets=0))
         answers.ready()
         self.assert_says(Ready())
-        answers.done(_ctl(1, packets=0))
+        answers.done(_ctl(1, packets=0), NOTHING_LOST)
         answers.settle()
         self.assert_says()
 
@@ -122,7 +123,7 @@ class CreditsTests(_AnswersTest):
         answers.announced(_ctl(1))
         self.connection.said.clear()
         for number in (1, 2, 3):
-            answers.done(_ctl(number))
+            answers.done(_ctl(number), NOTHING_LOST)
             self.assert_says()
             answers.settle()
             self.assert_says(Credit(number, number + 2))
@@ -134,15 +135,27 @@ class CreditsTests(_AnswersTest):
         answers.announced(_ctl(1))
         self.connection.said.clear()
         for number in (1, 2, 3):
-            answers.done(_ctl(number))
+            answers.done(_ctl(number), NOTHING_LOST)
         answers.settle()
         self.assert_says(Credit(3, 7))
+
+    def test_what_was_lost_is_said_once(self) -> None:
+        answers = self.open(KOLLACAST, 4)
+        answers.announced(_ctl(1))
+        self.connection.said.clear()
+        answers.done(_ctl(1), Lost(3, 2))
+        answers.settle()
+        self.assert_says(Credit(1, 5, 3, 2))
+        for number, lost in ((2, Lost(1, 1)), (3, NOTHING_LOST), (4, Lost(4, 1))):
+            answers.done(_ctl(number), lost)
+        answers.settle()
+        self.assert_says(Credit(4, 8, 5, 2))
 
     def test_the_end_is_answered_as_all_others(self) -> None:
         answers = self.open(KOLLACAST, 2)
         answers.announced(_ctl(1, packets=0))
         self.connection.said.clear()
-        answers.done(_ctl(1, packets=0))
+        answers.done(_ctl(1, packets=0), NOTHING_LOST)
         answers.settle()
         self.assert_says(Credit(1, 3))
 
@@ -154,7 +167,7 @@ class CreditsTests(_AnswersTest):
         answers.settle()
         self.assert_says()
         for number, room in ((1, 4), (2, 4), (3, 5), (4, 6)):
-            answers.done(_ctl(number))
+            answers.done(_ctl(number), NOTHING_LOST)
             answers.settle()
             self.assert_says(Credit(number, room))
 
@@ -172,7 +185,7 @@ class CreditsTests(_AnswersTest):
         last = BufferCtl(SEQ_LIMIT + 1, 0, 0, 0)
         last.check(1460, 8192)
         answers.announced(last)
-        answers.done(last)
+        answers.done(last, NOTHING_LOST)
         answers.settle()
         self.assert_says(Credit(SEQ_LIMIT, SEQ_LIMIT + 64), Credit(SEQ_LIMIT + 1, SEQ_LIMIT + 65))
 
@@ -195,7 +208,7 @@ class CreditsTests(_AnswersTest):
                 answers.announced(_ctl(announced))
             elif step == "done" and done < announced:
                 done += 1
-                answers.done(_ctl(done))
+                answers.done(_ctl(done), NOTHING_LOST)
             elif step == "fewer":
                 least = data.draw(st.integers(1, least))
                 answers.fewer(least)

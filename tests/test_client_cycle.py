@@ -449,7 +449,7 @@ class ReceiveTests(_ClientTestCase):
         server.sent()
         self.assertEqual(heard[3:], [Request((5,))])
         server.repair(5, _payload(5))
-        self.assertEqual(heard[4:], [Credit(2, 4)])
+        self.assertEqual(heard[4:], [Credit(2, 4, 1, 1)])
         self.assertEqual(client.account.copy.tally.repaired, 1)
         server.announce(3, 0, 6, 0)
         self.assertEqual(heard[5:], [])
@@ -504,7 +504,7 @@ class ReceiveTests(_ClientTestCase):
         self.assertEqual(server.client.heard[2:], [Request((2,))])
         self.assertEqual(client.sink.data, b"")
         server.repair(2, _payload(2))
-        self.assertEqual(server.client.heard[3:], [Credit(1, 3), Credit(2, 4)])
+        self.assertEqual(server.client.heard[3:], [Credit(1, 3, 1, 1), Credit(2, 4)])
         self.assertEqual(client.sink.data, _IMAGE)
 
     def test_datagrams_in_any_order_and_twice(self) -> None:
@@ -542,7 +542,7 @@ class ReceiveTests(_ClientTestCase):
         server.sent()
         self.assertEqual(server.client.heard[2:], [Request((0, 1, 2, 3))])
         self.multicast(server, 0, 1, 2, 3)
-        self.assertEqual(server.client.heard[3:], [Credit(1, 3)])
+        self.assertEqual(server.client.heard[3:], [Credit(1, 3, 4, 1)])
         for seq in range(BUFFER_PACKETS):
             server.repair(seq, _payload(seq))
         self.assertIsNone(client.outcome)
@@ -614,7 +614,7 @@ class ReceiveTests(_ClientTestCase):
         self.assertEqual(server.client.heard[3:], [Request((4, 5))])
         server.repair(4, _payload(4))
         server.repair(5, _payload(5))
-        self.assertEqual(server.client.heard[4:], [Credit(2, 3)])
+        self.assertEqual(server.client.heard[4:], [Credit(2, 3, 2, 1)])
         server.announce(3, 0, 6, 0)
         server.sent()
         server.digest(_DIGEST)
@@ -635,7 +635,7 @@ class ReceiveTests(_ClientTestCase):
         server.send(b"\x20" + server.packet(3, _payload(3))[:-1] + b"!")
         self.assertEqual(server.client.heard[2:], [Request((3,)), Request((3,))])
         server.repair(3, _payload(3))
-        self.assertEqual(server.client.heard[4:], [Credit(1, 3)])
+        self.assertEqual(server.client.heard[4:], [Credit(1, 3, 1, 1)])
 
     def test_answers_that_are_always_damaged(self) -> None:
         server, client = self.greeted()
@@ -695,7 +695,7 @@ class ParityTests(_ClientTestCase):
 
     def test_it_mends_all(self) -> None:
         self.say(self.run_with({0, 1, 2, 3}, {2, 3}))
-        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.assertEqual(self.heard.pop(), Credit(1, 3, 2, 1))
         self.end()
         report = self.told(self.server)
         self.assertEqual((report["packets_multicast"], report["packets_decoded"]), (4, 2))
@@ -704,7 +704,7 @@ class ParityTests(_ClientTestCase):
         self.say(self.run_with({0, 1}))
         self.assertEqual(self.heard.pop(), Request((2,)))
         self.server.repair(2, _payload(2))
-        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.assertEqual(self.heard.pop(), Credit(1, 3, 2, 1))
         self.end()
 
     def test_one_packet_by_tcp_tells_the_other(self) -> None:
@@ -713,7 +713,7 @@ class ParityTests(_ClientTestCase):
         assert isinstance(request, Request)
         (seq,) = request.seqs
         self.server.repair(seq, b"x" * CAPACITY)  # its sum is right: it is believed
-        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.assertEqual(self.heard.pop(), Credit(1, 3, 2, 1))
         self.assertEqual(self.client.account.copy.tally.decoded, 1)
         self.assertEqual(self.client.account.copy.tally.retransmitted, 1)
 
@@ -725,14 +725,14 @@ class ParityTests(_ClientTestCase):
         self.server.send(Packet(seq, 0, _payload(seq)).encode(KOLLACAST))
         self.assertEqual(self.heard.pop(), request)
         self.server.repair(seq, _payload(seq))
-        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.assertEqual(self.heard.pop(), Credit(1, 3, 2, 1))
         self.end()
 
     def test_a_second_run_completes_it(self) -> None:
         self.say(self.run_with({1, 2}))
         self.heard.pop()
         self.say(self.run_with({1, 3}))
-        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.assertEqual(self.heard.pop(), Credit(1, 3, 2, 1))
         self.end()
 
     def test_nothing_of_it_has_come(self) -> None:
@@ -740,7 +740,7 @@ class ParityTests(_ClientTestCase):
         self.assertEqual(self.heard.pop(), Request((1, 2)))
         for seq in (1, 2):
             self.server.repair(seq, _payload(seq))
-        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.assertEqual(self.heard.pop(), Credit(1, 3, 2, 1))
         self.end()
 
     def test_late_datagrams_bring_what_is_being_solved_for(self) -> None:
@@ -749,7 +749,7 @@ class ParityTests(_ClientTestCase):
         for seq in (1, 2):
             self.network.multicast(self.server.group, self.server.packet(seq, _payload(seq)))
         self.network.settle()
-        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.assertEqual(self.heard.pop(), Credit(1, 3, 2, 1))
         self.assertEqual(self.client.account.copy.tally.repeated, 0)
         self.end()
 
@@ -759,7 +759,7 @@ class ParityTests(_ClientTestCase):
         self.assertEqual(self.heard, before)
         for seq in (1, 2):
             self.server.repair(seq, _payload(seq))
-        self.assertEqual(self.heard.pop(), Credit(1, 3))
+        self.assertEqual(self.heard.pop(), Credit(1, 3, 2, 1))
         self.say(Repaired(1, parity_seq(0), 4, 4))
         self.end()
 
@@ -790,7 +790,7 @@ class CatchingUpTests(_ClientTestCase):
         self.network.settle()
         self.assertEqual(server.client.heard[1:], [Credit(0, 2), Credit(1, 3), Request((5,))])
         server.repair(5, _payload(5))
-        self.assertEqual(server.client.heard[4:], [Credit(2, 4)])
+        self.assertEqual(server.client.heard[4:], [Credit(2, 4, 1, 1)])
         server.tell(BufferCtl(3, 0, 6, 0))
         server.tell(Sent(3, 0))
         server.digest(_DIGEST)

@@ -135,6 +135,7 @@ class _Server:
                 text += f" {list(answer.seqs)}"
             elif isinstance(answer, Credit):
                 text += f" {answer.done} {answer.room}"
+                text += f" {answer.lost}/{answer.runs}" if answer.lost else ""
             found.append(text)
         return found
 
@@ -181,7 +182,7 @@ class ConversationTests(TestCase):
         self.assertEqual(server.tell(_sent(1)), ["Request [3, 5]"])
         self.assertEqual(server.tell(_sent(2), _sent(3)), [])
         self.assertEqual(server.say(Digest(bytes(32)), Packet(5, 0, b"x")), [])
-        self.assertEqual(server.say(Packet(3, 0, b"x")), ["Credit 3 7", "Report"])
+        self.assertEqual(server.say(Packet(3, 0, b"x")), ["Credit 3 7 2/2", "Report"])
 
     def test_what_repairs_have_not_mended_is_asked_for_again(self) -> None:
         server = _Server(_Fate({3, 5}))
@@ -611,9 +612,9 @@ class ParityTests(TestCase):
                 (asked,) = answers
                 seqs = [int(seq) for seq in asked.removeprefix("Request [").rstrip("]").split(",")]
                 self.assertEqual(server.say(*(Packet(s, 0, b"x") for s in seqs[1:])), [])
-                self.assertEqual(server.say(Packet(seqs[0], 0, b"x")), ["Credit 1 5"])
+                self.assertEqual(server.say(Packet(seqs[0], 0, b"x")), ["Credit 1 5 20/1"])
             else:
-                self.assertEqual(answers, ["Credit 1 5"])
+                self.assertEqual(answers, ["Credit 1 5 20/1"])
             self.assertEqual(server.host.tally.decoded, 20 - needed)
 
     def test_it_asks_for_as_much_as_a_client(self) -> None:

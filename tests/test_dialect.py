@@ -134,7 +134,9 @@ class Kollacast(unittest.SynchronousTestCase):
         )
 
     def test_credit_and_questions(self) -> None:
-        self.assertEqual(Credit(1, 5).encode(KOLLACAST), bytes.fromhex("03 00000001 00000005"))
+        self.assertEqual(
+            Credit(1, 5).encode(KOLLACAST), bytes.fromhex("03 00000001 00000005 00000000 00000000")
+        )
         self.assertEqual(Ask(0x01020304).encode(KOLLACAST), bytes.fromhex("05 01020304"))
 
     def test_what_a_control_packet_carries(self) -> None:

@@ -52,6 +52,7 @@ _PAGES = (
     "docs/architecture.md",
     "docs/failures.md",
     "docs/kolla.md",
+    "docs/reading.md",
     "docs/scaling.md",
 )
 _SALT = 1802464364
@@ -139,7 +140,7 @@ class ExampleTests(SynchronousTestCase):
                 ("S>C", bytes((Tag.DIGEST,)) + hashlib.sha256(vectors.IMAGE).digest()),
                 ("C>S", Request((1,)).encode(KOLLACAST)),
                 ("S>C", packet),
-                ("C>S", Credit(1, 5).encode(KOLLACAST)),
+                ("C>S", Credit(1, 5, 1, 1).encode(KOLLACAST)),
                 ("C>S", Credit(2, 6).encode(KOLLACAST)),
                 ("C>S", bytes((Tag.REPORT,)) + report),
             ],

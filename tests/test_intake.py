@@ -288,6 +288,24 @@ class Strangers(_IntakeTest):
         packets = _Sent.full(20 * _CAPACITY).datagrams
         self.rejected([packets[1][:4] + packets[0][4:], packets[0][:4] + packets[1][4:]])
 
+    def test_noise_is_not_summed(self) -> None:
+        """What does not say its own length costs a look, and no checksum."""
+        summed = []
+
+        def engine(data: memoryview, value: int) -> int:
+            summed.append(len(data))
+            return _ENGINE(data, value)
+
+        sent = _Sent.full(20 * _CAPACITY)
+        sent.codec = KOLLACAST.codec(_SALT, engine)
+        rng = random.Random(4)
+        noise = [rng.randbytes(rng.randrange(1, _STRIDE + 1)) for _ in range(40)]
+        for way in _WAYS:
+            receiver = _Receiver(sent)
+            summed.clear()
+            way(receiver, noise)
+            self.assertEqual((summed, receiver.counts), ([], (0, 0, 40)))
+
     def test_packets_cut_short(self) -> None:
         packet = _Sent.full(20 * _CAPACITY).datagrams[0]
         self.rejected([packet[:length] for length in (1, 4, 11, 12, 13, len(packet) - 1)])

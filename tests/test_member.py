@@ -12,6 +12,7 @@ from typing import Any
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from kollacast.packets.losses import Lost
 from kollacast.sending.barrier import Phase
 from kollacast.sending.member import Member
 from kollacast.wire.dialect import KOLLACAST
@@ -102,6 +103,47 @@ class RequestTests(SynchronousTestCase):
         self.assertEqual(self.ask(*range(50)), [])
         self.assertEqual(self.ask(*range(50, 100)), [])
         self.assert_out(0)
+
+
+class CreditTests(SynchronousTestCase):
+    """What was lost of buffers that are closed at once."""
+
+    def setUp(self) -> None:
+        self.closed: list[tuple[int, Lost]] = []
+        repairs: Any = SimpleNamespace(
+            plan=SimpleNamespace(window=4),
+            rounds_told=0,
+            done=lambda member, buffer_id, lost: self.closed.append((buffer_id, lost)),
+        )
+        group: Any = _Group()
+        control: Any = _Control()
+        connection: Any = SimpleNamespace(pump=lambda: None)
+        client: Any = SimpleNamespace(kept_all=lambda: None, sent_all=lambda: None)
+        self.member = Member(Clock(), KOLLACAST, connection, client, decodes=True)
+        self.member.enter(group, repairs, control, 0)
+        for number, packets in ((1, 100), (2, 300), (3, 0)):
+            ctl = BufferCtl(number, packets * 10, 0, packets)
+            self.member.begin(Phase.ANNOUNCE, ctl)
+            self.member.begin(Phase.SENT, ctl)
+        self.member.credit(Credit(0, 4))
+
+    def test_of_one(self) -> None:
+        self.member.credit(Credit(1, 5, 100, 7))
+        self.assertEqual(self.closed, [(1, Lost(100, 7))])
+
+    def test_of_several_each_has_its_part(self) -> None:
+        self.member.credit(Credit(3, 7, 80, 8))
+        self.assertEqual(self.closed, [(1, Lost(20, 2)), (2, Lost(60, 6)), (3, Lost(0, 0))])
+
+    def test_more_than_there_were(self) -> None:
+        for credit in (Credit(0, 5, 1, 1), Credit(1, 5, 101, 1), Credit(3, 7, 401, 1)):
+            with self.assertRaisesRegex(WireError, f"{credit.lost} packets lost of"):
+                self.member.credit(credit)
+        self.assertEqual(self.closed, [])
+
+    def test_more_buffers_than_were_sent(self) -> None:
+        with self.assertRaisesRegex(WireError, "DONE for a buffer that was not sent"):
+            self.member.credit(Credit(0xFFFFFFFF, 0xFFFFFFFF, 1, 1))
 
 
 class QuestionTests(SynchronousTestCase):

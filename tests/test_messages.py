@@ -70,7 +70,12 @@ _ANY: dict[type[TaggedMessage], st.SearchStrategy[TaggedMessage]] = {
     Ready: st.builds(Ready),
     Request: st.builds(Request, st.lists(_U32, max_size=_LIMIT).map(tuple)),
     Done: st.builds(Done),
-    Credit: st.builds(lambda numbers: Credit(min(numbers), max(numbers)), st.tuples(_U32, _U32)),
+    Credit: st.builds(
+        lambda ids, lost, runs: Credit(min(ids), max(ids), lost, min(max(runs, 1), lost)),
+        st.tuples(_U32, _U32),
+        _U32,
+        _U32,
+    ),
     Ask: st.builds(Ask, _U32),
     Fetch: st.builds(Fetch, st.integers(0, SEQ_LIMIT - MAX_FETCH), st.integers(0, MAX_FETCH)),
     **_NOTICES,
@@ -87,8 +92,8 @@ _SHOWN: tuple[tuple[Dialect, str, TaggedMessage], ...] = (
     (KOLLACAST, "10 00000002 00000000 00000003 00000000", BufferCtl(2, 0, 3, 0)),
     (KOLLACAST, "08 00000001 00000003", Sent(1, 3)),
     (KOLLACAST, "08 00000000 00000000", Sent()),
-    (KOLLACAST, "03 00000000 00000004", Credit(0, 4)),
-    (KOLLACAST, "03 00000007 00000007", Credit(7, 7)),
+    (KOLLACAST, "03 00000000 00000004 00000000 00000000", Credit(0, 4)),
+    (KOLLACAST, "03 00000007 00000007 00000003 00000002", Credit(7, 7, 3, 2)),
     (KOLLACAST, "05 00000009", Ask(9)),
     (
         KOLLACAST,
@@ -212,6 +217,9 @@ class Messages(unittest.SynchronousTestCase):
     def test_credit_for_less_than_is_there_already(self) -> None:
         with self.assertRaisesRegex(WireError, "credit up to buffer 6 behind buffer 7"):
             _decode(KOLLACAST, Credit, Credit(7, 6).encode(KOLLACAST))
+        for lost, runs in ((0, 1), (3, 0), (3, 4)):
+            with self.assertRaisesRegex(WireError, f"{lost} lost packets in {runs} runs"):
+                _decode(KOLLACAST, Credit, Credit(6, 7, lost, runs).encode(KOLLACAST))
 
 
 class ControlStreams(unittest.SynchronousTestCase):

@@ -354,6 +354,23 @@ class Doors(_PortsTest):
         [*_, line] = [formatEvent(event) for event in events]
         self.assertIn("cannot keep to multicast from 192.0.2.7 (Protocol not available)", line)
 
+    async def test_a_stranger_s_datagrams_among_those_that_come_together(self) -> None:
+        """Where there are many they are read as many at a time, though others come together."""
+        if not frames.available():
+            raise unittest.SkipTest("no recvmmsg here")
+        self.open()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.setsockopt(
+                socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(_LOOPBACK)
+            )
+            group = (_GROUP, self.receiver.transport.getHost().port)
+            for _ in range(30):
+                await self.bring(40 * self.capacity)
+                for _ in range(20):
+                    stranger.sendto(b"noise", group)
+        self.assertGreater(self.intake.ways["frames"], 10)
+        self.assertGreater(self.intake.counts.damaged, 500)
+
     async def test_another_group_s_datagrams_do_not_come_in(self) -> None:
         self.open()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:

@@ -87,13 +87,13 @@ _SERVER: tuple[tuple[bytes, Message], ...] = (
 )
 _CLIENT: tuple[tuple[bytes, Message], ...] = (
     (Hello("node-1", 8192).encode(), Hello("node-1", 8192)),
-    (bytes.fromhex("03 00000000 00000002"), Credit(0, 2)),
+    (bytes.fromhex("03 00000000 00000002 00000000 00000000"), Credit(0, 2)),
     (bytes.fromhex("05 00000000"), Ask(0)),
     (bytes.fromhex("02 00000002 00000000 00000002"), Request((0, 2))),
-    (bytes.fromhex("03 00000001 00000003"), Credit(1, 3)),
+    (bytes.fromhex("03 00000001 00000003 00000009 00000004"), Credit(1, 3, 9, 4)),
     (bytes.fromhex("02 00000000"), Request(())),
     (bytes.fromhex("02 00000001 00000003"), Request((3,))),
-    (bytes.fromhex("03 ffffffff ffffffff"), Credit(0xFFFFFFFF, 0xFFFFFFFF)),
+    (bytes.fromhex("03" + 16 * "ff"), Credit(*4 * (0xFFFFFFFF,))),
     (bytes.fromhex("05 ffffffff"), Ask(0xFFFFFFFF)),
     (b"\x14", Detach()),
     (bytes.fromhex("12 00000004 00000000"), Fetch(4, 0)),
@@ -323,8 +323,11 @@ class HostileClients(_Hostile):
 
     def test_credit_that_cannot_be(self) -> None:
         for done, room in ((1, 0), (0xFFFFFFFF, 0xFFFFFFFE)):
-            credit = b"\x03" + struct.pack("!2I", done, room)
+            credit = b"\x03" + struct.pack("!4I", done, room, 0, 0)
             self.refused(self.introduced(), credit, f"buffer {room} behind buffer {done}")
+        for lost, runs in ((0, 1), (1, 0), (1, 2), (0xFFFFFFFF, 0)):
+            credit = b"\x03" + struct.pack("!4I", 1, 2, lost, runs)
+            self.refused(self.introduced(), credit, f"{lost} lost packets in {runs} runs")
 
     def test_fetches(self) -> None:
         for first, count in ((0, 65537), (0x7FFFFFFF, 2), (0x80000001, 0), (0xFFFFFFFF, 1)):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from kollacast.command.log_lines import KEYS
 from tests.processes import (
     CHECKOUT,
     LOOPBACK,
@@ -372,12 +373,12 @@ async def test_a_bar_on_a_terminal(crew: Crew) -> None:
     assert drawn.rstrip().endswith(_sha256(image))
 
 
-async def _end_of_daemon(crew: Crew, name: str) -> str:
-    """Wait until a daemon has ended; return its log."""
+async def _end_of_daemon(crew: Crew, name: str, last: str = "Server Shut Down") -> str:
+    """Wait until a daemon has ended; return its log, which has `last` in it."""
     log, pid_file = crew.folder / f"{name}.log", crew.folder / f"{name}.pid"
 
     def has_ended() -> bool:
-        return log.exists() and "Server Shut Down" in log.read_text() and not pid_file.exists()
+        return log.exists() and last in log.read_text() and not pid_file.exists()
 
     await crew.until(has_ended, f"the end of the {name} that runs as a daemon")
     return log.read_text()
@@ -411,6 +412,37 @@ async def test_daemons(crew: Crew) -> None:
 def _as_daemon(name: str) -> tuple[str, ...]:
     """Options of twistd for a run in the background; several may share a folder."""
     return ("--pidfile", f"{name}.pid", "--logfile", f"{name}.log")
+
+
+@on_the_reactor
+async def test_logs_in_json(crew: Crew) -> None:
+    """In the foreground and in a daemon's file: one session, and all of a host's lines by its name.
+
+    A wrong command line is a line of JSON, too.
+    """
+    image = image_of(300_000)
+    words = ("--log-format", "json", "--progress", "plain")
+    source = str(crew.file("image", image))
+    server = crew.server("--input", source, *words, clients=2, twistd=_as_daemon("server"))
+    clients = [crew.client("--name", name, *words) for name in ("one", "t\u00fco")]
+    await _all_well(server, *clients)
+    logs = [json.loads(line) for client in clients for line in client.lines]
+    told = [
+        json.loads(line) for line in (await _end_of_daemon(crew, "server", "outcome")).splitlines()
+    ]
+    for line in (*logs, *told):
+        assert list(line) == list(KEYS)
+    [session] = {line["session"] for line in logs if line["event"] == "outcome"}
+    assert {line["session"] for line in told if line["host"] == "one"} == {session}
+    assert {line["host"] for line in logs} == {"one", "t\u00fco"}
+    assert {line["event"] for line in logs} >= {"progress", "outcome"}
+    assert [line["host"] for line in told if line["event"] == "client-in"] != []
+    [outcome] = [line for line in told if line["event"] == "outcome"]
+    assert "2 of 2 clients have the image" in outcome["text"]
+    wrong = crew.client(*words, "--report", "/proc/none")
+    assert await wrong.end() == 2
+    [line] = wrong.lines
+    assert json.loads(line)["text"].startswith("--report /proc/none: cannot be written")
 
 
 @on_the_reactor

@@ -72,7 +72,7 @@ _OWNERS: tuple[type, ...] = (
 )
 #: What the service calls, which hears itself of what that raises.
 _HEARD = {
-    *(f"Client.{name}" for name in ("__init__", "_end", "interrupt", "progress", "run")),
+    *(f"Client.{name}" for name in ("__init__", "_end", "interrupt", "progress", "run", "session")),
     "Account.progress",
     "LocalCopy.__init__",
 }

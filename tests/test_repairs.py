@@ -26,6 +26,7 @@ from kollacast.events.guard import Guard
 from kollacast.operator.config import ServerConfig
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake
+from kollacast.packets.losses import NOTHING_LOST, Lost
 from kollacast.repair.planning import plan as planner
 from kollacast.sending.plan import offer
 from kollacast.sending.repairs import Repairs
@@ -90,9 +91,10 @@ class _Sender:
         self.packets: list[tuple[int, bytes]] = []
         self.under_way: list[Deferred[float]] = []
         self.takes_time = False
+        self.is_urgent = True
 
     def multicast(self, buffer: PacketBuffer, *, urgent: bool = False) -> Deferred[float]:
-        assert urgent, "whoever waits for a repair holds up all others"
+        assert urgent == self.is_urgent, "whoever waits for a repair holds up all others"
         base = buffer.ctl.packet_id_base
         self.packets += [
             (base + slot, bytes(buffer.slots(slot, 1)[0])) for slot in range(buffer.ctl.pkt_count)
@@ -189,6 +191,12 @@ class _RepairsTest(unittest.SynchronousTestCase):
 
     def begin(self, packets: int = _PACKETS) -> Flight:
         """A buffer has been multicast to all clients."""
+        flight = self.leaving(packets)
+        self.repairs.begin(flight, self.clients)
+        return flight
+
+    def leaving(self, packets: int = _PACKETS) -> Flight:
+        """A buffer leaves."""
         size = max(packets * _CAPACITY - 7, 0)
         buffer = PacketBuffer(_CAPACITY, packets)
         buffer.payload[:size] = random.Random(packets).randbytes(size)
@@ -196,7 +204,6 @@ class _RepairsTest(unittest.SynchronousTestCase):
         self.next_seq += packets
         flight = Flight(buffer, sent=True, epoch=Epoch(3), sent_bps=1e9)
         self.window.flights.append(flight)
-        self.repairs.begin(flight, self.clients)
         return flight
 
     def retire(self, flight: Flight) -> None:
@@ -294,7 +301,7 @@ class Rounds(_RepairsTest):
         seqs = self.losses(flight, 0.3, 1)
         self.repairs.requested(self.clients[0], seqs)
         for client in self.clients[1:]:
-            self.repairs.done(client, 1)
+            self.repairs.done(client, 1, NOTHING_LOST)
         self.turn()
         self.assertEqual(self.clients[0].by_tcp, list(seqs))
         self.assertEqual(self.sender.packets, [])
@@ -317,7 +324,7 @@ class Rounds(_RepairsTest):
         self.repairs.requested(self.clients[0], everything)
         self.repairs.requested(self.clients[1], everything[:20])
         for client in self.clients[2:]:
-            self.repairs.done(client, 1)
+            self.repairs.done(client, 1, NOTHING_LOST)
         self.turn()
         self.assertEqual(self.clients[0].by_tcp, list(everything))
         self.assertEqual(self.clients[1].by_tcp, list(everything[:20]))
@@ -566,7 +573,7 @@ class ManyClients(_RepairsTest):
         self.repairs.requested(self.clients[3], (1005,))
         self.assertEqual(self.by_tcp(), [])
         for number in self.all_but(3):
-            self.repairs.done(self.clients[number], 1)
+            self.repairs.done(self.clients[number], 1, NOTHING_LOST)
         self.assertEqual(self.by_tcp(), [3])
         self.assertEqual(len(self.sender.packets), first)
         self.repairs.requested(self.clients[3], (1006,))
@@ -746,7 +753,7 @@ class Leaving(_RepairsTest):
         self.repairs.requested(self.clients[0], (1000,))
         self.repairs.left(self.clients[0])
         for client in self.clients[1:]:
-            self.repairs.done(client, 1)
+            self.repairs.done(client, 1, NOTHING_LOST)
         self.turn()
         self.assertEqual(self.clients[0].by_tcp, [])
         ((*_, losses),) = self.control.reports
@@ -817,6 +824,109 @@ class Leaving(_RepairsTest):
         self.assertEqual(self.told, [])
 
 
+class ParityAhead(_RepairsTest):
+    """Of buffers of which forty clients lose something."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clients = [_Client() for _ in range(40)]
+
+    def lose(self, flight: Flight, count: int) -> None:
+        """Every client loses so many packets, and says it when it has them."""
+        for client in self.clients:
+            self.repairs.done(client, flight.buffer.ctl.buffer_id, Lost(count, min(count, 1)))
+        self.retire(flight)
+
+    def ahead(self, flight: Flight) -> Deferred[None]:
+        self.sender.is_urgent = False
+        following = Deferred.fromCoroutine(self.repairs.send_ahead(flight))
+        following.addErrback(self.failures.append)
+        self.turn()
+        return following
+
+    def sent(self, packets: int = 2000) -> Flight:
+        """A buffer has been multicast, and parity ahead with it."""
+        flight = self.leaving(packets)
+        self.successResultOf(self.ahead(flight))
+        self.sender.is_urgent = True
+        self.repairs.begin(flight, self.clients)
+        return flight
+
+    def test_nothing_is_lost(self) -> None:
+        for _ in range(3):
+            flight = self.sent()
+            self.assertEqual(flight.ahead.count, 0)
+            self.lose(flight, 0)
+        self.assertEqual(self.sender.packets, [])
+        self.assertEqual(self.repairs.rounds_told, 0)
+
+    def test_it_mends_what_was_lost_of_the_last_buffer(self) -> None:
+        self.lose(self.sent(), 20)
+        flight = self.sent()
+        run = flight.ahead
+        self.assertEqual([seq for seq, _ in self.sender.packets], run.seqs)
+        self.assertEqual(self.repairs.packets_coded, run.count)
+        self.assertTrue(28 <= run.count <= 30, run.count)
+        self.told.append(Repaired.of(flight.buffer.ctl.buffer_id, run))
+        chance = random.Random(5)
+        base = flight.buffer.ctl.packet_id_base
+        self.assert_mended(flight, chance.sample(range(base, base + 2000), 20))
+
+    def test_it_has_left_before_all_are_told(self) -> None:
+        self.lose(self.sent(), 20)
+        self.sender.takes_time = True
+        flight = self.leaving(2000)
+        following = self.ahead(flight)
+        self.assertNoResult(following)
+        self.sender.finish()
+        self.successResultOf(following)
+        self.assertGreater(flight.ahead.count, 0)
+
+    def test_few_who_ask_behind_it_get_it_by_tcp(self) -> None:
+        self.lose(self.sent(), 20)
+        flight = self.sent()
+        before = len(self.sender.packets)
+        self.assertEqual(self.repairs.rounds_told, 1)
+        base = flight.buffer.ctl.packet_id_base
+        self.repairs.requested(self.clients[0], (base, base + 5))
+        for client in self.clients[1:]:
+            self.repairs.done(client, flight.buffer.ctl.buffer_id, Lost(20, 20))
+        self.turn()
+        self.assertEqual(self.clients[0].by_tcp, [base, base + 5])
+        self.assertEqual(len(self.sender.packets), before)
+        shares = self.control.reports[-1][-1]
+        self.assertTrue(0.014 < shares[self.clients[0]] < 0.02, shares[self.clients[0]])
+
+    def test_many_who_ask_behind_it_are_served_by_more_of_it(self) -> None:
+        """Never by combinations: they lack more than they ask for."""
+        self.lose(self.sent(), 20)
+        flight = self.sent()
+        base = flight.buffer.ctl.packet_id_base
+        for number, client in enumerate(self.clients):
+            self.repairs.requested(client, tuple(range(base + number, base + number + 4)))
+        self.turn()
+        [told] = self.told
+        self.assertTrue(0 < told.count < 20, told.count)
+        self.assertEqual(self.repairs.rounds_told, 2)
+        self.assertEqual([client.served for client in self.clients], [1] * 40)
+
+    def test_the_end_has_none(self) -> None:
+        self.lose(self.sent(), 20)
+        flight = self.sent(0)
+        self.assertEqual(flight.ahead.count, 0)
+
+    def test_the_session_ends_while_it_is_made(self) -> None:
+        self.lose(self.sent(), 20)
+        flight = self.leaving(8000)
+        self.sender.is_urgent = False
+        following = Deferred.fromCoroutine(self.repairs.send_ahead(flight))
+        self.assertNoResult(following)
+        self.repairs.stop()
+        self.turn()
+        self.successResultOf(following)
+        self.assertEqual((flight.ahead.count, self.sender.packets), (0, []))
+
+
 class Planning(_RepairsTest):
     """Thousands of packets do not hold up the reactor."""
 
@@ -883,11 +993,11 @@ class Reporting(_RepairsTest):
         self.begin()
         self.repairs.requested(self.clients[0], tuple(range(1000, 1020)))
         for client in self.clients[1:]:
-            self.repairs.done(client, 1)
+            self.repairs.done(client, 1, NOTHING_LOST)
         losses = dict.fromkeys(self.clients, 0.0) | {self.clients[0]: 0.1}
         self.assertEqual(self.control.reports, [(3, 1e9, _PACKETS, losses)])
         self.repairs.requested(self.clients[0], (1003,))
-        self.repairs.done(self.clients[0], 1)
+        self.repairs.done(self.clients[0], 1, NOTHING_LOST)
         self.assertEqual(len(self.control.reports), 1)
 
     def test_how_many_are_lost_at_a_time(self) -> None:
@@ -896,16 +1006,16 @@ class Reporting(_RepairsTest):
         self.repairs.requested(first, (*range(1000, 1020), *range(1040, 1050)))
         self.repairs.requested(second, (1000, 1002, 1004))
         self.repairs.requested(third, tuple(range(1000, 1030)))
-        self.repairs.done(last, 1)
+        self.repairs.done(last, 1, NOTHING_LOST)
         self.assertEqual(self.control.bursts, {first: 15.0, second: 1.0, third: 30.0})
 
     def test_late_ones_when_all_have_come(self) -> None:
         """One report a client would cost as much as there are clients, for each of them."""
         self.begin()
-        self.repairs.done(self.clients[0], 1)
+        self.repairs.done(self.clients[0], 1, NOTHING_LOST)
         self.clock.advance(_GRACE_S)
         self.repairs.requested(self.clients[1], tuple(range(1000, 1100)))
-        self.repairs.done(self.clients[2], 1)
+        self.repairs.done(self.clients[2], 1, NOTHING_LOST)
         self.repairs.requested(self.clients[3], (1000,))
         self.assertEqual(
             [losses for *_, losses in self.control.reports],
@@ -929,8 +1039,16 @@ class Reporting(_RepairsTest):
         flight = self.begin()
         flight.sent_bps = 0.0
         for client in self.clients:
-            self.repairs.done(client, 1)
+            self.repairs.done(client, 1, NOTHING_LOST)
         self.assertEqual(self.control.reports, [])
+
+    def test_what_was_lost_where_nobody_asks(self) -> None:
+        self.begin()
+        for number, client in enumerate(self.clients):
+            self.repairs.done(client, 1, Lost(10 * number, 5 * number))
+        [(*_, losses)] = self.control.reports
+        self.assertEqual(list(losses.values()), [0.0, 0.05, 0.1, 0.15])
+        self.assertEqual(self.control.bursts, dict.fromkeys(self.clients[1:], 2.0))
 
 
 class Untagged(_RepairsTest):

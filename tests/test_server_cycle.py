@@ -671,6 +671,12 @@ class OffenceTests(_ServerTestCase):
         self._miscredit(line, Credit(2, 3), heard=Sent)
         self._miscredit(line, Credit(0xFFFFFFFF, 0xFFFFFFFF), heard=Sent)
 
+    def test_credit_that_has_lost_more_than_was_sent(self) -> None:
+        for lost in (BUFFER_PACKETS + 1, 0xFFFFFFFF):
+            line = f"{lost} packets lost of {BUFFER_PACKETS}"
+            self._miscredit(line, Credit(1, 3, lost, 1), heard=Sent)
+        self._miscredit("1 packets lost of 0", Credit(0, 2, 1, 1))
+
     def test_room_without_end(self) -> None:
         """No more than a window is in flight, whatever a client offers."""
         server = self.network.serve(_IMAGE, clients=1, window=2)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogLevel
 from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast.command.progress import Display
@@ -25,6 +26,10 @@ class _Program:
         self.ending: Deferred[Outcome] = Deferred()
         self.is_running = False
         self.reasons: list[str] = []
+
+    @property
+    def session(self) -> str:
+        return "0f1e2d3c4b5a6978"
 
     def run(self) -> Deferred[Outcome]:
         self.is_running = True
@@ -69,7 +74,7 @@ class _RunCase(SynchronousTestCase):
             self.reactor,
             self.prepare,
             Display(),
-            self.announced.append,
+            lambda event, line, level=LogLevel.info: self.announced.append(line),
             self.statuses.append,
             str(self.report) if with_report else None,
         )
@@ -216,7 +221,7 @@ class TroubleTests(_RunCase):
         self.assertEqual((self.statuses, self.reactor.stops), ([Status.FAILED], 1))
 
     def test_line_that_nobody_takes(self) -> None:
-        def announce(line: str) -> None:
+        def announce(event: str, line: str, level: object = None) -> None:
             raise UnicodeEncodeError("ascii", line, 0, 1, "not in range")
 
         made = self.make_service()

@@ -7,7 +7,6 @@ loses, and what has passed before it was told of the buffer.
 
 from __future__ import annotations
 
-import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from bench.crowd.combinations import Combination, Combinations
 from bench.crowd.losses import Losses
 from bench.crowd.passage import Passage
+from kollacast.packets.losses import NOTHING_LOST, Lost, lost_of
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Greeting, Hello, Refusal
 from kollacast.wire.messages import (
@@ -37,12 +37,6 @@ from kollacast.wire.structures import payload_capacity
 _ROOM = 64 * 1024 * 1024
 _PIECE_BYTES = 1024 * 1024
 _PIECES = 4
-
-
-@functools.lru_cache(64)
-def _encoded(credit: Credit) -> bytes:
-    """Most hosts say the same at about the same time."""
-    return credit.encode(KOLLACAST)
 
 
 class HostError(Exception):
@@ -68,6 +62,7 @@ class _Flight:
     told_at: float
     sent: bool = False
     missing: set[int] = field(default_factory=set)
+    lost: Lost = NOTHING_LOST  #: what was missing when it was sent
     judged: set[Combination] = field(default_factory=set)  #: that have been drawn for already
     recipes: dict[int, bool] = field(default_factory=dict)  #: whether each has reached this host
     #: What was asked for after parity: with these all others of the missing are solved for.
@@ -97,7 +92,9 @@ class SimulatedHost:
         self._heard = heard
         self._passage = passage
         self._window = 0
-        self._said: Credit | None = None
+        self._said: tuple[int, int] | None = None  # up to which buffers it has all, and has room
+        # Packets that it lost of buffers which it has, and has not said so; and in how many runs.
+        self._lost = NOTHING_LOST
         self._done: int | None = None  # the last buffer that it has; None before the first is told
         self._flights: deque[_Flight] = deque()
         self._piece = 0
@@ -162,7 +159,7 @@ class SimulatedHost:
 
     def _announced(self, ctl: BufferCtl, at: float) -> bytes:
         # Before this host grants room for a buffer, nothing of it is sent.
-        is_ahead = self._said is not None and ctl.buffer_id <= self._said.room
+        is_ahead = self._said is not None and ctl.buffer_id <= self._said[1]
         self._flights.append(_Flight(ctl, at if is_ahead else 0.0))
         self._next_seq = ctl.packet_id_base + ctl.pkt_count
         if self._done is not None:
@@ -182,6 +179,7 @@ class SimulatedHost:
         flight.missing.update(range(first, first + untold))
         self.tally.untold += untold
         self.tally.lost += len(flight.missing)
+        flight.lost = lost_of(sorted(flight.missing))
         self._packets += count - len(flight.missing)
         if not asks:
             return b""
@@ -294,8 +292,10 @@ class SimulatedHost:
         """Credit where something is complete, in order, and the report when all is."""
         flights = self._flights
         while flights and flights[0].sent and not flights[0].missing:
-            ctl = flights.popleft().ctl
+            flight = flights.popleft()
+            ctl = flight.ctl
             self._done = ctl.buffer_id
+            self._lost = self._lost.plus(flight.lost)
             if ctl.is_end:
                 self._end = ctl
         said = b"" if self.is_detached else self._credit()
@@ -308,11 +308,12 @@ class SimulatedHost:
         """What this host has, and has room for, where that has become more."""
         if self._done is None:
             return b""
-        credit = Credit(self._done, self._done + self._window)
-        if credit == self._said:
+        says = self._done, self._done + self._window
+        if says == self._said:
             return b""
-        self._said = credit
-        return _encoded(credit)
+        self._said = says
+        lost, self._lost = self._lost, NOTHING_LOST
+        return Credit(*says, *lost).encode(KOLLACAST)
 
     def _report(self) -> Report:
         tally = self.tally

@@ -156,7 +156,12 @@ class Attempt:
         )
         left = self._deadline - self._reactor.seconds()
         if left > 0:
-            _log.warn("{line}; waiting for {left:.0f} s more", line=line, left=left)
+            _log.warn(
+                "{line}; waiting for {left:.0f} s more",
+                event="server-silent",
+                line=line,
+                left=left,
+            )
             self._timer = self._guard.call_later(self._reactor, left, self._not_greeted)
         else:
             self.fail(Failed(line, keep=True))
@@ -181,7 +186,11 @@ class Attempt:
             self.fail(Failed(objection))
             return
         if terms.packets < terms.greeting.buffer_packets:
-            _log.info("buffers of {packets} packets are the most for here", packets=terms.packets)
+            _log.info(
+                "buffers of {packets} packets are the most for here",
+                event="buffers-smaller",
+                packets=terms.packets,
+            )
         kept = await self._copy.look(terms)
         if not terms.shape.dialect.introduces:
             self._machine.joined(terms, kept)
@@ -194,7 +203,7 @@ class Attempt:
         way = terms.way(kept, self._copy.can_receive_late)
         engine, warning = best_crc32c()
         if warning and terms.shape.dialect.seeds_crc and self._copy.terms is None:
-            _log.warn("{warning}", warning=warning)
+            _log.warn("{warning}", event="checksum-slow", warning=warning)
         self._terms = self._copy.terms = terms
         if terms.shape.dialect.introduces:
             # First of all, so that the server hears by name of what goes wrong from here on.

@@ -65,6 +65,12 @@ class Client:
         self._is_over = False
         self._over: Observer[None] = Observer()
 
+    @property
+    def session(self) -> str | None:
+        """The server's name for the session that this host takes part in, once it is in one."""
+        terms = self._copy.terms
+        return terms.greeting.session or None if terms is not None else None
+
     def run(self) -> Deferred[Outcome]:
         """Fires with the outcome, whatever happens."""
         self._began_at = self._reactor.seconds()
@@ -116,15 +122,23 @@ class Client:
             _log.warn(
                 "the server gave up before it began: {reason}; looking for the next one for"
                 " {seconds:g} s",
+                event="server-gave-up",
                 reason=lost.ended,
                 seconds=self._config.connect_timeout_s,
             )
         elif was_refused:
             return
         elif lost.refused is not None:
-            _log.warn("the server refuses this client for now: {reason}", reason=lost.refused)
+            _log.warn(
+                "the server refuses this client for now: {reason}",
+                event="refused-for-now",
+                reason=lost.refused,
+            )
         elif self._copy.output is not None:
-            _log.warn("the connection to the server is lost: trying to come back")
+            _log.warn(
+                "the connection to the server is lost: trying to come back",
+                event="connection-lost",
+            )
 
     async def _try_again(self, lost: Lost, retry: Retry) -> Retry | Failed:
         """Wait until it is time for the next attempt, if there is to be one."""
@@ -166,7 +180,7 @@ class Client:
         """The run is over, even where its own end has failed."""
         if isinstance(outcome, Failure):
             failed = failed_by(outcome.value)
-            _log.failure("an error of the program", failure=outcome)
+            _log.failure("an error of the program", failure=outcome, event="program-error")
             outcome = self.account().outcome(failed)
         self._is_ending = self._is_over = True
         self._over.fire(None)
@@ -176,7 +190,7 @@ class Client:
         """Something has raised an exception, wherever that was."""
         failed = failed_by(failure.value)
         if failed.is_program_error:
-            _log.failure("an error of the program", failure=failure)
+            _log.failure("an error of the program", failure=failure, event="program-error")
         self._fail(failed)
 
     def _fail(self, failed: Failed) -> None:

@@ -78,7 +78,7 @@ class LocalCopy:
             if self.terms is not None and self._is_same_image(self.terms, terms):
                 return self.output.bytes_kept
             self.output = None
-            _log.warn("the server has another image now: starting over")
+            _log.warn("the server has another image now: starting over", event="image-changed")
             try:
                 await self._disk.run(self._sink.restart)
             except OSError:
@@ -98,7 +98,11 @@ class LocalCopy:
                 self._sink, digester, self._disk, self._digest_worker, kept, self._failed
             )
             if kept:
-                _log.info("{kept} bytes are here already: going on behind them", kept=kept)
+                _log.info(
+                    "{kept} bytes are here already: going on behind them",
+                    event="resumed",
+                    kept=kept,
+                )
         return self.output
 
     def settled(self) -> Deferred[None]:

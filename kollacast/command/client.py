@@ -61,7 +61,12 @@ def _registry_sink(reactor: IMainReactor, root: str) -> Sink:
         cleared = ThreadWorker(reactor, "clear").run(sink.clear)
         cleared.addTimeout(_CLEAR_S, reactor)
         return cleared.addErrback(
-            lambda failure: _log.warn("{root}: left unclean: {why}", root=root, why=failure.value)
+            lambda failure: _log.warn(
+                "{root}: left unclean: {why}",
+                event="storage-unclean",
+                root=root,
+                why=failure.value,
+            )
         )
 
     # It is no part of the run, which ends on any disk, and which the service has ended by then.

@@ -76,6 +76,9 @@ class ClientOptions(CommandOptions):
         self["local_ip"], server, self["port"] = self._take_arguments(arguments)
         self["server_ip"] = values.host("server_ip", server)
 
+    def _own_name(self) -> str:
+        return self["name"] or socket.gethostname() or str(self["local_ip"])
+
     def _check(self) -> None:
         local_host.prove_local(self["local_ip"])
         self._check_output()
@@ -85,7 +88,7 @@ class ClientOptions(CommandOptions):
             **self._shared(),
             server_ip=self["server_ip"],
             connect_timeout_s=self["connect-timeout"],
-            name=self["name"] or socket.gethostname() or self["local_ip"],
+            name=self._own_name(),
             any_source=bool(self["any-source"]),
             output_path=self["output"],
             registry_root=self["registry-root"],

@@ -19,7 +19,8 @@ from twisted.python.usage import UsageError
 
 from kollacast import __version__
 from kollacast.command import streams, values
-from kollacast.command.logs import STDERR_OBSERVER, shorten_crashes
+from kollacast.command.log_lines import LOG_FORMATS
+from kollacast.command.logs import FILE_OBSERVER, STDERR_OBSERVER, shorten_crashes, write_as
 from kollacast.files.atomic_file import prove_writable
 from kollacast.operator.config import PROGRESS_MODES
 from kollacast.operator.expectation import Expectation
@@ -47,6 +48,12 @@ SHARED_PARAMETERS: list[list[Any]] = [
         " auto (a bar on a terminal, else plain).",
         partial(values.one_of, choices=PROGRESS_MODES),
         default="auto",
+    ),
+    option(
+        "log-format",
+        "How to write each line of the log: text, or json (an object a line).",
+        partial(values.one_of, choices=LOG_FORMATS),
+        default="text",
     ),
 ]
 
@@ -87,11 +94,17 @@ class CommandOptions(usage.Options):
         self["expect"] = (*self.get("expect", ()), values.expected_digest("--expect", text))
 
     def postOptions(self) -> None:
+        logfile = self.parent.get("logfile") if self.parent is not None else None
+        write_as(self["log-format"], self.program, self._own_name(), logfile)
         self._check()
         self._settle_with_twistd()
 
     def _check(self) -> None:
         raise NotImplementedError
+
+    def _own_name(self) -> str | None:
+        """What this host is called in its log; None where each event names a host."""
+        return None
 
     @property
     def is_daemon(self) -> bool:
@@ -131,13 +144,24 @@ class CommandOptions(usage.Options):
     def _settle_with_twistd(self) -> None:
         """In the foreground: log to standard error, and leave no pid file, unless told otherwise.
 
-        twistd would log to standard output, and keep a second run out of the same folder.
+        twistd would log to standard output, and keep a second run out of the same folder. A file
+        gets text from twistd, and JSON from here.
         """
         parent = self.parent
-        if parent is None or self.is_daemon:
+        if parent is None:
             return
-        if not (parent.get("logger") or parent.get("logfile") or parent.get("syslog")):
-            parent["logger"] = STDERR_OBSERVER
+        is_json = self["log-format"] == "json"
+        if is_json and parent.get("syslog"):
+            raise UsageError("--log-format json: is for standard error or a file, not for --syslog")
+        logfile = parent.get("logfile")
+        is_to_file = self.is_daemon or logfile not in (None, "", "-")
+        if not (parent.get("logger") or parent.get("syslog")):
+            if not is_to_file and (is_json or not logfile):
+                parent["logger"] = STDERR_OBSERVER
+            elif is_json and logfile != "-":
+                parent["logger"] = FILE_OBSERVER
+        if self.is_daemon:
+            return
         if parent.get("pidfile") == parent.defaults.get("pidfile"):
             parent["pidfile"] = ""
 

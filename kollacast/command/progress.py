@@ -145,7 +145,7 @@ class ProgressWatch:
         try:
             how(self._look())
         except Exception:  # a display that fails must not take the run with it
-            _log.failure("cannot show progress")
+            _log.failure("cannot show progress", event="progress-failed")
 
 
 def _size(console: Console) -> dict[str, Any]:

@@ -8,15 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from constantly import NamedConstant
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore, IReactorTime
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from kollacast.command.exit_status import end_process_with
-from kollacast.command.logs import announce
+from kollacast.command.logs import announce, tell_session
 from kollacast.command.progress import Display, ProgressWatch, choose_display
 from kollacast.command.streams import console
 from kollacast.events.reactor import IMainReactor
@@ -29,11 +30,18 @@ from kollacast.operator.outcome import Outcome, Progress, Status
 #: How long an interrupted run may take to tell its peers and end by itself.
 INTERRUPT_S = 5.0
 
+#: How a run has ended, as a log says it; an error otherwise.
+_LEVELS = {Status.OK: LogLevel.info, Status.PARTIAL: LogLevel.warn}
+
 _log = Logger()
 
 
 class Program(Protocol):
     """What the server and the client have in common."""
+
+    @property
+    def session(self) -> str | None:
+        """What tells this session from all others, as far as that is known."""
 
     def run(self) -> Deferred[Outcome]:
         """Do the work; fires once, with how it went, and never fails."""
@@ -53,6 +61,12 @@ class Page(Protocol):
 
     def end(self, outcome: Outcome, *, at_once: bool) -> Deferred[None]:
         """Show how it went; fires once the process may end."""
+
+
+class Announce(Protocol):
+    """Tells the operator of an event in one line."""
+
+    def __call__(self, event: str, line: str, level: NamedConstant = LogLevel.info) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -76,7 +90,7 @@ class KollacastService(Service):
     _clock: IReactorTime
     _prepare: Callable[[], Running]
     _display: Display
-    _announce: Callable[[str], None]
+    _announce: Announce
     _end_process_with: Callable[[Status], None]
     _report_path: str | None = None
     _running: Running | None = field(default=None, init=False)
@@ -107,7 +121,7 @@ class KollacastService(Service):
         )
         over = self._over.addCallback(lambda _: patience.cancel() if patience.active() else None)
         maybeDeferred(self._running.program.interrupt, "interrupted").addErrback(
-            lambda failure: _log.failure("while interrupting", failure)
+            lambda failure: _log.failure("while interrupting", failure, event="ending-failed")
         )
         self._release()
         return over
@@ -137,7 +151,7 @@ class KollacastService(Service):
             ending.addErrback(self._unexpected).addCallback(self._end)
 
     def _unexpected(self, failure: Failure) -> Outcome:
-        _log.failure("unexpected error", failure)
+        _log.failure("unexpected error", failure, event="program-error")
         why = failure.getErrorMessage() or repr(failure.value)
         return Outcome(Status.FAILED, f"gave up: {why}")
 
@@ -151,9 +165,9 @@ class KollacastService(Service):
                 self._watch.stop()
             self._release()
             status = self._report(outcome)
-            self._announce(outcome.line)
+            self._announce("outcome", outcome.line, _LEVELS.get(outcome.status, LogLevel.error))
         except Exception:
-            _log.failure("while ending")
+            _log.failure("while ending", event="ending-failed")
             status = outcome.status or Status.FAILED
         self._end_process_with(status)
         self._end_page(outcome).addBoth(lambda _: self._leave())
@@ -163,7 +177,9 @@ class KollacastService(Service):
             return succeed(None)
         page = self._running.page
         ending: Deferred[None] = maybeDeferred(page.end, outcome, at_once=self._is_stopping)
-        return ending.addErrback(lambda failure: _log.failure("while ending the page", failure))
+        return ending.addErrback(
+            lambda failure: _log.failure("while ending the page", failure, event="page-failed")
+        )
 
     def _leave(self) -> None:
         if self._over is not None:
@@ -180,7 +196,8 @@ class KollacastService(Service):
             if self._report_path is not None:
                 write_report(self._report_path, outcome)
         except Exception as error:
-            self._announce(f"the report was not written: {describe(error)}")
+            line = f"the report was not written: {describe(error)}"
+            self._announce("report-not-written", line, LogLevel.error)
             return outcome.status or Status.FAILED
         return outcome.status
 
@@ -189,16 +206,24 @@ class KollacastService(Service):
             if self._running is not None:
                 self._running.release()
         except Exception:
-            _log.failure("cannot give back what the run held open")
+            _log.failure("cannot give back what the run held open", event="ending-failed")
 
 
 def service_of(
     reactor: IMainReactor, config: Config, prepare: Callable[[], Running]
 ) -> KollacastService:
     """The service of the process's one run, shown and ended as `config` asks for."""
-    display = choose_display(config.progress_mode, console, reactor, announce)
+    display = choose_display(
+        config.progress_mode, console, reactor, lambda line: announce("progress", line)
+    )
+
+    def prepared() -> Running:
+        running = prepare()
+        tell_session(lambda: running.program.session)
+        return running
+
     return KollacastService(
-        reactor, reactor, prepare, display, announce, end_process_with, config.report_path
+        reactor, reactor, prepared, display, announce, end_process_with, config.report_path
     )
 
 

@@ -25,12 +25,22 @@ class Console:
         self.program = "kollacast"  #: opens every line
         #: Entered around each line, so that what is drawn on the terminal can step aside.
         self.line_guard: Callable[[], AbstractContextManager[None]] = nullcontext
+        #: Makes a line of what is told.
+        self.render: Callable[[str], str] = self.as_text
         self.encoding = locale.getpreferredencoding(False)
 
+    def as_text(self, text: str) -> str:
+        """`text` as one line that says who says it, whatever it holds."""
+        return f"{self.program}: {one_line(text)}"
+
     def write_line(self, text: str) -> None:
-        """Write `text` as one line, whatever it holds. Never raises."""
+        """Write `text` as one line. Never raises."""
+        self.write_whole(self.render(text))
+
+    def write_whole(self, line: str) -> None:
+        """Write `line`, which is one, past what is drawn on the terminal. Never raises."""
         with self.line_guard():
-            self.write(f"{self.program}: {one_line(text)}\n")
+            self.write(f"{line}\n")
 
     def write(self, text: str) -> int:
         """Write `text` as it is. Never raises: nobody is left to be told."""

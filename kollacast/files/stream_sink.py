@@ -44,7 +44,8 @@ class StreamSink(OneWay):
                 raise
             _log.info(
                 "standard output is no file and no disk: whether the image is on a disk, only who"
-                " reads it can tell"
+                " reads it can tell",
+                event="output-not-synced",
             )
         finally:
             # A network file system may say only now that something is not there.

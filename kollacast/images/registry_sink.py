@@ -85,7 +85,7 @@ class RegistrySink(OneWay):
 
 
 def _warn(line: str) -> None:
-    _log.warn("the image: {line}", line=line)
+    _log.warn("the image: {line}", event="image-remark", line=line)
 
 
 class _Unpacking:

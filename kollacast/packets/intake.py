@@ -177,15 +177,20 @@ class Intake:
         count = len(sizes)
         payloads = store.payloads[slot : slot + count]
         if sizes.count(self.capacity) != count:
+            if self._is_noise(store, slot, sizes):
+                return
             payloads = [p[: max(s, 0)] for p, s in zip(payloads, sizes, strict=True)]
         first = store.ctl.packet_id_base + slot
         if (
             store is not self.scratch
             and min(sizes) > 0
+            and self._codec.seq(store.headers, slot) == first
             and self._codec.are_sealed(store.headers, slot, first, payloads)
         ):
             self.counts.placed += store.mark(slot, sizes)
             self._expected = first + count
+            return
+        if self._is_noise(store, slot, sizes):
             return
         origin = slot
         if store is not self.scratch:
@@ -198,6 +203,13 @@ class Intake:
             origin = 0
         opened = self._codec.open(store.headers, slot, payloads, sizes)
         self._place(origin, opened, payloads, sizes)
+
+    def _is_noise(self, store: PacketBuffer, slot: int, sizes: tuple[int, ...]) -> bool:
+        """Whether these are no packets at all: who sends such is to cost no more than a look."""
+        if self._codec.fit(store.headers, slot, sizes):
+            return False
+        self.counts.damaged += len(sizes)
+        return True
 
     def _place(
         self,
@@ -213,6 +225,12 @@ class Intake:
         seqs, intact = opened
         start = 0
         while start < len(seqs):
+            if not intact[start]:
+                end = intact.find(1, start)
+                end = len(seqs) if end < 0 else end
+                self.counts.damaged += end - start
+                start = end
+                continue
             buffer = self._buffer_of(seqs[start])
             # A run that begins outside all buffers may go on into one.
             end = start + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from kollacast.packets.losses import NOTHING_LOST, Lost
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.shape import Shape
 from kollacast.wire.messages import BufferCtl, Credit, Done, Ready
@@ -18,7 +19,7 @@ class Answers(Protocol):
     def announced(self, ctl: BufferCtl) -> None: ...  # here it comes
     def ready(self) -> None: ...  # the next of them has memory
     def fewer(self, buffers: int) -> None: ...  # there is memory for so many only
-    def done(self, ctl: BufferCtl) -> None: ...  # it is kept, and all before
+    def done(self, ctl: BufferCtl, lost: Lost) -> None: ...  # it is kept, and all before
     def settle(self) -> None: ...  # this was all for now
 
 
@@ -38,7 +39,7 @@ class Turns:
 
     def fewer(self, buffers: int) -> None: ...
 
-    def done(self, ctl: BufferCtl) -> None:
+    def done(self, ctl: BufferCtl, lost: Lost) -> None:
         if not ctl.is_end:
             # The last one is due once the image has its name.
             self._connection.send(Done().encode(self._dialect))
@@ -58,7 +59,10 @@ class Credits:
         self._connection = connection
         self._dialect = shape.dialect
         self._buffers = shape.window
-        self._said: Credit | None = None
+        # Up to which buffers room was granted, and what was done then.
+        self._said: tuple[int, int] | None = None
+        # Of the buffers that are kept, and not told of.
+        self._lost = NOTHING_LOST
         # The last buffer that is kept; None before the first is announced.
         self._done: int | None = None
 
@@ -72,19 +76,21 @@ class Credits:
     def fewer(self, buffers: int) -> None:
         self._buffers = buffers
 
-    def done(self, ctl: BufferCtl) -> None:
+    def done(self, ctl: BufferCtl, lost: Lost) -> None:
         self._done = ctl.buffer_id
+        self._lost = self._lost.plus(lost)
 
     def settle(self) -> None:
         if self._done is None:
             return
         room = self._done + self._buffers
         if self._said is not None:
-            room = max(room, self._said.room)
-        credit = Credit(self._done, room)
-        if credit != self._said:
-            self._said = credit
-            self._connection.send(credit.encode(self._dialect))
+            room = max(room, self._said[0])
+        says = (room, self._done)
+        if says != self._said:
+            lost, self._lost = self._lost, NOTHING_LOST
+            self._said = says
+            self._connection.send(Credit(self._done, room, *lost).encode(self._dialect))
 
 
 def answers_of(connection: ServerConnection, shape: Shape) -> Answers:

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake
+from kollacast.packets.losses import NOTHING_LOST, Lost, lost_of
 from kollacast.receiving.answers import Answers, answers_of
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.output import Output, Writer
@@ -49,6 +50,8 @@ class _Flight:
     ready: bool = False
     sent: bool = False
     asks: bool = False  #: what is missing is to be asked for
+    #: What was missing once it was sent; None until that was looked for.
+    lost: Lost | None = None
     flushing: bool = False
     flushed: bool = False
     mending: bool = False
@@ -218,7 +221,11 @@ class Reception:
         packets = flight.ctl.pkt_count
         if buffer.missing_count < packets or damaged < tally.damaged:
             if self._silence is not None and self._silence.buffers >= _UNHEARD:
-                _log.info("multicast reaches this host again")
+                _log.info(
+                    "multicast reaches this host again",
+                    event="host-reached-again",
+                    buffer=flight.ctl.buffer_id,
+                )
             self._silence = None
             return
         if packets < _MANY_PACKETS:
@@ -242,12 +249,16 @@ class Reception:
             if not flight.asks or not flight.ready or flight.mending:
                 continue
             flight.asks = False
-            if flight.buffer is None or flight.buffer.complete:
+            buffer = flight.buffer
+            missing = [] if buffer is None or buffer.complete else buffer.missing()
+            if flight.lost is None:
+                flight.lost = lost_of(missing)
+            if not missing:
                 flight.parity.clear()
             elif flight.parity:
                 self._begin_to_mend(flight)
             else:
-                self._ask(flight.buffer.missing())
+                self._ask(missing)
 
     def _begin_to_mend(self, flight: _Flight) -> None:
         if not flight.mending:
@@ -335,7 +346,7 @@ class Reception:
             if self._stopped:
                 return
             flight = self._flights.popleft()
-            self._answers.done(flight.ctl)
+            self._answers.done(flight.ctl, flight.lost or NOTHING_LOST)
             if flight.buffer is not None:
                 if not self._end_announced:
                     self._free.append(flight.buffer)

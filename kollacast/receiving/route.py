@@ -231,6 +231,7 @@ class Route:
                 raise
             _log.warn(
                 "no interface has the address {local_ip} any more: receiving at {here}",
+                event="address-moved",
                 local_ip=self._local_ip,
                 here=here,
             )
@@ -251,6 +252,7 @@ class Route:
         cause = error.socketError if isinstance(error, CannotListenError) else error
         _log.warn(
             "cannot receive {group} at {local_ip}: {why}. Going on by TCP",
+            event="group-not-joined",
             group=self._group,
             local_ip=self._local_ip,
             why=why_not_joined(cause, self._local_ip) if isinstance(cause, OSError) else str(cause),
@@ -281,6 +283,8 @@ class Route:
         _log.warn(
             "{what}: {packets} packets were sent to {group} and none came in by"
             " {local_ip}{source}{why}{then}",
+            event="host-unreached",
+            buffer=silence.since,
             what=f"multicast has stopped reaching this host, since buffer {silence.since}"
             if silence.is_new
             else "no multicast reaches this host",
@@ -302,7 +306,7 @@ class Route:
         """The others go on without this client, which fetches the rest."""
         if self._reception is None:
             return
-        _log.info("going on by TCP, at this host's own pace")
+        _log.info("going on by TCP, at this host's own pace", event="host-detached")
         self._leave_group()
         fetching = self._fetching
         if fetching is not None and not fetching.ended.called:

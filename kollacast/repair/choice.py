@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from kollacast.repair.forecast import Ahead
 from kollacast.repair.parity import ParityEncoder
-from kollacast.repair.scheme import WORTH, Demand, Offer, Slices
+from kollacast.repair.scheme import WORTH, Demand, Made, Offer, Slices
 from kollacast.repair.xor import XorEncoder
 
 #: Parity has to spare so much of its own packets against combinations, which cost less work.
@@ -18,6 +21,10 @@ class Choice:
     def __init__(self, capacity: int) -> None:
         self._xor = XorEncoder(capacity)
         self._parity = ParityEncoder(capacity)
+
+    def ahead(self, payloads: Sequence[memoryview], ahead: Ahead) -> Slices[Made]:
+        """What leaves behind a buffer of these packets unasked."""
+        return self._parity.make(payloads, *ahead)
 
     def plan(self, demand: Demand) -> Slices[Offer | None]:
         """How a demand is met best; None where that is by TCP."""

@@ -20,14 +20,14 @@ from kollacast.wire.parity import ParityRun, orders, places, span
 from kollacast.wire.recipes import parity_seq
 
 #: Packets beyond those that a client lacks, so that nearly all clients can solve at once.
-_EXTRA = 8
+EXTRA = 8
 #: Rows that each packet is in, in a run of up to so many rows and in a longer one, if none is lost.
 #: Then one row in 150, and one in 1000, has nothing that a worst client lacks, and tells nothing.
 _LAYERS = 5
 _FEW_ROWS = 256
 _MORE_LAYERS = 7
 #: The most rows that a client is made to solve for, which takes it as many squared.
-_MOST_ROWS = 768
+MOST_ROWS = 768
 #: Where a client loses more, another way is better.
 _MOST_LOSS = 0.5
 #: Of the clients that lack most, so many may be left to TCP.
@@ -59,14 +59,38 @@ class ParityEncoder:
         best: _ParityOffer | None = None
         for lacking in dict.fromkeys(counts[: _OUTLIERS + 1]):
             loss = lacking / demand.packets if demand.loss is None else demand.loss
-            if not 0 < lacking <= min(_MOST_ROWS, demand.packets) or loss > _MOST_LOSS:
+            if not 0 < lacking <= min(MOST_ROWS, demand.packets) or loss > _MOST_LOSS:
                 continue
-            rows = math.ceil((lacking + _EXTRA) / (1 - loss))
+            rows = math.ceil((lacking + EXTRA) / (1 - loss))
             by_tcp = sum(count - lacking for count in counts[:_OUTLIERS] if count > lacking)
             if best is None or rows + by_tcp / WORTH < best.coded + best.by_tcp / WORTH:
                 best = _ParityOffer(self, demand, loss, rows, by_tcp)
         yield
         return best
+
+    def make(self, payloads: Sequence[memoryview], count: int, loss: float) -> Slices[Made]:
+        """So many parity packets of these of a buffer, such a share of which is lost."""
+        run = ParityRun(parity_seq(self.packets), count, _layers(count, loss))
+        self.packets += count
+        values: list[int] = []
+        for start in range(0, len(payloads), _READ_SLICE):
+            part = payloads[start : start + _READ_SLICE]
+            values += [int.from_bytes(payload, "little") for payload in part]
+            yield
+        rows = _Rows(run, len(payloads))
+        yield from rows.arrange(values)
+        made: list[bytes] = []
+        added = 0
+        for index in range(count):
+            made.append(rows.total(index).to_bytes(self.capacity, "little"))
+            added += rows.work
+            if added >= _SUM_SLICE:
+                added = 0
+                yield
+        # Where the seqs go round there are two runs.
+        whole = min(parity_seq(-1) - run.first + 1, count)
+        runs = [(run.first, made[:whole]), (parity_seq(0), made[whole:])]
+        return Made([r for r in runs if r[1]], run)
 
 
 class _ParityOffer:
@@ -84,33 +108,11 @@ class _ParityOffer:
         self.cost = float(rows + by_tcp)
         # Whoever lacks too much asks for it once it has these.
         self.direct: Sequence[Sequence[int]] = [()] * len(demand.wanted)
-        self._layers = _layers(rows, loss)
         self._encoder = encoder
-        self._demand = demand
+        self._payloads = demand.payloads
 
     def make(self) -> Slices[Made]:
-        encoder, demand = self._encoder, self._demand
-        run = ParityRun(parity_seq(encoder.packets), self.coded, self._layers)
-        encoder.packets += self.coded
-        values: list[int] = []
-        for start in range(0, demand.packets, _READ_SLICE):
-            part = demand.payloads[start : start + _READ_SLICE]
-            values += [int.from_bytes(payload, "little") for payload in part]
-            yield
-        rows = _Rows(run, demand.packets)
-        yield from rows.arrange(values)
-        payloads: list[bytes] = []
-        added = 0
-        for index in range(run.count):
-            payloads.append(rows.total(index).to_bytes(encoder.capacity, "little"))
-            added += rows.work
-            if added >= _SUM_SLICE:
-                added = 0
-                yield
-        # Where the seqs go round there are two runs.
-        whole = min(parity_seq(-1) - run.first + 1, run.count)
-        runs = [(run.first, payloads[:whole]), (parity_seq(0), payloads[whole:])]
-        return Made([r for r in runs if r[1]], run)
+        return self._encoder.make(self._payloads, self.coded, self.loss)
 
 
 class _Rows:

@@ -65,11 +65,11 @@ class ControlStream:
         """The number of the last notice."""
         return self._oldest + len(self._notices) - 1
 
-    def post(self, notice: Notice, buffer_id: int) -> None:
-        """Tell all clients, of a buffer."""
+    def post(self, notice: Notice, buffer_id: int, *more: Notice) -> None:
+        """Tell all clients of a buffer, all of it at once."""
         if self._is_stopped:
             return
-        self._notices.append((notice, buffer_id))
+        self._notices.extend((each, buffer_id) for each in (notice, *more))
         self._repeats = 0
         for hearer in list(self._asking):
             known = self._asking.pop(hearer, None)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
+from kollacast.packets.losses import NOTHING_LOST, Lost
 from kollacast.sending.barrier import ClientGroup, Phase
 from kollacast.sending.control import ControlStream
 from kollacast.sending.reach import Listener
@@ -169,7 +170,7 @@ class Member:
         self._ready.append(ctl)
         self._answered(Phase.ANNOUNCE)
 
-    def done(self) -> None:
+    def done(self, lost: Lost = NOTHING_LOST) -> None:
         if not self._sent or not self._ready:
             raise WireError("DONE for a buffer that was not sent")
         _ctl, since = self._sent.popleft()
@@ -178,7 +179,7 @@ class Member:
         self.packets_done = ctl.packet_id_base + ctl.pkt_count
         if not self._sent:
             self._close_requests()
-        self._repairs.done(self, ctl.buffer_id)
+        self._repairs.done(self, ctl.buffer_id, lost)
         if ctl.is_end:
             # At once: who has kept all need not wait for the others to bring it to disk.
             self.client.kept_all()
@@ -194,8 +195,26 @@ class Member:
         self._credit = credit
         while self._announced and self._announced[0][0].buffer_id <= self._room:
             self.ready()
-        for _ in range(credit.done - said.done):
-            self.done()
+        for lost in self._lost(credit, credit.done - said.done):
+            self.done(lost)
+
+    def _lost(self, credit: Credit, buffers: int) -> list[Lost]:
+        """What was lost of each of so many buffers that are closed at once.
+
+        Of each the same share: which of them it was is not said.
+        """
+        if buffers > len(self._sent):
+            raise WireError("DONE for a buffer that was not sent")
+        packets = [ctl.pkt_count for ctl, _ in islice(self._sent, buffers)]
+        total = sum(packets)
+        if credit.lost > total:
+            raise WireError(f"{credit.lost} packets lost of {total}")
+        if not credit.lost or buffers == 1:
+            return [Lost(credit.lost, credit.runs)] * buffers
+        return [
+            Lost(round(credit.lost * some / total), round(credit.runs * some / total))
+            for some in packets
+        ]
 
     def ask(self, known: int) -> None:
         """It has missed control packets, and knows of what has this number."""

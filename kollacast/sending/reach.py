@@ -53,7 +53,12 @@ class Reach:
             if client in self._lost:
                 self._lost.discard(client)
                 self._is_none_said = False
-                _log.info("multicast reaches client {name} again", name=client.name)
+                _log.info(
+                    "multicast reaches client {name} again",
+                    event="client-reached-again",
+                    name=client.name,
+                    buffer=ctl.buffer_id,
+                )
             return
         if ctl.pkt_count < _MANY_PACKETS:
             return
@@ -64,9 +69,11 @@ class Reach:
                 _log.warn(
                     "{what} client {name}, since {count} buffers: it gets all by TCP, and the"
                     " others wait for it",
+                    event="client-unreached",
                     what=self.what(client),
                     name=client.name,
                     count=count,
+                    buffer=ctl.buffer_id,
                 )
 
     def is_deaf(self, client: Listener) -> bool:
@@ -100,5 +107,6 @@ class Reach:
             "multicast reaches none of {count} clients any more; all goes by TCP. Check that a"
             " switch which snoops on IGMP has a querier, and that no firewall or router drops UDP"
             " to the group",
+            event="multicast-unheard",
             count=count,
         )

@@ -146,7 +146,12 @@ class ReadAhead:
             )
             if not self._allocated:
                 raise MemoryError(why) from None
-            _log.warn("{why}. Going on with {count}", why=why, count=self._allocated)
+            _log.warn(
+                "{why}. Going on with {count}",
+                event="memory-short",
+                why=why,
+                count=self._allocated,
+            )
             self._unallocated = 0
         else:
             self._unallocated -= 1

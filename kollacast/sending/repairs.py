@@ -10,29 +10,27 @@ once; the rate control is told of those that came late when all have come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from operator import sub
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.task import deferLater
 
 from kollacast.congestion import CongestionControl
 from kollacast.events.guard import Guard
-from kollacast.packets.buffer import PacketBuffer
+from kollacast.packets.losses import Lost, lost_of
 from kollacast.repair import Choice
-from kollacast.repair.scheme import Demand, Slices
+from kollacast.repair.forecast import Forecast
+from kollacast.repair.scheme import Demand
 from kollacast.sending.answer_times import MOST_S, AnswerTimes
+from kollacast.sending.coding import Coding, Over
+from kollacast.sending.losses import Loser, Losses
 from kollacast.sending.plan import Plan
-from kollacast.sending.reach import Listener, Reach
+from kollacast.sending.reach import Reach
 from kollacast.sending.window import Flight, Window
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol
 from kollacast.wire.messages import Notice, Repaired
-
-_T = TypeVar("_T")
 
 #: Seconds for which nobody has asked, before it is held that all have who will.
 _QUIET_S = 0.02
@@ -46,13 +44,9 @@ _SAMPLE = 48
 _MANY_CLIENTS = 16
 
 
-class Requester(Hashable, Protocol):
+class Requester(Loser, Protocol):
     """A client that lacks packets."""
 
-    decodes: bool
-
-    @property
-    def client(self) -> Listener: ...
     def repair(self, seqs: Sequence[int]) -> None: ...  # send it these by TCP
     def repaired(self) -> None: ...  # what it has asked for has been multicast
 
@@ -77,13 +71,9 @@ class _Repair:
     """What is known of one buffer since its SENT."""
 
     flight: Flight
-    unheard: set[Requester]  #: who has said nothing of it yet
+    losses: Losses[Requester]
     gathering: _Gathering = field(init=False)
     rounds: int = 1
-    #: How many packets each client lacked, and in how many runs, that the rate control does not
-    #: know of; and whether it has been told of the others.
-    lost: dict[Requester, tuple[int, float]] = field(default_factory=dict)
-    is_reported: bool = False
     loss: float | None = None  #: the share of packets that the worst of the served lost
     #: For whom coded packets are made, or under way.
     serving: set[Requester] = field(default_factory=set)
@@ -110,24 +100,55 @@ class Repairs:
         #: The buffers in flight.
         self.window = Window(plan.window + plan.dialect.announced_ahead)
         self.reach = Reach(plan.window)
-        self._sender = sender
         self._pacer = pacer
         self._control = control
         self._guard = guard
         self._repairs: dict[int, _Repair] = {}
         self._choice = Choice(plan.capacity)
+        self._forecast = Forecast()
+        self._coding = Coding(clock, sender, plan.capacity)
         # Whoever asks again has solved before for what it lacks.
         self._first_times, self._later_times = AnswerTimes(), AnswerTimes()
-        self.packets_coded = 0
+        #: Repairs that left by TCP.
         self.packets_resent = 0
         #: How often clients have been told to ask anew.
         self.rounds_told = 0
+        self._is_stopped = False
+
+    @property
+    def packets_coded(self) -> int:
+        """How many coded packets were multicast."""
+        return self._coding.packets
+
+    async def send_ahead(self, flight: Flight) -> None:
+        """Make parity while the buffer of ``flight`` leaves, and let it follow.
+
+        Returns once it has left; there is none where nobody is expected to need it.
+        """
+        ctl = flight.buffer.ctl
+        if ctl.is_end or not self.plan.coding:
+            return
+        ahead = self._forecast.ahead(ctl.pkt_count)
+        if not ahead.rows:
+            return
+        work = self._choice.ahead(flight.buffer.slots(0, ctl.pkt_count), ahead)
+        try:
+            made = await self._coding.make(work, lambda: not self._is_stopped)
+        except Over:
+            return
+        await self._coding.send(made, urgent=False)
+        flight.ahead, flight.ahead_loss = made.parity, ahead.loss
 
     def begin(self, flight: Flight, clients: Sequence[Requester]) -> None:
         """``flight`` has been multicast, and ``clients`` are told now."""
         if flight.buffer.ctl.is_end:
             return
-        current = _Repair(flight, set(clients))
+        losses = Losses(flight, clients, self._control, self.reach, self._forecast)
+        current = _Repair(flight, losses)
+        if flight.ahead.count:
+            # Who hears first that the buffer is sent asks for all, and then anew.
+            self.rounds_told += 1
+            current.loss = flight.ahead_loss
         self._repairs[flight.buffer.ctl.buffer_id] = current
         self._gather(current, self._first_times, clients)
 
@@ -137,12 +158,12 @@ class Repairs:
         if current is None:
             client.repair(seqs)
             return
-        is_first = client in current.unheard
+        is_first = client in current.losses.unheard
         if is_first:
-            # In a run, seqs and their places in the request count up alike.
-            part = seqs[:_SAMPLE]
-            runs = len(set(map(sub, part, range(len(part)))))
-            self._hear(current, client, (len(seqs), runs * len(seqs) / len(part)))
+            # A part tells whether they come in runs.
+            part = lost_of(seqs[:_SAMPLE])
+            runs = max(part.runs * len(seqs) // part.packets, 1)
+            current.losses.asked(client, Lost(len(seqs), runs))
         gathering = current.gathering
         decodes = client.decodes and self.plan.coding
         if client in gathering.unheard:
@@ -157,13 +178,12 @@ class Repairs:
             client.repair(seqs)
         self._decide_if_all(current)
 
-    def done(self, client: Requester, buffer_id: int) -> None:
-        """``client`` has the whole buffer."""
+    def done(self, client: Requester, buffer_id: int, lost: Lost) -> None:
+        """``client`` has the whole buffer, of which it had lost that."""
         current = self._repairs.get(buffer_id)
         if current is None:
             return
-        if client in current.unheard:
-            self._hear(current, client, (0, 0))
+        current.losses.closed(client, lost)
         current.gathering.unheard.discard(client)
         self._decide_if_all(current)
 
@@ -181,17 +201,15 @@ class Repairs:
         self._control.forget(client)
         for current in list(self._repairs.values()):
             current.gathering.wanted.pop(client, None)
-            current.lost.pop(client, None)
             current.late.pop(client, None)
             current.serving.discard(client)
-            if client in current.unheard:
-                current.unheard.discard(client)
-                self._report_if_all(current)
+            current.losses.left(client)
             current.gathering.unheard.discard(client)
             self._decide_if_all(current)
 
     def stop(self) -> None:
         """The session is over."""
+        self._is_stopped = True
         for current in list(self._repairs.values()):
             self.end(current.flight)
 
@@ -232,9 +250,9 @@ class Repairs:
         again_s = MOST_S - waited_s
         if gathering.wanted:
             again_s = min(again_s, asked_s[-1] + _QUIET_S - waited_s)
-        elif not current.is_reported:
+        elif not current.losses.is_reported:
             # Nobody may have lost anything, and that is known of those who have said so.
-            self._report(current)
+            current.losses.report()
         # A clock may not be able to tell less than a tick.
         if again_s < _TICK_S:
             if gathering.seen == len(asked_s):
@@ -246,34 +264,9 @@ class Repairs:
             again_s = 0.0
         gathering.end = self._guard.call_later(self._clock, again_s, self._look, current)
 
-    def _hear(self, current: _Repair, client: Requester, lost: tuple[int, float]) -> None:
-        current.unheard.discard(client)
-        current.lost[client] = lost
-        if current.flight.has_left:
-            ctl = current.flight.buffer.ctl
-            client.client.lacked(lost[0], ctl.pkt_count)
-            self.reach.answered(client.client, lost[0], ctl)
-        self._report_if_all(current)
-
-    def _report_if_all(self, current: _Repair) -> None:
-        if current.is_reported and not current.unheard:
-            self._report(current)
-
     def _decide_if_all(self, current: _Repair) -> None:
         if current.gathering.is_open and not current.gathering.unheard:
             self._decide(current)
-
-    def _report(self, current: _Repair) -> None:
-        current.is_reported = True
-        flight = current.flight
-        if flight.sent_bps and current.lost:
-            packets = flight.buffer.ctl.pkt_count
-            losses: dict[Hashable, float] = {c: n / packets for c, (n, _) in current.lost.items()}
-            bursts: dict[Hashable, float] = {
-                c: n / runs for c, (n, runs) in current.lost.items() if runs
-            }
-            self._control.report(flight.epoch, flight.sent_bps, packets, losses, bursts)
-        current.lost.clear()
 
     def _close(self, gathering: _Gathering) -> None:
         """Nobody is waited for any more."""
@@ -291,8 +284,8 @@ class Repairs:
     def _decide(self, current: _Repair) -> None:
         gathering = current.gathering
         self._close(gathering)
-        if not current.is_reported:
-            self._report(current)
+        if not current.losses.is_reported:
+            current.losses.report()
         # Whom nothing reaches any more, these would not reach, either.
         deaf = self.reach.is_deaf
         decoding = [client for client in gathering.wanted if not deaf(client.client)]
@@ -311,7 +304,7 @@ class Repairs:
         current.serving = set(wanted)
         try:
             told = await self._make(current, wanted)
-        except _Over:
+        except Over:
             # Late datagrams have brought all, and the buffer is another one now: nobody asks anew.
             for client in (*wanted, *current.late):
                 client.repaired()
@@ -337,13 +330,17 @@ class Repairs:
     async def _make(
         self, current: _Repair, wanted: dict[Requester, tuple[int, ...]]
     ) -> Repaired | None:
-        """Make it and send it; None where all goes by TCP.  Raises _Over."""
+        """Make it and send it; None where all goes by TCP.  Raises Over."""
         buffer = current.flight.buffer
         ctl = buffer.ctl
         requests = list(wanted.values())
         packets = buffer.slots(0, ctl.pkt_count)
         demand = Demand(ctl.packet_id_base, packets, requests, current.loss)
-        offer = await self._in_slices(current, self._choice.plan(demand))
+
+        def is_needed() -> bool:
+            return self._repairs.get(ctl.buffer_id) is current
+
+        offer = await self._coding.make(self._choice.plan(demand), is_needed)
         direct = requests if offer is None else offer.direct
         for client, lacking in zip(wanted, direct, strict=True):
             if lacking:
@@ -352,38 +349,11 @@ class Repairs:
             return None
         if current.loss is None:
             current.loss = offer.loss
-        made = await self._in_slices(current, offer.make())
-        leaving: list[Deferred[float]] = []
-        capacity = self.plan.capacity
-        for seq, payloads in made.runs:
-            self.packets_coded += len(payloads)
-            # Full packets, which count up from the first one.
-            coded = PacketBuffer(capacity, len(payloads))
-            coded.payload[:] = b"".join(payloads)
-            coded.announce(0, seq, len(coded.payload))
-            leaving.append(self._sender.multicast(coded, urgent=True))
-        for left in leaving:
-            await left
-        if not self._is_current(current):
-            raise _Over
-        run = made.parity
-        return Repaired(ctl.buffer_id, run.first, run.count, run.layers)
-
-    async def _in_slices(self, current: _Repair, work: Slices[_T]) -> _T:
-        """Do it with the reactor's turn in between.  Raises _Over where nobody needs it by then."""
-        while True:
-            try:
-                next(work)
-            except StopIteration as stop:
-                found: _T = stop.value
-                return found
-            await deferLater(self._clock, 0)
-            if not self._is_current(current):
-                work.close()
-                raise _Over
-
-    def _is_current(self, current: _Repair) -> bool:
-        return self._repairs.get(current.flight.buffer.ctl.buffer_id) is current
+        made = await self._coding.make(offer.make(), is_needed)
+        await self._coding.send(made, urgent=True)
+        if not is_needed():
+            raise Over
+        return Repaired.of(ctl.buffer_id, made.parity)
 
     def _gather_again(self, current: _Repair, clients: Sequence[Requester]) -> None:
         """Those who ask again are many, or few and served by TCP."""
@@ -392,7 +362,3 @@ class Repairs:
         current.rounds += 1
         self._measure(current.gathering)
         self._gather(current, self._later_times, clients)
-
-
-class _Over(Exception):
-    """All clients have the buffer, or are out."""

@@ -31,7 +31,7 @@ from kollacast.sending.window import Flight
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol
 from kollacast.transport.worker import Worker
-from kollacast.wire.messages import BufferCtl, Notice, Sent
+from kollacast.wire.messages import BufferCtl, Notice, Repaired, Sent
 from kollacast.wire.structures import SEQ_LIMIT
 
 _log = Logger()
@@ -137,18 +137,7 @@ class Transfer:
     def send(self) -> Deferred[bool]:
         """Fires when it is multicast and all are told; with False for the one that is the end."""
         flight, _ready = self._next.popleft()
-        buffer = flight.buffer
-        members = [member for member in self._chain.members if member.takes(buffer.ctl)]
-        self._pacer.rate_bps = self._control.rate_bps
-        flight.epoch = self._control.epoch
-        clients = [member.client for member in members]
-        if self.repairs.reach.is_in_vain(clients, buffer.ctl.buffer_id):
-            self._sender.withhold(buffer)
-            flight.has_left = False
-        # With nobody in step, the image is only read.
-        is_heard = members and flight.has_left
-        leaving = self._sender.multicast(buffer) if is_heard else succeed(0.0)
-        return leaving.addCallback(self._sent, flight, members)
+        return Deferred.fromCoroutine(self._send(flight))
 
     def prove(self) -> Deferred[None]:
         """Fires when every member has all, and has reported so."""
@@ -184,7 +173,7 @@ class Transfer:
         except (UnexpectedImage, MemoryError) as error:
             raise CannotSend(str(error)) from None
         told = " ".join(f"{name}:{value.hex()}" for name, value in self.digests.items())
-        _log.info("all of the image is read: {digests}", digests=told)
+        _log.info("all of the image is read: {digests}", event="image-read", digests=told)
         self._digest_known.fire(self.digests[self.plan.digest])
 
     async def _announce_ahead(self) -> None:
@@ -217,9 +206,9 @@ class Transfer:
     def _enter(self, member: Member, known: int) -> None:
         member.enter(self._chain.join(member), self.repairs, self._notices, known)
 
-    def _post(self, notice: Notice, buffer_id: int) -> None:
+    def _post(self, notice: Notice, buffer_id: int, *more: Notice) -> None:
         if self._notices is not None:
-            self._notices.post(notice, buffer_id)
+            self._notices.post(notice, buffer_id, *more)
 
     def _begin(self, flight: Flight) -> Deferred[None]:
         return self._chain.begin(Phase.ANNOUNCE, flight.buffer.ctl)
@@ -229,20 +218,38 @@ class Transfer:
             prepared, self._prepared = self._prepared, None
             prepared.callback(None)
 
-    def _sent(self, sent_bps: float, flight: Flight, members: Sequence[Member]) -> bool:
+    async def _send(self, flight: Flight) -> bool:
         ctl = flight.buffer.ctl
+        members = [member for member in self._chain.members if member.takes(ctl)]
+        self._pacer.rate_bps = self._control.rate_bps
+        flight.epoch = self._control.epoch
+        clients = [member.client for member in members]
+        if self.repairs.reach.is_in_vain(clients, ctl.buffer_id):
+            self._sender.withhold(flight.buffer)
+            flight.has_left = False
+        # With nobody in step, the image is only read.
+        if members and flight.has_left:
+            leaving = self._sender.multicast(flight.buffer)
+            following = Deferred.fromCoroutine(self.repairs.send_ahead(flight))
+            flight.sent_bps = await leaving
+            await following
         flight.sent = True
-        flight.sent_bps = sent_bps
         flight.has_left = flight.has_left and not self._sender.is_refused
-        if sent_bps:
-            self._sizing.sent(sent_bps)
+        if flight.sent_bps:
+            self._sizing.sent(flight.sent_bps)
         self.repairs.begin(flight, members)
         self.bytes_done += ctl.buffer_size
-        packets = ctl.pkt_count if flight.has_left else 0
-        self._post(Sent(ctl.buffer_id, packets), ctl.buffer_id)
+        self._tell_sent(flight)
         self._through = self._chain.begin(Phase.SENT, ctl)
         self._through.addCallback(lambda _: self._retire(flight)).addErrback(self._guard.failed)
         return not ctl.is_end
+
+    def _tell_sent(self, flight: Flight) -> None:
+        buffer_id = flight.buffer.ctl.buffer_id
+        packets = flight.buffer.ctl.pkt_count if flight.has_left else 0
+        # Together, for who lacks something is to solve for it before it asks.
+        repaired = [Repaired.of(buffer_id, flight.ahead)] if flight.ahead.count else []
+        self._post(Sent(buffer_id, packets), buffer_id, *repaired)
 
     def _retire(self, flight: Flight) -> None:
         self.window.flights.remove(flight)

@@ -9,6 +9,7 @@ from twisted.internet.defer import DeferredSemaphore
 
 from kollacast.congestion.control import FIRST_EPOCH, Epoch
 from kollacast.packets.buffer import PacketBuffer
+from kollacast.wire.parity import NO_PARITY, ParityRun
 
 
 @dataclass(slots=True, eq=False)
@@ -17,7 +18,8 @@ class Flight:
 
     ``epoch`` is the congestion control's when it began to leave, and ``sent_bps``
     how fast it did, 0 while that is not known.  ``has_left`` says that it was
-    multicast, and that the kernel took it.
+    multicast, and that the kernel took it; ``ahead`` is the parity that left behind it
+    unasked, and ``ahead_loss`` the share of it that was expected to be lost.
     """
 
     buffer: PacketBuffer
@@ -25,6 +27,8 @@ class Flight:
     epoch: Epoch = FIRST_EPOCH
     sent_bps: float = 0.0
     has_left: bool = True
+    ahead: ParityRun = NO_PARITY
+    ahead_loss: float = 0.0
 
 
 class Window:

@@ -156,7 +156,11 @@ class ClientFactory(ServerFactory):
     def _build(self, address: str) -> ClientProtocol | None:
         if len(self.connections) >= self._max_connections:
             # Who is turned away holds its descriptor until the reactor's next turn.
-            _log.info("{address} is no client: too many come at once", address=address)
+            _log.info(
+                "{address} is no client: too many come at once",
+                event="too-many-connections",
+                address=address,
+            )
             return None
         connection = ClientProtocol(self._host, self._lobby, address)
         self.connections[connection] = None

@@ -43,6 +43,11 @@ class Credentials:
             failsafe=config.failsafe,
         )
 
+    @property
+    def session(self) -> str | None:
+        """What tells this session from all others; None in a dialect that has no word for it."""
+        return self.greeting.session if isinstance(self.greeting, Greeting) else None
+
     def greet(self, nonce: str, now: Situation) -> bytes:
         """The first message to a client that comes ``now``."""
         greeting = self.greeting

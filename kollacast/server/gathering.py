@@ -61,16 +61,23 @@ class Gathering:
         self._roster.forget(client)
         self._roster.given_up.append(client.record)
         wait_s = self._config.client_timeout_s
-        text = "waiting {wait_s:g} s for client {name} to be started again"
-        _log.warn(text, wait_s=wait_s, name=client.name)
+        _log.warn(
+            "waiting {wait_s:g} s for client {name} to be started again",
+            event="client-gave-up",
+            wait_s=wait_s,
+            name=client.name,
+            host=client.record.name,
+        )
         self._set("given up", wait_s, self._start_without_who_gave_up)
 
     def start_now(self) -> None:
         """Start with those who came, however few; where there is nobody, a line says so."""
         if self._gathered is None:
-            _log.warn("asked to start now: the session has started already")
+            _log.warn("asked to start now: the session has started already", event="start-late")
         elif not len(self._roster):
-            _log.warn("asked to start now: no client has come yet, still waiting")
+            _log.warn(
+                "asked to start now: no client has come yet, still waiting", event="start-early"
+            )
         else:
             self._start_without_the_rest()
 
@@ -121,7 +128,12 @@ class Gathering:
 
     def _start_without_the_rest(self) -> None:
         here, expected = len(self._roster), self._config.clients
-        _log.warn("starting with {here} of {expected} clients", here=here, expected=expected)
+        _log.warn(
+            "starting with {here} of {expected} clients",
+            event="start-incomplete",
+            here=here,
+            expected=expected,
+        )
         self._start()
 
     def _start(self) -> None:
@@ -133,15 +145,21 @@ class Gathering:
     def _remind(self) -> None:
         here, expected, pid = len(self._roster), self._config.clients, os.getpid()
         if here:
-            what = (
-                f"{expected - here} of {expected} are missing; here:"
-                f" {self._roster.names(_MOST_NAMES)}. To start now without the rest:"
-                f" kill -USR2 {pid}"
+            _log.info(
+                "waiting for clients: {missing} of {expected} are missing; here: {names}. To start"
+                " now without the rest: kill -USR2 {pid}",
+                event="waiting",
+                missing=expected - here,
+                expected=expected,
+                names=self._roster.names(_MOST_NAMES),
+                pid=pid,
             )
         else:
-            what = (
-                f"none of {expected} has come yet. Once one has, kill -USR2 {pid} starts without"
-                " the rest"
+            _log.info(
+                "waiting for clients: none of {expected} has come yet. Once one has, kill -USR2"
+                " {pid} starts without the rest",
+                event="waiting",
+                expected=expected,
+                pid=pid,
             )
-        _log.info("waiting for clients: {what}", what=what, pid=pid)
         self._set("reminder", _REMIND_S[1], self._remind)

@@ -278,7 +278,10 @@ class Participant:
         if isinstance(admitted, Refused):
             if admitted.note is not None:
                 _log.warn(
-                    "{address} is refused: {note}", address=self.record.address, note=admitted.note
+                    "{address} is refused: {note}",
+                    event="client-refused",
+                    address=self.record.address,
+                    note=admitted.note,
                 )
             self.talk.refuse(admitted.reason, admitted.later)
         elif isinstance(admitted, InStep):
@@ -299,7 +302,12 @@ class Participant:
         self.connection.close()
 
     def turn_away(self, reason: str, how: Departure) -> None:
-        _log.info("{address} is no client: {reason}", address=self.record.address, reason=reason)
+        _log.info(
+            "{address} is no client: {reason}",
+            event="no-client",
+            address=self.record.address,
+            reason=reason,
+        )
         if how is Departure.PUT_OUT:
             self._tell_and_close(reason)
         else:
@@ -335,7 +343,13 @@ class Participant:
     def leave_step(self, reason: str) -> None:
         member, self.member = self.member, None
         assert member is not None
-        _log.warn("client {name} goes on by itself: {reason}", name=self.name, reason=reason)
+        _log.warn(
+            "client {name} goes on by itself: {reason}",
+            event="client-detached",
+            name=self.name,
+            host=self.record.name,
+            reason=reason,
+        )
         self._proof.leave_step()
         self._take_down(member)
         self._serve(reason)
@@ -394,12 +408,21 @@ class Participant:
 
     def put_out(self, reason: str, how: Departure) -> None:
         if self.is_unidentified:
-            address = self.record.address
-            text = "{address} does not count as a client: {reason}"
-            _log.warn(text, address=address, reason=reason)
+            _log.warn(
+                "{address} does not count as a client: {reason}",
+                event="client-uncounted",
+                address=self.record.address,
+                reason=reason,
+            )
         else:
             self.record.reason = reason
-            _log.warn("client {name} is out: {reason}", name=self.name, reason=reason)
+            _log.warn(
+                "client {name} is out: {reason}",
+                event="client-out",
+                name=self.name,
+                host=self.record.name,
+                reason=reason,
+            )
         self._tell_and_close(reason)
         self.leave(how)
 

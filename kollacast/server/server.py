@@ -70,7 +70,7 @@ class Server:
     ) -> None:
         engine, warning = best_crc32c()
         if warning:
-            _log.warn("{warning}", warning=warning)
+            _log.warn("{warning}", event="checksum-slow", warning=warning)
         self._reactor = reactor
         self._config = config
         self._source = source
@@ -101,6 +101,11 @@ class Server:
         self._ports: list[Port] = []
         self._ended_at: float | None = None
         self._finished: Deferred[Outcome] = Deferred()
+
+    @property
+    def session(self) -> str | None:
+        """What tells this session from all others, where the dialect has a word for it."""
+        return self._session.credentials.session
 
     # The run as a whole.
 
@@ -198,7 +203,9 @@ class Server:
         ending = [maybeDeferred(stop) for stop in stops]
         for end in ending:
             # Whatever cannot be closed, the run is over.
-            end.addErrback(lambda failure: _log.failure("while ending", failure=failure))
+            end.addErrback(
+                lambda failure: _log.failure("while ending", failure=failure, event="ending-failed")
+            )
         ended = DeferredList(ending).addCallback(lambda _: self.snapshot().outcome(reason))
         # What fails here, too, ends the run: nobody else would.
         ended.chainDeferred(self._finished)

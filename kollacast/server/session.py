@@ -118,8 +118,14 @@ class Session:
     def joined(self, client: Participant) -> None:
         self.roster.join(client)
         here, expected = len(self.roster), self._config.clients
-        text = "client {name} is in: {here} of {expected}"
-        _log.info(text, name=client.name, here=here, expected=expected)
+        _log.info(
+            "client {name} is in: {here} of {expected}",
+            event="client-in",
+            name=client.name,
+            host=client.record.name,
+            here=here,
+            expected=expected,
+        )
         self.gathering.came()
         if client.member is not None and self.stage is not Stage.GATHERING:
             self.stream.join(client.member)
@@ -186,7 +192,7 @@ class Session:
         if isinstance(error, CannotSend):
             self.stop(str(error))
         else:
-            _log.failure("an error of the program", failure=failure)
+            _log.failure("an error of the program", failure=failure, event="program-error")
             self.stop(f"an error of the program: {error!r}")
 
     # Parts of it.

@@ -105,7 +105,7 @@ class StatusSite:
             self._board.look(outcome)
             self._viewers.tell()
         except Exception:
-            _log.failure("cannot show the status")
+            _log.failure("cannot show the status", event="status-failed")
 
     # What is found where.
 

@@ -93,6 +93,7 @@ class MulticastPort(udp.MulticastPort):
         if refused is not None:
             _log.warn(
                 "the kernel cannot keep to multicast from {source} ({why}): taking everybody's",
+                event="any-source",
                 source=source,
                 why=refused.strerror,
             )

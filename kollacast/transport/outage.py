@@ -68,6 +68,7 @@ class Outage:
         _log.warn(
             "the kernel refuses to multicast: {why}. Trying again; what does not get out goes by"
             " TCP",
+            event="multicast-refused",
             why=why,
         )
 
@@ -77,5 +78,6 @@ class Outage:
         if self._is_said:
             _log.info(
                 "multicast leaves again, after {seconds:.1f} s",
+                event="multicast-leaves-again",
                 seconds=self._clock.seconds() - self._began_at,
             )

@@ -38,8 +38,11 @@ _GATHER_S = 0.050
 _GATHER_LESS_S = 0.003
 #: The same where buffers follow on each other fast.
 _GATHER_LEAST_S = 0.001
-#: So many single datagrams in a row say that the link does not coalesce.
+#: So many single datagrams more than coalesced ones, each of which outweighs some, say that the
+#: link does not coalesce, or that a stranger sends so many that it does not matter; and then so
+#: many in a row that none is left from before.
 _SINGLES = 128
+_OUTWEIGHED = 8
 
 
 class MulticastReceiver(DatagramProtocol):
@@ -62,6 +65,8 @@ class MulticastReceiver(DatagramProtocol):
         self.gather_s = self._gather_most_s = _GATHER_S
         self._read: Callable[[], bool] = self._read_plain
         self._segments: segments.SegmentReceiver
+        # Whether the kernel is asked to coalesce.
+        self._coalesces = True
         self._singles = 0
         self._gathering: IDelayedCall | None = None
 
@@ -185,12 +190,18 @@ class MulticastReceiver(DatagramProtocol):
 
     def _count_singles(self, length: int, segment: int) -> None:
         if segment < length:
+            self._singles = max(self._singles - _OUTWEIGHED, 0) if self._coalesces else 0
+            return
+        self._singles += 1
+        if self._singles < _SINGLES or not frames.available():
+            return
+        if self._coalesces:
+            # What is in the socket stays as it is, and is not for frames' small slots.
+            self._socket.setsockopt(SOL_UDP, UDP_GRO, 0)
+            self._coalesces = False
             self._singles = 0
         else:
-            self._singles += 1
-            if self._singles == _SINGLES and frames.available():
-                self._socket.setsockopt(SOL_UDP, UDP_GRO, 0)
-                self._read = self._read_frames
+            self._read = self._read_frames
 
     def _read_frames(self) -> bool:
         landing = self._intake.landing()
@@ -224,7 +235,11 @@ class _ReceivePort(MulticastPort):
         try:
             self.join(self.group, self.local_ip, self.source)
         except OSError as error:
-            _log.info("cannot join the group again: {error}", error=error.strerror)
+            _log.info(
+                "cannot join the group again: {error}",
+                event="group-not-rejoined",
+                error=error.strerror,
+            )
 
     def why_unreached(self, source: str, mtu: int) -> str | None:
         """What on this host keeps multicast of ``mtu`` bytes from ``source`` out, if it is here."""
@@ -266,6 +281,7 @@ def open_receiver(
         _log.warn(
             "the kernel holds {granted} KiB of multicast, {window} KiB are wanted:"
             " sysctl -w net.core.rmem_max={value}",
+            event="receive-buffer-small",
             granted=granted // 1024,
             window=window // 1024,
             value=window,

@@ -248,7 +248,10 @@ class MulticastProtocol(DatagramProtocol):
             raise
         if self._doubts_segments:
             self._doubts_segments = False
-            _log.info("the kernel takes no segments, and gets packets one by one")
+            _log.info(
+                "the kernel takes no segments, and gets packets one by one",
+                event="segments-refused",
+            )
         if self._outage.is_on:
             self._outage.passed()
         with_last = not job.done if self._descending else sent == left

@@ -131,16 +131,24 @@ class Done(TaggedMessage):
 
 @dataclass(frozen=True, slots=True)
 class Credit(TaggedMessage):
-    """The client has all buffers up to the id ``done``, and room for those up to ``room``."""
+    """The client has all buffers up to the id ``done``, and room for those up to ``room``.
+
+    Of those that it has not told of before it lacked ``lost`` packets once they were sent, in so
+    many ``runs`` of packets that follow on each other.
+    """
 
     tag = Tag.CREDIT
-    layout = "2I"
+    layout = "4I"
     done: int
     room: int
+    lost: int = 0
+    runs: int = 0
 
     def _checked(self) -> Credit:
         if self.room < self.done:
             raise WireError(f"credit up to buffer {self.room} behind buffer {self.done}")
+        if self.runs > self.lost or (self.lost and not self.runs):
+            raise WireError(f"{self.lost} lost packets in {self.runs} runs")
         return self
 
 
@@ -249,6 +257,11 @@ class Repaired(TaggedMessage):
     first: int = 0
     count: int = 0
     layers: int = 0
+
+    @classmethod
+    def of(cls, buffer_id: int, run: ParityRun) -> Repaired:
+        """Of a buffer, with this run of parity packets or none."""
+        return cls(buffer_id, run.first, run.count, run.layers)
 
     @property
     def parity(self) -> ParityRun:

@@ -113,6 +113,14 @@ class PacketCodec:
             fields.byteswap()
         return fields.tobytes()
 
+    def fit(
+        self, headers: bytes | bytearray | memoryview, slot: int, sizes: tuple[int, ...]
+    ) -> bool:
+        """Whether any header from number ``slot`` on says the size that its datagram has."""
+        fields = _run_struct(self.byte_order, len(sizes))
+        said = fields.unpack_from(headers, PACKET_HEADER_SIZE * slot)[2::3]
+        return said == sizes or any(map(eq, said, sizes))
+
     def open(
         self,
         headers: bytes | bytearray | memoryview,
