@@ -178,7 +178,7 @@ class KollacastService(Service):
         page = self._running.page
         ending: Deferred[None] = maybeDeferred(page.end, outcome, at_once=self._is_stopping)
         return ending.addErrback(
-            lambda failure: _log.failure("while ending the page", failure, event="page-failed")
+            lambda failure: _log.failure("while ending the page", failure, event="status-failed")
         )
 
     def _leave(self) -> None:

@@ -100,14 +100,13 @@ def _run(moment: Moment) -> dict[str, Any]:
             }
             for entry in now.holding(HOLD_S)[:MOST_HOLDING]
         ],
-        "history": {"fields": FIELDS, "points": moment.history.rows()},
+        "history": {"fields": list(FIELDS), "points": moment.history.rows()},
     }
 
 
 def _client(now: Snapshot, entry: ClientEntry) -> dict[str, Any]:
     return {
         "state": now.state(entry).value,
-        "packets_done": entry.packets_done,
         "loss": None if entry.account.loss is None else round(entry.account.loss, 5),
         "owes": entry.owes,
         "owed_s": round(entry.owed_s, 1),

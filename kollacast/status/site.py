@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from twisted.web.http import RESPONSES
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
@@ -110,7 +111,7 @@ class StatusSite:
     # What is found where.
 
     def _root(self) -> Resource:
-        root = Resource()
+        root = _Root()
         text, policy = page()
         root.putChild(b"", _Page(text, policy))
         root.putChild(b"events", _Events(self._viewers))
@@ -119,14 +120,38 @@ class StatusSite:
         return root
 
 
+class _Root(Resource):
+    def getChild(self, path: bytes, request: Any) -> Resource:
+        return _Nothing()
+
+    def render(self, request: Any) -> bytes:
+        return _say(request, 404)
+
+
+class _Nothing(Resource):
+    isLeaf = True
+
+    def render(self, request: Any) -> bytes:
+        return _say(request, 404)
+
+
 class _Leaf(Resource):
     isLeaf = True
 
     def render(self, request: Any) -> Any:
         if request.postpath:
-            request.setResponseCode(404)
-            return b""
+            return _say(request, 404)
+        if request.method not in (b"GET", b"HEAD"):
+            request.setHeader(b"allow", b"GET, HEAD")
+            return _say(request, 405)
         return super().render(request)
+
+
+def _say(request: Any, code: int) -> bytes:
+    """Answer with what a status code means."""
+    request.setResponseCode(code)
+    request.setHeader(b"content-type", b"text/plain; charset=utf-8")
+    return RESPONSES[code] + b"\n"
 
 
 class _Page(_Leaf):
@@ -183,13 +208,12 @@ class _Events(_Leaf):
 
     def render_GET(self, request: BoundedRequest) -> Any:
         request.setHeader(b"content-type", b"text/event-stream")
-        gone = request.notifyFinish()
-        gone.addBoth(self._gone, request)
-        if not self._viewers.add(request):
-            request.setResponseCode(503)
+        if not self._viewers.has_room:
             request.setHeader(b"retry-after", b"10")
-            return b"too many watch already\n"
+            return _say(request, 503)
+        request.notifyFinish().addBoth(self._gone, request)
         request.stream()
+        self._viewers.add(request)
         return NOT_DONE_YET
 
     def _gone(self, _: Failure | None, request: BoundedRequest) -> None:

@@ -87,18 +87,17 @@ class Viewers:
         self._board = board
         self._viewers: dict[Stream, Viewer] = {}
 
-    def __len__(self) -> int:
-        return len(self._viewers)
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may watch."""
+        return len(self._viewers) < MOST_VIEWERS
 
-    def add(self, stream: Stream) -> bool:
-        """One more begins with all of the last look; False where there are too many."""
-        if len(self._viewers) >= MOST_VIEWERS:
-            return False
+    def add(self, stream: Stream) -> None:
+        """One more begins with all of the last look."""
         viewer = self._viewers[stream] = Viewer(self._clock, stream)
         viewer.tell(self._board)
         if self._board.is_over:
             self._end(stream, viewer)
-        return True
 
     def remove(self, stream: Stream) -> None:
         """It is gone; a no-op where that is known."""
