@@ -38,7 +38,7 @@ class FakeClient:
         task: Deferred[Outcome] = getattr(self, f"_{self._task}")()
         return task
 
-    def progress(self) -> Progress:
+    def progress(self, most_hosts: int = 0) -> Progress:
         return Progress(self._task, 0, None, 0, 0, 0)
 
     def interrupt(self, reason: str) -> Deferred[None]:

@@ -23,6 +23,7 @@ from bench.crowd.passage import Passage
 from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake
+from kollacast.packets.losses import lost_of
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.control import ControlReader
 from kollacast.repair.parity import ParityEncoder
@@ -98,6 +99,15 @@ class _Fate(Losses):
 
     def of(self, first: int, count: int) -> set[int]:
         return self.seqs & set(range(first, first + count))
+
+    def how_many(self, first: int, count: int) -> int:
+        return len(self.of(first, count))
+
+    def in_runs(self, first: int, count: int, lost: int) -> int:
+        return lost_of(sorted(self.of(first, count))).runs
+
+    def which(self, first: int, count: int, lost: int) -> set[int]:
+        return self.of(first, count)
 
     def has_lost(self, number: int) -> bool:
         return number in self.coded
@@ -527,8 +537,34 @@ class LossesTests(TestCase):
         for hits in (lost_coded, 10_000 - left, 10_000 * 500 / (500 + sum(waits))):
             self.assertLess(abs(hits - 500), _SIGMAS * math.sqrt(10_000 * 0.05 * 0.95))
 
+    def test_how_many_and_in_how_many_runs(self) -> None:
+        """As where each packet is drawn for: with a mean and a spread that are the same."""
+        losses = Losses(0.1, "seed")
+        drawn: list[tuple[float, ...]] = []
+        counted: list[tuple[float, ...]] = []
+        chosen: list[tuple[float, ...]] = []
+        for _ in range(2000):
+            drawn.append(lost_of(sorted(losses.of(7, 60))))
+            lost = losses.how_many(7, 60)
+            counted.append((lost, losses.in_runs(7, 60, lost)))
+            which = losses.which(7, 60, lost)
+            self.assertTrue(which <= set(range(7, 67)))
+            chosen.append(lost_of(sorted(which)))
+        for place in (0, 1):
+            values = [[pair[place] for pair in pairs] for pairs in (drawn, counted, chosen)]
+            means = [sum(each) / 2000 for each in values]
+            spread = _deviation([int(value) for value in values[0]])
+            for each, mean in zip(values[1:], means[1:], strict=True):
+                limit = _SIGMAS * spread * math.sqrt(2 / 2000)
+                self.assertLess(abs(mean - means[0]), limit)
+                other = _deviation([int(value) for value in each])
+                self.assertLess(abs(other - spread), 0.15 * spread)
+        self.assertEqual((losses.in_runs(0, 9, 9), losses.in_runs(0, 9, 1)), (1, 1))
+
     def test_none(self) -> None:
         self.assertEqual(Losses(0.0, "").of(0, 1000), set())
+        self.assertEqual(Losses(0.0, "").how_many(0, 1000), 0)
+        self.assertEqual(Losses(0.0, "").in_runs(0, 1000, 0), 0)
         self.assertFalse(Losses(0.0, "").has_lost(0))
 
 
@@ -564,7 +600,7 @@ class DecodingTests(TestCase):
 
     def _coded(self, packets: list[bytes], losses: list[set[int]]) -> list[bytes]:
         wanted = [sorted(lost) for lost in losses]
-        demand = Demand(0, [memoryview(packet) for packet in packets], wanted)
+        demand = Demand(0, memoryview(b"".join(packets)), _CAPACITY, wanted)
         offer = _come_of(XorEncoder(_CAPACITY).plan(demand))
         assert offer is not None
         self.assertEqual(list(map(len, offer.direct)), [0] * len(losses))
@@ -590,7 +626,7 @@ class ParityTests(TestCase):
 
     def test_a_host_solves_with_what_has_come(self) -> None:
         packets = [Random(seq).randbytes(_CAPACITY) for seq in range(300)]
-        demand = Demand(0, [memoryview(packet) for packet in packets[:300]], [range(20)] * 2)
+        demand = Demand(0, memoryview(b"".join(packets)), _CAPACITY, [range(20)] * 2)
         offer = _come_of(ParityEncoder(_CAPACITY).plan(demand))
         assert offer is not None
         made = _come_of(offer.make())
@@ -616,6 +652,34 @@ class ParityTests(TestCase):
             else:
                 self.assertEqual(answers, ["Credit 1 5 20/1"])
             self.assertEqual(server.host.tally.decoded, 20 - needed)
+
+    def test_parity_that_is_there_when_the_buffer_ends(self) -> None:
+        """Nothing is asked for where it mends all, and else only what it leaves."""
+        packets = [Random(seq).randbytes(_CAPACITY) for seq in range(300)]
+        payload = memoryview(b"".join(packets))
+        made = _come_of(ParityEncoder(_CAPACITY).make(payload, 40, 0.1))
+        told = Repaired(1, *_fields(made))
+        for lost, kept in ((range(20), 40), (range(20), 12), (range(0), 40)):
+            server = _Server(_Fate(lost, range(kept, 40)))
+            for datagram in _datagrams(made):
+                server.heard.take(datagram)
+            self.assertEqual(server.tell(_ctl(1, 0, 300)), ["Credit 0 4"])
+            answers = server.tell(_sent(1), told)
+            tally = server.host.tally
+            self.assertEqual((tally.lost, tally.asked_after_sent), (len(lost), 0))
+            needed = tally.asked_after_repaired
+            if kept == 40:
+                self.assertEqual(needed, 0)
+                self.assertEqual(answers, ["Credit 1 5 20/1" if lost else "Credit 1 5"])
+                continue
+            self.assertTrue(8 <= needed <= 14, needed)
+            [asked] = answers
+            seqs = [int(seq) for seq in asked.removeprefix("Request [").rstrip("]").split(",")]
+            self.assertEqual(len(seqs), needed)
+            # It does not solve with the same packets again, though it is told once more.
+            self.assertEqual(server.tell(told), [])
+            said = server.say(*(Packet(seq, 0, b"x") for seq in seqs))
+            self.assertEqual(said, ["Credit 1 5 20/1"])
 
     def test_it_asks_for_as_much_as_a_client(self) -> None:
         """The mean of what is left over, and how often anything is, by rows beyond the unknowns."""

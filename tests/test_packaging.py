@@ -21,7 +21,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 _CHECKOUT = Path(__file__).parent.parent
-_DEPENDENCIES = ("twisted", "automat", "crcmod", "crc32c", "prometheus_client", "tqdm", "zstandard")
+_DEPENDENCIES = ("twisted", "automat", "crcmod", "crc32c", "prometheus_client", "rich", "zstandard")
 _BUILD_TOOLS = ("setuptools", "pip")
 _COMMANDS = ("kollacast-server", "kollacast-client")
 _PATIENCE_S = 600.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -11,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial import unittest
 
+from kollacast import repair
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake
-from kollacast.repair import Choice
+from kollacast.repair import Choice, rows
 from kollacast.repair.elimination import System
 from kollacast.repair.parity import ParityEncoder
 from kollacast.repair.scheme import Demand, Made, Offer, Slices
@@ -218,6 +220,50 @@ def _rank(masks: list[int]) -> int:
     return rank
 
 
+class Sums(unittest.SynchronousTestCase):
+    """Two ways to add up: in whole numbers, and with NumPy once that is loaded."""
+
+    def setUp(self) -> None:
+        self.addCleanup(setattr, rows, "_numpy", rows._numpy)
+
+    def sums(self, run: ParityRun, payload: bytes, capacity: int) -> tuple[object, int]:
+        return _all(rows.sums(run, memoryview(payload), capacity))
+
+    def test_both_add_up_alike(self) -> None:
+        for capacity in (4, 100, 104, 1460):
+            for packets in (1, 2, 7, 300):
+                for count in (1, 3, 40, 400):
+                    for layers in (1, 5, 16):
+                        run = ParityRun(parity_seq(packets * count), count, layers)
+                        payload = random.Random(packets).randbytes(packets * capacity)
+                        rows._numpy = None
+                        plain, _ = self.sums(run, payload, capacity)
+                        rows.load_numpy()
+                        self.assertIsNotNone(rows._numpy)
+                        fast, _ = self.sums(run, payload, capacity)
+                        self.assertEqual(fast, plain, (capacity, packets, count, layers))
+
+    def test_both_in_slices(self) -> None:
+        for numpy in (None, importlib.import_module("numpy")):
+            rows._numpy = numpy
+            _, slices = self.sums(ParityRun(parity_seq(0), 500, 9), bytes(8000 * 4), 4)
+            self.assertGreaterEqual(slices, 5)
+
+    def test_it_is_loaded_for_many_clients_where_it_is_installed(self) -> None:
+        rows._numpy = None
+        repair.prepare(16)
+        self.assertIsNone(rows._numpy)
+        repair.prepare(17)
+        self.assertIsNotNone(rows._numpy)
+        self.patch(importlib, "import_module", _not_installed)
+        repair.prepare(17)
+        self.assertIsNone(rows._numpy)
+
+
+def _not_installed(name: str) -> None:
+    raise ImportError(name)
+
+
 class _Transfer:
     """One buffer at a server and at a client that has lost ``lost`` of it."""
 
@@ -244,7 +290,7 @@ class _Transfer:
 
     def offer(self, wanted: int | None = None, loss: float | None = None) -> Offer:
         seqs = self.lost if wanted is None else self.lost[:wanted]
-        demand = Demand(_FIRST, self.source.slots(0, self.ctl.pkt_count), [seqs, seqs], loss)
+        demand = Demand(_FIRST, self.source.full(), _CAPACITY, [seqs, seqs], loss)
         offer, _ = _all(self.encoder.plan(demand))
         return offer  # type: ignore[return-value]
 
@@ -441,7 +487,7 @@ class Making(unittest.SynchronousTestCase):
             for lacking in (1, 2, 5, 9, 20, 100, 400, 768):
                 for loss in (None, 0.0, 0.01, 0.5):
                     wanted = [range(_FIRST, _FIRST + lacking)] * 2
-                    demand = Demand(_FIRST, [memoryview(b"")] * packets, wanted, loss)
+                    demand = Demand(_FIRST, memoryview(bytes(packets)), 1, wanted, loss)
                     offer, _ = _all(ParityEncoder(_CAPACITY).plan(demand))
                     if lacking > packets or (lacking > packets / 2 and loss is None):
                         self.assertIsNone(offer)
@@ -461,7 +507,7 @@ class Making(unittest.SynchronousTestCase):
             (1536, 768, 15),
         ):
             wanted = [range(_FIRST, _FIRST + lacking)] * 2
-            demand = Demand(_FIRST, [memoryview(b"")] * packets, wanted)
+            demand = Demand(_FIRST, memoryview(bytes(packets)), 1, wanted)
             offer, _ = _all(ParityEncoder(_CAPACITY).plan(demand))
             self.assertEqual(_parity(offer).layers, layers)  # type: ignore[arg-type]
 
@@ -509,7 +555,7 @@ class Choosing(unittest.SynchronousTestCase):
         chance = random.Random(1)
         seqs = range(_FIRST, _FIRST + packets)
         wanted = [sorted(chance.sample(seqs, count)) for count in counts]
-        demand = Demand(_FIRST, [memoryview(b"x")] * packets, wanted, **words)
+        demand = Demand(_FIRST, memoryview(bytes(packets)), 1, wanted, **words)
         offer, _ = _all(Choice(1460).plan(demand))
         return offer  # type: ignore[return-value]
 

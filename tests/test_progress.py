@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import itertools
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import os
 from typing import cast
 
-import tqdm.std
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from kollacast.command.amounts import amount, duration
 from kollacast.command.progress import Bar, Display, Lines, ProgressWatch, choose_display
 from kollacast.command.streams import Console
 from kollacast.operator.outcome import Progress
@@ -32,7 +29,7 @@ class LinesTests(SynchronousTestCase):
     def test_first_moment(self) -> None:
         self.display.show(_at(0, phase="waiting for clients"))
         self.assertEqual(
-            self.lines, ["waiting for clients: 0 B of 10.0MB (0 %), 2/3 clients, 0 repaired"]
+            self.lines, ["waiting for clients: 0 B of 10.0 MB (0 %), 2/3 clients, 0 repaired"]
         )
 
     def test_a_line_every_few_seconds(self) -> None:
@@ -42,8 +39,10 @@ class LinesTests(SynchronousTestCase):
         self.assertEqual(
             self.lines[1:],
             [
-                "sending: 2.50MB of 10.0MB (25 %), 500kB/s, 00:15 left, 2/3 clients, 10 repaired",
-                "sending: 5.00MB of 10.0MB (50 %), 500kB/s, 00:10 left, 2/3 clients, 20 repaired",
+                "sending: 2.50 MB of 10.0 MB (25 %), 500 kB/s, 00:15 left, 2/3 clients,"
+                " 10 repaired",
+                "sending: 5.00 MB of 10.0 MB (50 %), 500 kB/s, 00:10 left, 2/3 clients,"
+                " 20 repaired",
             ],
         )
 
@@ -59,7 +58,7 @@ class LinesTests(SynchronousTestCase):
         self.display.show(_at(0, None))
         self.clock.advance(5)
         self.display.show(_at(5_000_000, None))
-        self.assertEqual(self.lines[1], "sending: 5.00MB, 1.00MB/s, 2/3 clients, 0 repaired")
+        self.assertEqual(self.lines[1], "sending: 5.00 MB, 1.00 MB/s, 2/3 clients, 0 repaired")
 
     def test_empty_image(self) -> None:
         self.display.show(_at(0, 0))
@@ -71,73 +70,36 @@ class LinesTests(SynchronousTestCase):
 
 
 class _Terminal:
-    """A console that keeps what is drawn."""
+    """A console that is a terminal, or is not."""
 
     encoding = "utf-8"
-    program = "kollacast-server"
 
     def __init__(self, is_terminal: bool = True) -> None:
-        self.line_guard: Callable[[], AbstractContextManager[None]] = nullcontext
-        self.drawn = io.StringIO()
         self._is_terminal = is_terminal
-        self.write = self.drawn.write
-        self.flush = self.drawn.flush
 
     def isatty(self) -> bool:
         return self._is_terminal
 
-    def fileno(self) -> int:
-        raise OSError("no descriptor")
 
+class AmountTests(SynchronousTestCase):
+    def test_bytes(self) -> None:
+        for number, text in (
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.00 kB"),
+            (9_994, "9.99 kB"),
+            (9_996, "10.0 kB"),
+            (99_960, "100 kB"),
+            (999_600, "1.00 MB"),
+            (112_400_000, "112 MB"),
+            (3_000_000_000, "3.00 GB"),
+            (10**18, "1000 PB"),
+        ):
+            self.assertEqual(amount(number), text)
 
-class BarTests(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.terminal = _Terminal()
-        self.clock = Clock()
-        self.bar = Bar(cast(Console, self.terminal), self.clock)
-
-    def last_drawn(self) -> str:
-        return self.terminal.drawn.getvalue().rstrip().rpartition("\r")[2]
-
-    def test_known_size(self) -> None:
-        self.bar.show(_at(0, phase="waiting for clients"))
-        self.assertIn("waiting for clients", self.last_drawn())
-        self.bar.show(_at(2_500_000, repaired=7))
-        drawn = self.last_drawn()
-        self.assertIn("sending:  25%", drawn)
-        self.assertIn("2.50M/10.0M", drawn)
-        self.assertIn("2/3 clients, 7 repaired", drawn)
-        self.bar.close(_at(10_000_000))
-        self.assertIn("100%", self.last_drawn())
-
-    def test_unknown_size(self) -> None:
-        self.bar.show(_at(2_500_000, None))
-        self.bar.show(_at(5_000_000, None))
-        self.assertIn("sending: 5.00MB [", self.last_drawn())
-        self.bar.close(_at(5_000_000, None))
-
-    def test_time_that_has_passed(self) -> None:
-        """Whatever the time of day is, and however it is set meanwhile."""
-        self.patch(tqdm.std, "time", itertools.count(1_000_000, -3600).__next__)
-        self.bar.show(_at(0))
-        self.clock.advance(10)
-        self.bar.show(_at(5_000_000))
-        self.assertIn("[00:10<00:10", self.last_drawn())
-        self.assertIn("500kB/s", self.last_drawn())
-        self.bar.close(_at(10_000_000))
-
-    def test_lines_pass_above(self) -> None:
-        self.bar.show(_at(1_000_000))
-        with self.terminal.line_guard():
-            before = self.terminal.drawn.getvalue()
-            self.terminal.write("a line\n")
-        self.assertTrue(before.endswith(" \r"), before)  # wiped, for the line to start there
-        self.assertIn("sending", self.last_drawn())
-        self.bar.close(_at(1_000_000))
-
-    def test_nothing_ever_shown(self) -> None:
-        self.bar.close(_at(0))
-        self.assertIn("sending", self.last_drawn())
+    def test_times(self) -> None:
+        for seconds, text in ((0.9, "00:00"), (75, "01:15"), (3723.9, "1:02:03")):
+            self.assertEqual(duration(seconds), text)
 
 
 class ChoiceTests(SynchronousTestCase):
@@ -145,19 +107,31 @@ class ChoiceTests(SynchronousTestCase):
         console = cast(Console, _Terminal(is_terminal))
         return type(choose_display(mode, console, Clock(), lambda line: None))
 
+    def setUp(self) -> None:
+        self.patch(os, "environ", {"TERM": "xterm"})
+
     def test_auto(self) -> None:
         self.assertIs(self.choose("auto", True), Bar)
         self.assertIs(self.choose("auto", False), Lines)
 
     def test_told(self) -> None:
+        self.assertIs(self.choose("bar", True), Bar)
+        # What is no terminal would only keep what moves its cursor.
+        self.assertIs(self.choose("bar", False), Lines)
         for is_terminal in (True, False):
-            self.assertIs(self.choose("bar", is_terminal), Bar)
             self.assertIs(self.choose("plain", is_terminal), Lines)
             self.assertIs(self.choose("none", is_terminal), Display)
+
+    def test_a_terminal_that_cannot_move_its_cursor(self) -> None:
+        for environment in ({"TERM": "dumb"}, {"TERM": ""}, {}):
+            self.patch(os, "environ", environment)
+            self.assertIs(self.choose("bar", True), Lines)
+            self.assertIs(self.choose("auto", True), Lines)
 
 
 class _Kept(Display):
     def __init__(self) -> None:
+        self.most_hosts = 3
         self.shown: list[Progress] = []
         self.closed: list[Progress] = []
 
@@ -174,21 +148,42 @@ class WatchTests(SynchronousTestCase):
         self.display = _Kept()
 
     def test_looks_twice_a_second(self) -> None:
-        watch = ProgressWatch(self.clock, lambda: _at(int(self.clock.seconds() * 10)), self.display)
+        asked: list[int] = []
+
+        def look(most_hosts: int) -> Progress:
+            asked.append(most_hosts)
+            return _at(int(self.clock.seconds() * 10))
+
+        watch = ProgressWatch(self.clock, look, self.display)
         watch.start()
         self.clock.pump([0.5, 0.5])
         watch.stop()
         self.assertEqual([moment.bytes_done for moment in self.display.shown], [0, 5, 10])
         self.assertEqual([moment.bytes_done for moment in self.display.closed], [10])
+        self.assertEqual(set(asked), {3})
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_a_look_that_takes_long(self) -> None:
+        """It costs a run no more than one part in a hundred."""
+
+        def look(most_hosts: int) -> Progress:
+            self.clock.rightNow += 0.02
+            return _at(0)
+
+        watch = ProgressWatch(self.clock, look, self.display)
+        watch.start()
+        self.clock.pump([0.1] * 200)
+        self.assertEqual(len(self.display.shown), 10)
+        watch.stop()
+        self.assertEqual(len(self.display.closed), 1)
+
     def test_stop_without_start(self) -> None:
-        watch = ProgressWatch(self.clock, lambda: _at(0), self.display)
+        watch = ProgressWatch(self.clock, lambda most_hosts: _at(0), self.display)
         watch.stop()
         self.assertEqual(self.display.closed, [])
 
     def test_a_look_that_fails(self) -> None:
-        def look() -> Progress:
+        def look(most_hosts: int) -> Progress:
             raise ZeroDivisionError
 
         watch = ProgressWatch(self.clock, look, self.display)

@@ -257,6 +257,7 @@ async def test_check_of_a_port_that_something_else_has(crew: Crew, source: _Sour
         ("pack --output out.tgz oci --namespace A/ x", 2, "'A/' is no namespace"),
         ("check --registry h:1", 2, "one of the arguments --root --status is required"),
         ("check --registry h:1 --status nowhere", 1, "nowhere: No such file or directory"),
+        ("status --root nowhere", 1, "nowhere: No such file or directory"),
         ("list nowhere", 1, "nowhere: No such file or directory"),
         ("unpack --root /dev/null/x nowhere", 2, "--root /dev/null/x: cannot be written"),
         ("check --registry nowhere --root .", 2, "--registry 'nowhere': must be host:port"),
@@ -403,5 +404,4 @@ async def test_interrupted_client_leaves_nothing(crew: Crew, source: _Source) ->
     await crew.until(lambda: any(root.glob("versions/.*.part/**/data")), "a blob")
     client.send_signal(signal.SIGTERM)
     assert await client.end() == -signal.SIGTERM
-    assert names_in(root) == ["versions"]
-    assert names_in(root / "versions") == []
+    assert not root.exists()

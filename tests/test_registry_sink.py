@@ -249,7 +249,7 @@ class VersionTests(_TestCase):
         self.patch(versions, "_sync_all", calls.sync_all)
         self.patch(os, "fsync", calls.fsync)
         rename = os.rename
-        self.patch(os, "rename", lambda *to: (calls.rename(), rename(*to)))
+        self.patch(os, "rename", lambda *to, **in_: (calls.rename(), rename(*to, **in_)))
         sink.commit(_DIGEST)
         names = [name for name, _, _ in calls.mock_calls]
         self.assertEqual(names, ["sync_all", "rename", "fsync", "rename", "fsync"])
@@ -290,12 +290,14 @@ class VersionTests(_TestCase):
         module = versions if call == "sync_folder" else os
         original, calls = getattr(module, call), 0
 
-        def fail(*words: object) -> object:
+        def fail(*words: object, **more: object) -> object:
             nonlocal calls
-            calls += 1
-            if calls == number + 1:
-                raise error
-            return original(*words)
+            # What is removed behind it is another matter.
+            if call != "rename" or str(words[0]).endswith(".part"):
+                calls += 1
+                if calls == number + 1:
+                    raise error
+            return original(*words, **more)
 
         def state() -> object:
             names = {name: os.readlink(self.root / name) for name in self._links()}
@@ -345,8 +347,7 @@ class AbandonTests(_TestCase):
     """A run that ends early."""
 
     def assertNothingLeft(self) -> None:
-        self.assertEqual(os.listdir(self.root), ["versions"])
-        self.assertEqual(os.listdir(self.root / "versions"), [])
+        self.assertFalse(self.root.exists())
 
     def test_half_way(self) -> None:
         sink = RegistrySink(str(self.root))

@@ -14,7 +14,6 @@ from kollacast.events.state import state_of
 from kollacast.server.conversation import (
     Departure,
     conversation,
-    is_over,
     is_report_due,
     proving,
 )
@@ -79,11 +78,6 @@ class ConversationTests(SynchronousTestCase):
         talk, noted = self.reach(state)
         error = self.assertRaises(WireError, getattr(talk, said[0]), *said[1:])
         self.assertEqual((str(error), noted.done, state_of(talk)), (why, [], state), (state, said))
-
-    def test_which_states_are_the_end(self) -> None:
-        for state in _WAYS:
-            talk, _ = self.reach(state)
-            self.assertEqual((state_of(talk), is_over(talk)), (state, state in _OVER))
 
     def test_a_client_is_let_in(self) -> None:
         for said, act, after in (

@@ -35,7 +35,7 @@ class _Program:
         self.is_running = True
         return self.ending
 
-    def progress(self) -> Progress:
+    def progress(self, most_hosts: int = 0) -> Progress:
         return Progress("sending", 0, None, 0, 3, 0)
 
     def interrupt(self, reason: str) -> Deferred[None]:

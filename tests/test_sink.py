@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import threading
 from pathlib import Path
 from unittest import SkipTest, mock
@@ -151,9 +152,30 @@ class FileSinkTests(SynchronousTestCase):
         self.assertTrue(self.path.is_symlink())
         self.assertEqual(target.read_bytes(), b"new")
 
+    def test_a_folder_that_does_not_keep_the_name(self) -> None:
+        """The content is on disk, and its name may not be: it stands for what it did before."""
+        fsync = os.fsync
+
+        def fail(fd: int) -> None:
+            if stat.S_ISDIR(os.fstat(fd).st_mode):
+                self.assertEqual(self.path.read_bytes(), b"new")
+                raise OSError(errno.EIO, "broken")
+            fsync(fd)
+
+        for before in (None, b"older"):
+            if before is not None:
+                self.path.write_bytes(before)
+            sink = self.sink()
+            sink.write(_views(b"new"), 0)
+            with mock.patch.object(os, "fsync", fail):
+                self.assertEqual(self.assertRaises(OSError, sink.commit).errno, errno.EIO)
+            sink.abandon()
+            self.assertEqual(self.path.read_bytes() if self.path.exists() else None, before)
+            self.assertEqual(os.listdir(self.folder), ["image.tgz"] if before else [])
+
     def test_nothing_is_seen_before_the_commit(self) -> None:
         """So nothing stays when the process is killed."""
-        if atomic_file._create_nameless(str(self.folder)) is None:
+        if atomic_file._create_nameless(os.open(self.folder, os.O_PATH)) is None:
             raise SkipTest("the file system has no files without a name")
         self.path.write_bytes(b"older")
         sink = self.sink()
@@ -240,7 +262,8 @@ class FileSinkTests(SynchronousTestCase):
         self.assertRaises(IsADirectoryError, prove_writable, str(self.folder))
         self.assertRaises(FileNotFoundError, prove_writable, str(self.folder / "no" / "image"))
         self.assertRaises(OSError, prove_writable, "/dev/null")
-        self.assertRaises(OSError, prove_writable, "")
+        for path in ("", ".", "..", f"{self.folder}/", f"{self.folder}/.", "no/.."):
+            self.assertRaises(OSError, prove_writable, path)
 
 
 class NamedFileSinkTests(FileSinkTests):

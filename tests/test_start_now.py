@@ -110,23 +110,3 @@ async def test_a_server_that_waits_is_ended_and_started_with_the_right_file(
     assert (crew.folder / "copy").read_bytes() == right.read_bytes()
     assert bytes(clients[1].output) == right.read_bytes()
     assert names_in(crew.folder) == ["copy", "right", "wrong"]
-
-
-@on_the_reactor
-async def test_the_last_progress_counts_who_has_the_image(crew: Crew) -> None:
-    """Also once they are gone."""
-    image = crew.file("image", image_of(1_000_000))
-    server = crew.server("--progress", "bar", clients=2, stdin=image)
-    clients = [crew.client(), crew.client(stdout="/dev/full")]
-    assert await ends(server, *clients) == [Status.PARTIAL, Status.OK, Status.FAILED]
-    drawn = re.findall(r"(\w+):[^\r\n]*?(\d)/2 clients", server.errors)
-    assert drawn[-1] == ("ending", "1")
-
-
-@on_the_reactor
-async def test_the_last_progress_after_full_success(crew: Crew) -> None:
-    image = crew.file("image", image_of(1_000_000))
-    server = crew.server("--progress", "bar", clients=2, stdin=image)
-    assert await ends(server, crew.client(), crew.client()) == [Status.OK] * 3
-    drawn = re.findall(r"(\w+):[^\r\n]*?(\d)/2 clients", server.errors)
-    assert drawn[-1] == ("ending", "2")

@@ -39,6 +39,10 @@ _PIECE_BYTES = 1024 * 1024
 _PIECES = 4
 
 
+def _request(seqs: set[int]) -> bytes:
+    return Request(tuple(sorted(seqs))).encode(KOLLACAST)
+
+
 class HostError(Exception):
     """This host cannot go on; the message says why in one line."""
 
@@ -65,6 +69,7 @@ class _Flight:
     lost: Lost = NOTHING_LOST  #: what was missing when it was sent
     judged: set[Combination] = field(default_factory=set)  #: that have been drawn for already
     recipes: dict[int, bool] = field(default_factory=dict)  #: whether each has reached this host
+    solved: Repaired | None = None  #: parity that it has made use of as it heard of the end
     #: What was asked for after parity: with these all others of the missing are solved for.
     needed: set[int] | None = None
 
@@ -130,13 +135,13 @@ class SimulatedHost:
         """The same for what comes next of the control stream, which came at this time."""
         said = b""
         # Who hears both at once asks once, and behind what has mended something.
-        repaired = {notice.buffer_id for notice in notices if isinstance(notice, Repaired)}
+        repaired = {notice.buffer_id: notice for notice in notices if isinstance(notice, Repaired)}
         for notice in notices:
             match notice:
                 case BufferCtl():
                     said += self._announced(notice, at)
                 case Sent():
-                    said += self._sent(notice, asks=notice.buffer_id not in repaired)
+                    said += self._sent(notice, repaired.get(notice.buffer_id))
                 case Repaired():
                     said += self._repaired(notice)
         return said + self._finish()
@@ -167,7 +172,7 @@ class SimulatedHost:
         self._done = ctl.buffer_id - 1
         return self._credit()
 
-    def _sent(self, sent: Sent, *, asks: bool) -> bytes:
+    def _sent(self, sent: Sent, repaired: Repaired | None) -> bytes:
         flight = next((flight for flight in self._flights if not flight.sent), None)
         if flight is None or sent.buffer_id < flight.ctl.buffer_id:
             return b""
@@ -175,42 +180,70 @@ class SimulatedHost:
         first, count = flight.ctl.packet_id_base, flight.ctl.pkt_count
         # What has not left at all reaches nobody.
         untold = self._passage().missed(flight.ctl, flight.told_at) if sent.packets else count
+        if repaired is not None and repaired.count and not untold:
+            return self._solve_unasked(flight, repaired)
         flight.missing = self._losses.of(first + untold, count - untold)
         flight.missing.update(range(first, first + untold))
         self.tally.untold += untold
-        self.tally.lost += len(flight.missing)
-        flight.lost = lost_of(sorted(flight.missing))
-        self._packets += count - len(flight.missing)
-        if not asks:
+        self._lose(flight, lost_of(sorted(flight.missing)))
+        if repaired is not None:
             return b""
         asked = self._ask(flight)
         self.tally.asked_after_sent += len(flight.missing)
         return asked
 
+    def _solve_unasked(self, flight: _Flight, told: Repaired) -> bytes:
+        """Which packets it has lost is not drawn where parity ahead mends them all."""
+        first, count = flight.ctl.packet_id_base, flight.ctl.pkt_count
+        losses = self._losses
+        flight.solved = told
+        lost = losses.how_many(first, count)
+        lacking = self._unsolved(lost, told)
+        if not lacking:
+            self._lose(flight, Lost(lost, losses.in_runs(first, count, lost)))
+            self.tally.decoded += lost
+            return b""
+        flight.missing = losses.which(first, count, lost)
+        flight.needed = losses.some_of(flight.missing, lacking)
+        self._lose(flight, lost_of(sorted(flight.missing)))
+        self.tally.asked_after_repaired += lacking
+        return _request(flight.needed)
+
+    def _lose(self, flight: _Flight, lost: Lost) -> None:
+        flight.lost = lost
+        self.tally.lost += lost.packets
+        self._packets += flight.ctl.pkt_count - lost.packets
+
     def _repaired(self, told: Repaired) -> bytes:
         for flight in self._flights:
-            if flight.ctl.buffer_id == told.buffer_id and flight.sent:
-                asked = self._solve(flight, told) if told.count else self._ask(flight)
-                self.tally.asked_after_repaired += len(
-                    flight.missing if flight.needed is None else flight.needed
-                )
-                return asked
+            if flight.ctl.buffer_id != told.buffer_id or not flight.sent:
+                continue
+            if told == flight.solved:
+                return b""
+            asked = self._solve(flight, told) if told.count else self._ask(flight)
+            self.tally.asked_after_repaired += len(
+                flight.missing if flight.needed is None else flight.needed
+            )
+            return asked
         return b""
 
     def _solve(self, flight: _Flight, told: Repaired) -> bytes:
         """Solve with the parity that has come, and ask for the fewest packets that complete it."""
         if not flight.missing:
             return b""
-        lost = self._losses
-        rows = lost.left_of(self._heard().parity(told.parity))
         # What is left of earlier rounds is not determined by their rows.
         unknown = flight.missing if flight.needed is None else flight.needed & flight.missing
-        lacking = lost.unsolved(len(unknown), rows, told.count, told.layers)
-        flight.needed = lost.some_of(unknown, lacking)
+        lacking = self._unsolved(len(unknown), told)
+        flight.needed = self._losses.some_of(unknown, lacking)
         self._complete(flight)
-        if not flight.missing:
-            return b""
-        return Request(tuple(sorted(flight.needed))).encode(KOLLACAST)
+        return _request(flight.needed) if flight.missing else b""
+
+    def _unsolved(self, unknown: int, told: Repaired) -> int:
+        """How many of so many packets have to come before this run tells all the others."""
+        if not unknown:
+            return 0
+        rows = self._losses.left_of(self._heard().parity(told.parity))
+        return self._losses.unsolved(unknown, rows, told.count, told.layers)
 
     def _complete(self, flight: _Flight) -> None:
         """Once all is here that was asked for after parity, all the rest is solved for."""
@@ -225,7 +258,7 @@ class SimulatedHost:
         self._decode(flight)
         if not flight.missing:
             return b""
-        return Request(tuple(sorted(flight.missing))).encode(KOLLACAST)
+        return _request(flight.missing)
 
     def _decode(self, flight: _Flight) -> None:
         heard = self._heard()

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from random import Random
 
+import numpy
+
 #: Losses beyond the expected number that are drawn at once.
 _MORE = 8
 #: Short of the full rank by so many, a random row is new but in one of 16 million cases.
@@ -24,6 +26,7 @@ class Losses:
     def __init__(self, share: float, seed: str) -> None:
         self._share = share
         self._random = Random(seed)
+        self._numpy = numpy.random.default_rng(self._random.getrandbits(64))
         self._log_kept = math.log1p(-share)
 
     def has_lost(self, number: int) -> bool:
@@ -32,7 +35,20 @@ class Losses:
 
     def left_of(self, numbers: Sequence[int]) -> int:
         """The same for many: how many of them are not lost."""
-        return len(numbers) - len(self.of(0, len(numbers)))
+        return len(numbers) - self.how_many(0, len(numbers))
+
+    def how_many(self, first: int, count: int) -> int:
+        """How many packets are lost of `count`, whose seqs count up from `first`."""
+        return int(self._numpy.binomial(count, self._share)) if self._share else 0
+
+    def in_runs(self, first: int, count: int, lost: int) -> int:
+        """In how many runs of packets that follow on each other those are, in the same place."""
+        # Each begins behind one of the packets that are kept, or before them all.
+        return int(self._numpy.hypergeometric(count - lost + 1, lost - 1, lost)) if lost else 0
+
+    def which(self, first: int, count: int, lost: int) -> set[int]:
+        """So many of these packets, each as likely as any."""
+        return set(self._random.sample(range(first, first + count), lost))
 
     def until_lost(self) -> int:
         """How many control packets come before the next one that does not."""
@@ -75,7 +91,9 @@ class Losses:
         # The first rows are independent all but certainly.
         rank = max(min(touching, lacking) - _CERTAIN_ROWS, 0)
         for _ in range(touching - rank):
-            if rank < lacking and self._random.random() >= 0.5 ** (lacking - rank):
+            if rank == lacking:
+                break
+            if self._random.random() >= 0.5 ** (lacking - rank):
                 rank += 1
         return missed + lacking - rank
 

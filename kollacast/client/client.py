@@ -88,7 +88,7 @@ class Client:
         seconds = self._reactor.seconds() - self._began_at
         return Account(self._copy, self._config, "ending" if self._is_ending else phase, seconds)
 
-    def progress(self) -> Progress:
+    def progress(self, most_hosts: int = 0) -> Progress:
         """How far the run is."""
         return self.account().progress()
 

@@ -7,6 +7,7 @@ from twisted.logger import Logger
 
 from kollacast.command import streams
 from kollacast.command.client_options import ClientOptions
+from kollacast.command.hangup import end_on_hangup
 from kollacast.command.monotonic import run_on_monotonic_clock
 from kollacast.command.service import KollacastService, Running, service_of
 from kollacast.events.reactor import IMainReactor
@@ -29,6 +30,7 @@ def makeService(options: ClientOptions) -> KollacastService:
     from twisted.internet import reactor as installed
 
     reactor = run_on_monotonic_clock(installed)
+    end_on_hangup(reactor)
     # The engine is loaded here, so that --help and a wrong command line answer at once.
     from kollacast.client import Client
 

@@ -44,8 +44,8 @@ SHARED_PARAMETERS: list[list[Any]] = [
     option("report", "Write a report in JSON to this file."),
     option(
         "progress",
-        "How to show progress on standard error: bar, plain (a line every few seconds), none, or"
-        " auto (a bar on a terminal, else plain).",
+        "How to show progress on standard error: plain (a line every few seconds), none, or bar"
+        " and auto (a live view on a terminal, else plain).",
         partial(values.one_of, choices=PROGRESS_MODES),
         default="auto",
     ),

@@ -7,6 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from kollacast.command import streams
+from kollacast.command.hangup import end_on_hangup
 from kollacast.command.local_host import raise_descriptor_limit
 from kollacast.command.monotonic import run_on_monotonic_clock
 from kollacast.command.server_options import ServerOptions
@@ -34,10 +35,13 @@ def makeService(options: ServerOptions) -> KollacastService:
     from twisted.internet import reactor as installed
 
     reactor = run_on_monotonic_clock(installed)
+    end_on_hangup(reactor)
     # The engine is loaded here, so that --help and a wrong command line answer at once.
+    from kollacast import repair
     from kollacast.server import Server
 
     config = options.config
+    repair.prepare(config.clients)
     if not config.is_daemon:
         streams.close_standard_output()
 

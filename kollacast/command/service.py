@@ -46,8 +46,8 @@ class Program(Protocol):
     def run(self) -> Deferred[Outcome]:
         """Do the work; fires once, with how it went, and never fails."""
 
-    def progress(self) -> Progress:
-        """How far it is now."""
+    def progress(self, most_hosts: int = 0) -> Progress:
+        """How far it is now, and so many of the slowest hosts where it knows of any."""
 
     def interrupt(self, reason: str) -> Deferred[None]:
         """Tell the peers why and end the run early."""

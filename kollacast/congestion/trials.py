@@ -139,7 +139,10 @@ class Trials:
     # Reports.
 
     def _of(self, client: Hashable) -> ClientLoss:
-        return self._clients.setdefault(client, ClientLoss())
+        known = self._clients.get(client)
+        if known is None:
+            known = self._clients[client] = ClientLoss()
+        return known
 
     def _confirmed(self, losses: _Losses) -> set[Hashable]:
         """The clients that lost too much, and not for the first time.

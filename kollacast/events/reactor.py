@@ -17,3 +17,6 @@ class IReactor(IReactorTime, IReactorTCP, IReactorPluggableNameResolver, IReacto
 
 class IMainReactor(IReactor, IReactorCore):
     """The same of the one that runs, which begins and ends as well."""
+
+    def sigTerm(number: int, frame: object) -> None:
+        """A signal's handler: end, and have twistd end the process by the signal ``number``."""

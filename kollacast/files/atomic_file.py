@@ -1,7 +1,8 @@
 """A file that has its name only once it is whole and on disk.
 
 Until then it has no name at all, and so it is gone however the process ends; or a hidden one, for a
-later run to go on from, and where the file system has no files without a name.
+later run to go on from, and where the file system has no files without a name. Names are looked up
+in the open folder, so that nobody can exchange what is on the way to it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import re
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+from kollacast.files import trusted_path
 from kollacast.files.fdio import Lending
 
 _DESCRIPTORS = "/proc/self/fd"
@@ -33,39 +35,50 @@ class AtomicFile:
         """Create the file, with the mode that the umask gives.
 
         A symbolic link at `path` stays, and what it points to is replaced. Raises OSError, also
-        when `path` names something that is there and is no regular file.
+        when `path` names something that is there and is no regular file, or is a stranger's link
+        or, in a folder where all may write, a stranger's file.
         """
-        if not os.path.basename(path):
+        if os.path.basename(path) in ("", ".", ".."):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        self._path = os.path.realpath(path)
+        self._folder, self._name = trusted_path.open_parent(path)
         try:
-            mode = os.stat(self._path).st_mode
-        except FileNotFoundError:
-            pass
-        else:
-            if stat.S_ISDIR(mode):
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-            if not stat.S_ISREG(mode):
-                raise OSError(errno.EINVAL, "not a regular file", path)
-        folder, name = os.path.split(self._path)
-        # A long final name and its decoration must fit in the 255 bytes of a name together.
-        stem = os.fsdecode(os.fsencode(name)[:200])
-        self._stem = os.path.join(folder, f".{stem}")
-        self._is_kept = False
-        #: The hidden name, None while there is none.
-        self._temporary_path: str | None = None
-        fd = _create_nameless(folder)
-        if fd is None:
-            self._temporary_path = self._new_path()
-            fd = os.open(
-                self._temporary_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
-            )
+            self._prove_replaceable()
+            # A long final name and its decoration must fit in the 255 bytes of a name together.
+            self._stem = f".{os.fsdecode(os.fsencode(self._name)[:200])}"
+            self._is_kept = False
+            #: The hidden name, None while there is none.
+            self._temporary: str | None = None
+            fd = _create_nameless(self._folder)
+            if fd is None:
+                self._temporary = self._new_name()
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                fd = os.open(self._temporary, flags, 0o666, dir_fd=self._folder)
+        except OSError as error:
+            os.close(self._folder)
+            error.filename = path
+            raise
         self._fd = fd
-        self._lending = Lending(lambda: os.close(self._fd))
+        self._lending = Lending(self._close)
         #: Whether the file has been abandoned, or committed.
         self.is_off = self._lending.is_off
         #: Whether :meth:`mark` works here; known after :meth:`resume`.
         self.can_mark = False
+
+    def _prove_replaceable(self) -> None:
+        """Raise OSError where the final name is that of something else than a file."""
+        trusted_path.prove_own(self._folder, self._name)
+        try:
+            mode = os.stat(self._name, dir_fd=self._folder, follow_symlinks=False).st_mode
+        except FileNotFoundError:
+            return
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+
+    def _close(self) -> None:
+        os.close(self._fd)
+        os.close(self._folder)
 
     @contextmanager
     def descriptor(self) -> Iterator[int]:
@@ -81,14 +94,15 @@ class AtomicFile:
         behind them. From now on :meth:`abandon` can keep them for a later run. May be called
         again. Raises OSError.
         """
-        path = f"{self._stem}.{identity}-kept.part"
-        self._remove_others(path)
+        name = f"{self._stem}.{identity}-kept.part"
+        with self._lending.lend():
+            self._remove_others(name)
         with self._lending.lock:
             self._lending.prove()
-            if self._is_kept and path == self._temporary_path:
+            if self._is_kept and name == self._temporary:
                 return self._go_on(unit)
             self._is_kept = self.can_mark = False
-            fd = _open_kept(path)
+            fd = _open_kept(self._folder, name)
             if fd is None:
                 # What this run may have written is of another content.
                 os.ftruncate(self._fd, 0)
@@ -96,15 +110,15 @@ class AtomicFile:
                 try:
                     # Under a lock before it has the name that other runs look for.
                     fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    _link(self._fd, path)
+                    _link(self._fd, self._folder, name)
                 except OSError:
                     return 0  # of a run that goes on, or on a file system without links or locks
-                self._forget_path()
+                self._forget_name()
             else:
-                self._forget_path()
+                self._forget_name()
                 os.close(self._fd)
                 self._fd = fd
-            self._temporary_path = path
+            self._temporary = name
             self._is_kept = True
             return self._go_on(unit)
 
@@ -142,13 +156,20 @@ class AtomicFile:
 
         Raises OSError, and then the name still stands for what it stood for before.
         """
-        with self.descriptor() as fd:
-            os.fsync(fd)
-        with self._lending.lock:
-            self._lending.prove()
-            self._give_name()
-            self._lending.end()
-        sync_folder(os.path.dirname(self._path))
+        with self._lending.lend():
+            os.fsync(self._fd)
+            with self._lending.lock:
+                self._lending.prove()
+                before = self._give_name()
+                self._lending.end()
+            try:
+                sync_folder(self._folder)
+            except OSError:
+                self._take_name_back(before)
+                raise
+            if before is not None:
+                with suppress(OSError):
+                    os.unlink(before, dir_fd=self._folder)
 
     def abandon(self, keep: bool = False) -> None:
         """Remove the temporary file; nothing after `commit`. Never raises.
@@ -160,22 +181,40 @@ class AtomicFile:
                 return
             try:
                 if not (keep and self._is_kept and self._head()):
-                    self._forget_path()
+                    self._forget_name()
             except OSError:
                 pass  # its folder went away, or became read-only: nothing is left to be done
             self._lending.end()
 
-    def _give_name(self) -> None:
-        if self._temporary_path is None:
+    def _give_name(self) -> str | None:
+        """Returns a hidden name of what had this one before, None where nothing had."""
+        if self._temporary is None:
             try:
-                _link(self._fd, self._path)
-                return
+                _link(self._fd, self._folder, self._name)
+                return None
             except FileExistsError:
                 # Only a rename takes the place of another file.
-                temporary = self._new_path()
-                _link(self._fd, temporary)
-                self._temporary_path = temporary
-        os.rename(self._temporary_path, self._path)
+                temporary = self._new_name()
+                _link(self._fd, self._folder, temporary)
+                self._temporary = temporary
+        before: str | None = self._new_kept_name()
+        folders = {"src_dir_fd": self._folder, "dst_dir_fd": self._folder}
+        try:
+            os.link(self._name, str(before), follow_symlinks=False, **folders)
+        except FileNotFoundError:
+            before = None
+        except OSError:
+            pass  # a file system without links: what was there before cannot come back
+        os.rename(self._temporary, self._name, **folders)
+        return before
+
+    def _take_name_back(self, before: str | None) -> None:
+        """Have the name stand for what it stood for, as far as the file system still can."""
+        with suppress(OSError):
+            if before is None:
+                os.unlink(self._name, dir_fd=self._folder)
+            else:
+                os.rename(before, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
 
     def _disown(self) -> None:
         """A name that is kept is that of another content: have one that no run goes on from.
@@ -183,21 +222,25 @@ class AtomicFile:
         The next run removes it. Raises OSError.
         """
         with self._lending.lock:
-            if self._is_kept and self._temporary_path is not None:
-                path = f"{self._stem}.{secrets.token_hex(8)}-kept.part"
-                os.rename(self._temporary_path, path)
-                self._temporary_path = path
+            if self._is_kept and self._temporary is not None:
+                name, folder = self._new_kept_name(), self._folder
+                os.rename(self._temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+                self._temporary = name
             self._is_kept = self.can_mark = False
 
-    def _new_path(self) -> str:
+    def _new_name(self) -> str:
         """A hidden name that nobody has: in a container every run may have the same process id."""
         return f"{self._stem}.{secrets.token_hex(8)}.part"
 
-    def _forget_path(self) -> None:
+    def _new_kept_name(self) -> str:
+        """Likewise, and the next run removes what has it."""
+        return f"{self._stem}.{secrets.token_hex(8)}-kept.part"
+
+    def _forget_name(self) -> None:
         """Take the hidden name away, where there is one. Raises OSError."""
-        path, self._temporary_path = self._temporary_path, None
-        if path is not None:
-            os.unlink(path)
+        name, self._temporary = self._temporary, None
+        if name is not None:
+            os.unlink(name, dir_fd=self._folder)
 
     def _head(self) -> int:
         """How many bytes from the start on count."""
@@ -220,33 +263,37 @@ class AtomicFile:
             return False
         return True
 
-    def _remove_others(self, path: str) -> None:
+    def _remove_others(self, name: str) -> None:
         """Remove what earlier runs have kept of other contents, unless it is in use."""
-        folder, start = os.path.split(self._stem)
-        pattern = re.compile(re.escape(start) + r"\.[0-9a-f]*-kept\.part")
+        pattern = re.compile(re.escape(self._stem) + r"\.[0-9a-f]*-kept\.part")
         try:
-            names = os.listdir(folder)
+            names = _names_in(self._folder)
         except OSError:
             return  # a folder that may be written but not listed
-        for name in names:
-            other = os.path.join(folder, name)
-            if pattern.fullmatch(name) and other != path:
-                fd = _open_kept(other)
+        for other in names:
+            if pattern.fullmatch(other) and other != name:
+                fd = _open_kept(self._folder, other)
                 if fd is not None:
-                    os.unlink(other)
+                    os.unlink(other, dir_fd=self._folder)
                     os.close(fd)
 
 
-def _open_kept(path: str) -> int | None:
-    """Open and lock a file that an earlier run of this user has kept; None where there is none."""
+def _open_kept(folder: int, name: str) -> int | None:
+    """Open and lock a file that an earlier run of this user has kept; None where there is none.
+
+    Who may write in the folder may have made it another name of any file of this user's.
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     try:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        fd = os.open(name, flags, dir_fd=folder)
     except OSError:
         return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_own = stat.S_ISREG(os.fstat(fd).st_mode) and os.fstat(fd).st_uid == os.geteuid()
-        if is_own and os.path.samestat(os.stat(path), os.fstat(fd)):
+        found = os.fstat(fd)
+        is_own = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+        is_there = os.path.samestat(os.stat(name, dir_fd=folder, follow_symlinks=False), found)
+        if is_own and is_there and found.st_nlink == 1:
             return fd
     except OSError:
         pass  # in use, or gone in this moment
@@ -259,10 +306,10 @@ def prove_writable(path: str) -> None:
     AtomicFile(path).abandon()
 
 
-def _create_nameless(folder: str) -> int | None:
+def _create_nameless(folder: int) -> int | None:
     """Open a new file without a name; None where there is no such thing, or no way to name it."""
     try:
-        fd = os.open(folder, os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o666)
+        fd = os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o666, dir_fd=folder)
     except (AttributeError, OSError):
         return None  # what else is wrong with the folder shows when a file gets a name in it
     if os.path.exists(f"{_DESCRIPTORS}/{fd}"):
@@ -271,20 +318,28 @@ def _create_nameless(folder: str) -> int | None:
     return None
 
 
-def _link(fd: int, path: str) -> None:
+def _link(fd: int, folder: int, name: str) -> None:
     """Give the open file `fd` one more name, or its first. Raises OSError: FileExistsError, too."""
-    folder = os.open(_DESCRIPTORS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptors = os.open(_DESCRIPTORS, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         # What stands there is a symbolic link, which is followed only beside a folder's descriptor.
-        os.link(str(fd), path, src_dir_fd=folder, follow_symlinks=True)
+        os.link(str(fd), name, src_dir_fd=descriptors, dst_dir_fd=folder, follow_symlinks=True)
     finally:
-        os.close(folder)
+        os.close(descriptors)
 
 
-def sync_folder(folder: str) -> None:
-    """Bring a folder's entries to disk, where it can be opened and the file system knows how."""
+def _names_in(folder: int) -> list[str]:
+    fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        return os.listdir(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_folder(folder: int) -> None:
+    """Bring an open folder's entries to disk, where the file system knows how. Raises OSError."""
+    try:
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
     except OSError:
         return  # a folder that may be written but not listed
     try:

@@ -7,6 +7,9 @@ import os
 import tempfile
 import threading
 from contextlib import suppress
+from io import FileIO
+
+from kollacast.files import trusted_path
 
 
 class Spool:
@@ -17,10 +20,7 @@ class Spool:
 
     def __init__(self, folder: str, limit_bytes: int) -> None:
         """Raises OSError when no file can be made in `folder`."""
-        # Unbuffered: what is written is to be read through the descriptor.
-        self._file = tempfile.TemporaryFile(  # noqa: SIM115 (it lives as long as the spool)
-            prefix=".kollacast.", dir=folder, buffering=0
-        )
+        self._file = _nameless_in(folder)
         self._limit_bytes = limit_bytes
         self._lock = threading.Lock()
         self._size = 0
@@ -63,7 +63,17 @@ class Spool:
 
 def prove_spool(folder: str) -> None:
     """Raise the OSError that a later `Spool(folder, ...)` would raise; leave nothing behind."""
-    if not folder:
-        # It would be the folder that this process happens to be in.
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), folder)
-    tempfile.TemporaryFile(prefix=".kollacast.", dir=folder).close()
+    _nameless_in(folder).close()
+
+
+def _nameless_in(folder: str) -> FileIO:
+    """A new file without a name in `folder`, which no stranger's link leads to. Raises OSError."""
+    fd = trusted_path.open_folder(folder)
+    try:
+        # Unbuffered: what is written is to be read through the descriptor.
+        return tempfile.TemporaryFile(prefix=".kollacast.", dir=f"/proc/self/fd/{fd}", buffering=0)
+    except OSError as error:
+        error.filename = folder
+        raise
+    finally:
+        os.close(fd)

@@ -301,13 +301,15 @@ def _unpack(options: argparse.Namespace) -> None:
 def _status(options: argparse.Namespace) -> None:
     record = read_record(options.root)
     if options.json:
+        # For a program that asks before the first image comes, too.
         nothing: dict[str, Any] = {"sha256": None, "digest": None, "bytes": None, "images": []}
         print(json.dumps(nothing if record is None else record.as_json(), indent=2))
-    elif record is None:
-        print("no image")
-    else:
+    elif record is not None:
         _print_images(record.images)
         print(f"{record.digest}, {record.bytes} bytes, since {record.received_at}")
+    else:
+        os.stat(options.root)  # a path that is not there has been mistyped
+        print("no image")
 
 
 def _check(options: argparse.Namespace) -> None:

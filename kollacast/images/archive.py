@@ -10,23 +10,16 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, Protocol
 
 from kollacast.images.catalog import Catalog
 from kollacast.images.compression import DAMAGED, decompressed
 from kollacast.images.layout import MAX_LINK, BadImage, Blob, Link, locate, quoted
+from kollacast.images.limits import Account, prove_name
 from kollacast.images.manifest import MAX_MANIFEST
-
-#: Bytes that are read, digested and written in one go.
-PIECE = 1024 * 1024
-#: Bytes of what describes one member, such as a long name; and of all of them, for one member.
-_MAX_HEADER = 64 * 1024
-_MAX_HEADERS = 1024 * 1024
-#: Bytes that a member may have without their being in the archive (GNU tar's ``--sparse``).
-_MAX_HOLES = 64 * 1024**3
-_ZEROS = bytes(PIECE)
+from kollacast.images.tar import Archive, counted
 
 #: Members of other kinds than files, for messages.
 _KINDS = {
@@ -58,13 +51,14 @@ def read_storage(stream: BinaryIO, create: Create | None = None) -> Catalog:
     the OSErrors of `stream` and `create`.
     """
     catalog = Catalog()
+    account = Account()
     is_first = True
     try:
-        whole = decompressed(stream)
+        whole = decompressed(counted(stream, account))
         start = b""
         while start or is_first:
-            archive = _Forward(whole, start)
-            _Reading(archive, catalog, create or _nowhere).run()
+            archive = Archive(whole, account, start)
+            _Reading(archive, catalog, create or _nowhere, account).run()
             start = archive.drain()
             is_first = False
     except DAMAGED as error:
@@ -86,105 +80,22 @@ def _nowhere(path: str) -> AbstractContextManager[Writer]:
     return nullcontext(_Discard())
 
 
-class _Forward:
-    """A stream that knows where it is, and seeks by reading: what tarfile needs for headers."""
-
-    def __init__(self, stream: BinaryIO, start: bytes) -> None:
-        """`start` comes before what is in `stream`."""
-        self._stream = stream
-        self._start = io.BytesIO(start)
-        self._at = 0
-        self._last = b""
-        self._headers = 0  # bytes, of one member
-
-    @property
-    def ended_well(self) -> bool:
-        """Whether the last that was read is the block of zeros that ends an archive."""
-        return self._last == bytes(tarfile.BLOCKSIZE)
-
-    def begin_member(self) -> None:
-        """What is read from here on is of another member than what was before."""
-        self._headers = 0
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, size: int) -> bytes:
-        """`size` bytes of a header, or fewer at the end. Raises BadImage for unlikely sizes."""
-        if not 0 <= size <= _MAX_HEADER:
-            raise BadImage(f"it has a header of {size} bytes")
-        self._headers += size
-        if self._headers > _MAX_HEADERS:
-            raise BadImage(f"it has headers of more than {_MAX_HEADERS} bytes for one member")
-        self._last = b"".join(self._pieces(size))
-        return self._last
-
-    def seek(self, to: int) -> None:
-        if to < self._at:
-            raise BadImage("it has a member of less than no bytes")
-        for _ in self._pieces(to - self._at):
-            pass
-
-    def content(self, member: tarfile.TarInfo, take: Callable[[bytes], object]) -> None:
-        """Hand all bytes of `member`, whose header was the last that was read, to `take`."""
-        at = holes = 0
-        # Offsets and sizes, as tarfile has them of every kind of GNU tar's sparse members.
-        pieces = cast(list[tuple[int, int]], member.sparse) or [(0, member.size)]
-        for offset, size in (*(piece for piece in pieces if piece[1]), (member.size, 0)):
-            hole = offset - at
-            holes += hole
-            if hole < 0 or size < 0 or holes > _MAX_HOLES:
-                raise BadImage(f"its member {quoted(member.name)} has holes that make no sense")
-            for start in range(0, hole, PIECE):
-                take(_ZEROS[: hole - start])
-            end = self._at + size
-            for piece in self._pieces(size):
-                take(piece)
-            if self._at != end:
-                raise BadImage(f"it is cut short: it ends in its member {quoted(member.name)}")
-            at = offset + size
-
-    def drain(self) -> bytes:
-        """Read on to the end, where the compression has its checksum; or to another archive.
-
-        Returns the start of that one.
-        """
-        while piece := self._next(PIECE):
-            if more := piece.lstrip(b"\0"):
-                return more
-        return b""
-
-    def _pieces(self, size: int) -> Iterator[bytes]:
-        while size > 0 and (data := self._next(min(size, PIECE))):
-            size -= len(data)
-            self._at += len(data)
-            yield data
-
-    def _next(self, size: int) -> bytes:
-        return self._start.read(size) or self._stream.read(size)
-
-
 class _Reading:
     """One archive, member by member."""
 
-    def __init__(self, stream: _Forward, catalog: Catalog, create: Create) -> None:
-        self._stream = stream
+    def __init__(
+        self, archive: Archive, catalog: Catalog, create: Create, account: Account
+    ) -> None:
+        self._archive = archive
         self._catalog = catalog
         self._create = create
+        self._account = account
 
     def run(self) -> None:
-        with tarfile.TarFile(fileobj=cast(BinaryIO, self._stream), errors="replace") as archive:
-            while (member := archive.next()) is not None:
-                # It would keep every one.
-                archive.members.clear()  # type: ignore[attr-defined]
-                self._stream.begin_member()
-                self._member(member)
-        if not self._stream.ended_well:
-            raise BadImage("it is cut short: the end of the archive is missing")
+        for member in self._archive.members():
+            self._member(member)
 
     def _member(self, member: tarfile.TarInfo) -> None:
-        # tarfile prefers the one that is made up for programs that know nothing of such members.
-        member.name = member.pax_headers.get("GNU.sparse.name", member.name)
         entry = locate(member.name)
         if member.isdir():
             return
@@ -202,9 +113,9 @@ class _Reading:
         digester = hashlib.new(blob.digest.partition(":")[0])
         content = io.BytesIO() if member.size <= MAX_MANIFEST else None
         # One that is there already has been compared, and this one can only be equal.
-        create = _nowhere if blob.digest in self._catalog.sizes else self._create
+        is_here = blob.digest in self._catalog.sizes
         try:
-            with create(blob.path) as file:
+            with _nowhere(blob.path) if is_here else self._new_file(blob.path) as file:
 
                 def take(data: bytes) -> None:
                     digester.update(data)
@@ -212,7 +123,7 @@ class _Reading:
                     if content is not None:
                         content.write(data)
 
-                self._stream.content(member, take)
+                self._archive.content(member, take)
                 if digester.hexdigest() != blob.digest.partition(":")[2]:
                     raise _WrongDigestError
         except _WrongDigestError:
@@ -224,20 +135,25 @@ class _Reading:
 
     def _link(self, link: Link, member: tarfile.TarInfo) -> None:
         content = io.BytesIO()
-        self._stream.content(member, lambda data: _take_start(content, data))
+        self._archive.content(member, lambda data: _take_start(content, data))
         self._add_link(link, content.getvalue().decode("ascii", "replace"), member)
 
     def _add_link(self, link: Link, digest: str, member: tarfile.TarInfo) -> None:
         if not link.may_hold(digest):
             self._leave_out(link, member, "is damaged: it holds another digest than it has to")
             return
-        with self._create(link.path) as file:
+        with self._new_file(link.path) as file:
             file.write(digest.encode())
         self._catalog.add_link(link, digest)
+
+    def _new_file(self, path: str) -> AbstractContextManager[Writer]:
+        self._account.file(path)
+        return self._create(path)
 
     def _hard_link(self, entry: Blob | Link | None, member: tarfile.TarInfo) -> None:
         """Another name of a member before it."""
         try:
+            prove_name(member.linkname)
             target = locate(member.linkname)
         except BadImage:  # which is fine for something that is left out
             target = None

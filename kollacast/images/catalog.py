@@ -20,10 +20,14 @@ from kollacast.images.layout import (
     revision_link,
     tag_link,
 )
-from kollacast.images.manifest import Manifest, read_manifest
+from kollacast.images.manifest import Manifest, may_be_manifest, read_manifest
 
-#: Blobs and links in a storage, at the most: a hundred times what a cluster needs.
-_MAX_ENTRIES = 1_000_000
+#: Blobs and links in a storage, at the most: three times what a cluster of a thousand images has.
+_MAX_ENTRIES = 100_000
+#: Bytes of all manifests: one has some thousand.
+_MAX_MANIFESTS = 32 * 1024 * 1024
+#: Blobs and manifests of all images together, those of several counted for each.
+_MAX_PARTS = 1_000_000
 #: Remarks of a kind that are shown; the others are counted.
 _SHOWN = 10
 
@@ -52,7 +56,12 @@ class Catalog:
     """Filled by the methods `add_…`; the last of several that are alike counts."""
 
     sizes: dict[str, int] = field(default_factory=dict)  #: bytes of each blob, by digest
-    _manifests: dict[str, Manifest] = field(default_factory=dict)
+    #: what may be a manifest, by digest; and what of it was needed, once it is read
+    _contents: dict[str, bytes] = field(default_factory=dict)
+    _content_bytes: int = 0
+    _manifests: dict[str, Manifest | None] = field(default_factory=dict)
+    #: as long as nothing is added: the images, and the digests of the blobs that they consist of
+    _judgement: tuple[list[Image], set[str]] | None = None
     _links: dict[str, str] = field(default_factory=dict)  #: digests by path
     #: what is wrong, as what follows a colon and as a line of its own, by path
     _damaged: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -62,20 +71,26 @@ class Catalog:
 
     def add_blob(self, digest: str, size: int, content: bytes | None) -> None:
         """There is a blob; `content` is what a manifest would be read from."""
+        self.remove_blob(digest)
         self._damaged.pop(blob_path(digest), None)
         self.sizes[digest] = size
-        manifest = read_manifest(content) if content is not None else None
-        if manifest is not None:
-            self._manifests[digest] = manifest
+        if content is not None and may_be_manifest(content):
+            self._contents[digest] = content
+            self._content_bytes += len(content)
+            if self._content_bytes > _MAX_MANIFESTS:
+                raise BadImage(f"it has more than {_MAX_MANIFESTS} bytes of manifests")
         self._prove_size()
 
     def remove_blob(self, digest: str) -> None:
         """There is no such blob, after all."""
+        self._judgement = None
         self.sizes.pop(digest, None)
         self._manifests.pop(digest, None)
+        self._content_bytes -= len(self._contents.pop(digest, b""))
 
     def add_link(self, link: Link, digest: str) -> None:
         """There is a link that holds `digest`."""
+        self._judgement = None
         self._damaged.pop(link.path, None)
         self._links[link.path] = digest
         self._note_tag(link)
@@ -85,6 +100,7 @@ class Catalog:
 
         `why` follows the name of what needs it, `line` is for an operator where nothing does.
         """
+        self._judgement = None
         if isinstance(entry, Blob):
             if entry.digest in self.sizes:
                 return
@@ -120,32 +136,44 @@ class Catalog:
 
     def images(self) -> list[Image]:
         """All images, sorted. Raises BadImage if there is none, or one cannot be served."""
-        return [image for image, _ in self._judged()]
+        return self._judged()[0]
 
     def needed(self) -> set[str]:
         """The digests of the blobs that the images consist of. Raises BadImage."""
-        return {digest for _, parts in self._judged() for digest in parts}
+        return self._judged()[1]
 
-    def _judged(self) -> list[tuple[Image, set[str]]]:
-        """All images, each with the digests of its blobs."""
+    def _judged(self) -> tuple[list[Image], set[str]]:
+        """All images, and the digests of their blobs."""
+        if self._judgement is None:
+            self._judgement = self._judge_all()
+        return self._judgement
+
+    def _judge_all(self) -> tuple[list[Image], set[str]]:
         if not self._tags:
             raise BadImage("it holds no image of a registry")
-        images: list[tuple[Image, set[str]]] = []
+        images: list[Image] = []
+        needed: set[str] = set()
         problems: dict[str, str] = {}
+        left = _MAX_PARTS
         for repository, tag in sorted(self._tags):
             try:
-                images.append(self._judge(repository, tag))
+                image, parts = self._judge(repository, tag, left)
             except _LackingError as error:
                 problems[f"{repository}:{tag}"] = str(error)
+                left -= 1
+                continue
+            images.append(image)
+            needed |= parts
+            left -= len(parts)
         if problems:
             first, *others = problems
             more = f" and {len(others) - _SHOWN} more" if others[_SHOWN:] else ""
             also = f"; not whole, either: {', '.join(others[:_SHOWN])}{more}" if others else ""
             raise BadImage(f"its image {first} {problems[first]}{also}")
-        return images
+        return images, needed
 
-    def _judge(self, repository: str, tag: str) -> tuple[Image, set[str]]:
-        """One image, by what a registry looks up when it is pulled."""
+    def _judge(self, repository: str, tag: str, most: int) -> tuple[Image, set[str]]:
+        """One image of up to `most` parts, by what a registry looks up when it is pulled."""
         path = tag_link(repository, tag)
         if path not in self._links:
             raise _LackingError(f"lacks the link of its tag{self._why(path)}")
@@ -169,6 +197,8 @@ class Catalog:
                 raise _LackingError(
                     f"lacks every image of its index {current}{_list_of(manifest.children)}"
                 )
+            if len(parts) + len(waiting) + len(absent) > most:
+                raise BadImage(f"its images consist of more than {_MAX_PARTS} blobs and manifests")
         size = sum(self.sizes[part] for part in parts)
         return Image(repository, tag, digest, size, tuple(dict.fromkeys(absent))), parts
 
@@ -183,7 +213,9 @@ class Catalog:
         stored = self._links[known]
         if stored not in self.sizes:
             raise _LackingError(f"lacks the manifest {digest}{self._why(blob_path(stored))}")
-        manifest = self._manifests.get(stored)
+        if stored not in self._manifests:
+            self._manifests[stored] = read_manifest(self._contents.get(stored, b""))
+        manifest = self._manifests[stored]
         if manifest is None:
             raise _LackingError(f"has in the place of its manifest something else: {digest}")
         return stored, manifest

@@ -6,15 +6,18 @@ image/spec/v1.2.md).
 
 from __future__ import annotations
 
-import json
+import io
 import os
 import shutil
 import stat
 import tarfile
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from kollacast.images.compression import START, decompressed, is_compressed, naming
 from kollacast.images.layout import BadImage
+from kollacast.images.limits import Account, read_json
+from kollacast.images.tar import Archive
 
 #: Bytes of a manifest, at the most.
 _MAX_MANIFEST = 16 * 1024 * 1024
@@ -49,10 +52,8 @@ def images_of(archive: str, path: str) -> list[SavedImage]:
     `path` is what an operator calls it.
     """
     try:
-        with tarfile.open(archive, "r:") as file:
-            manifest = file.extractfile("manifest.json")
-            assert manifest is not None
-            entries = json.loads(manifest.read(_MAX_MANIFEST))
+        with naming(path), open(archive, "rb") as file:
+            entries = read_json(_manifest(file))
         return [
             SavedImage(
                 str(entry["Config"]).rpartition("/")[2].removesuffix(".json"),
@@ -60,9 +61,20 @@ def images_of(archive: str, path: str) -> list[SavedImage]:
             )
             for entry in entries
         ]
-    except KeyError:
-        raise BadImage(
-            f"{path}: is nothing that `docker save` wrote, or cut short: it has no manifest.json"
-        ) from None
-    except (tarfile.TarError, ValueError, TypeError, AssertionError):
+    except (tarfile.TarError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         raise BadImage(f"{path}: is nothing that `docker save` wrote") from None
+
+
+def _manifest(file: BinaryIO) -> bytes:
+    """What an archive has as its manifest. Raises BadImage if it has none."""
+    archive = Archive(file, Account(), skips=True)
+    content: io.BytesIO | None = None
+    for member in archive.members():
+        if member.name == "manifest.json" and member.isreg():
+            if member.size > _MAX_MANIFEST:
+                raise BadImage(f"it has a manifest.json of {member.size} bytes")
+            content = io.BytesIO()
+            archive.content(member, content.write)
+    if content is None:
+        raise BadImage("is nothing that `docker save` wrote, or cut short: it has no manifest.json")
+    return content.getvalue()

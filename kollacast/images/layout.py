@@ -18,6 +18,8 @@ STORAGE = "docker/registry/v2"
 PREFIX = "tmp/registry"
 #: Bytes of a link, at the most.
 MAX_LINK = 160
+#: Characters of a repository's name, at the most: the limit of the registry itself.
+MAX_REPOSITORY = 255
 #: A regular expression for each part of a repository's name, and one for a tag.
 COMPONENT = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
 TAG = r"\w[\w.-]{0,127}"
@@ -109,11 +111,19 @@ def locate(member: str) -> Blob | Link | None:
 
 
 def parse(path: str) -> Blob | Link | None:
-    """What the file with this path in a registry's root directory is; None as for `locate`."""
+    """What the file with this path in a registry's root directory is; None as for `locate`.
+
+    Raises BadImage for a repository with a name that no registry takes.
+    """
     if match := _BLOB.fullmatch(path):
         digest = f"{match['algorithm']}:{match['hex']}"
         return Blob(path, digest) if is_digest(digest) else None
     if match := _LINK.fullmatch(path):
+        if len(match["repository"]) > MAX_REPOSITORY:
+            raise BadImage(
+                f"its repository {quoted(match['repository'])} has a name of more than"
+                f" {MAX_REPOSITORY} characters"
+            )
         folders = [
             f"{match[f'{which}algorithm']}:{match[f'{which}hex']}"
             for which in ("", "revision_", "index_")

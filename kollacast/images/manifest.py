@@ -6,10 +6,11 @@ distribution registry (manifest-v2-2.md, and the older schema 1).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from kollacast.images.limits import read_json
 
 #: Bytes of a manifest, at the most: the limit of the registry itself.
 MAX_MANIFEST = 4 * 1024 * 1024
@@ -27,6 +28,12 @@ MEDIA_TYPES = (
 )
 
 
+#: Blobs and manifests that one may name. A registry's images have 127 layers at the most.
+_MAX_NAMED = 10_000
+#: Characters of a digest that a manifest names, at the most: sha512 takes 135.
+_MAX_DIGEST = 256
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Digests as the manifest has them, of whatever algorithm."""
@@ -38,10 +45,10 @@ class Manifest:
 
 def read_manifest(content: bytes) -> Manifest | None:
     """The manifest of an image or of a list of images; None for other blobs."""
-    if content.lstrip()[:1] != b"{":
+    if not may_be_manifest(content) or len(content) > MAX_MANIFEST:
         return None
     try:
-        fields = json.loads(content)
+        fields = read_json(content)
     except (ValueError, RecursionError):
         return None
     if not isinstance(fields, dict):
@@ -64,13 +71,23 @@ def read_manifest(content: bytes) -> Manifest | None:
     return Manifest(dict(blobs), children, "manifests" in fields)
 
 
+def may_be_manifest(content: bytes) -> bool:
+    """Whether it is worth to `read_manifest` this, by a look: that takes no memory."""
+    return content.lstrip()[:1] == b"{" and b'"schemaVersion"' in content
+
+
 def _descriptors(value: Any, key: str = "digest") -> Iterator[tuple[str, int | None]]:
     """Digest and size of descriptors, but of those that are kept elsewhere (`urls`).
 
     Raises ValueError where there is something else.
     """
-    for entry in [] if value is None else value if isinstance(value, list) else [value]:
+    entries = [] if value is None else value if isinstance(value, list) else [value]
+    if len(entries) > _MAX_NAMED:
+        raise ValueError(len(entries))
+    for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
+            raise ValueError(entry)
+        if len(entry[key]) > _MAX_DIGEST:
             raise ValueError(entry)
         if not entry.get("urls"):
             size = entry.get("size")

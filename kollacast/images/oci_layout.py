@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -17,6 +16,9 @@ from typing import Any
 
 from kollacast.images.compression import decompressed, naming
 from kollacast.images.layout import BadImage, is_digest
+from kollacast.images.limits import Account, read_json
+from kollacast.images.manifest import MAX_MANIFEST
+from kollacast.images.tar import Archive, counted
 
 _NAMES = ("org.opencontainers.image.ref.name", "io.containerd.image.name")
 #: What a descriptor needs to lead to its image.
@@ -52,13 +54,16 @@ def images_of(folder: str, path: str) -> list[LayoutImage]:
     """The images of the layout in `folder`, which an operator calls `path`. Raises OSError."""
     index = os.path.join(folder, "index.json")
     try:
-        with open(index, encoding="utf-8") as file:
-            return [_image(descriptor) for descriptor in json.load(file)["manifests"]]
+        with open(index, "rb") as file:
+            data = file.read(MAX_MANIFEST + 1)
+        if len(data) > MAX_MANIFEST:
+            raise BadImage(f"{path}: has an index.json of more than {MAX_MANIFEST} bytes")
+        return [_image(descriptor) for descriptor in read_json(data)["manifests"]]
     except FileNotFoundError:
         if not os.path.isdir(folder):
             raise
         raise BadImage(f"{path}: is no OCI layout: it has no index.json") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise BadImage(
             f"{os.path.join(path, 'index.json')}: is no index of an OCI layout"
         ) from None
@@ -66,21 +71,19 @@ def images_of(folder: str, path: str) -> list[LayoutImage]:
 
 def unpack_archive(path: str, folder: str) -> None:
     """Make `folder` the layout in the archive `path`. Raises OSError, BadImage among them."""
+    account = Account()
     try:
-        with (
-            naming(path),
-            open(path, "rb") as file,
-            tarfile.open(fileobj=decompressed(file), mode="r|") as archive,
-        ):
-            for member in archive:
+        with naming(path), open(path, "rb") as file:
+            archive = Archive(decompressed(counted(file, account)), account)
+            for member in archive.members():
                 name = str(PurePosixPath(member.name))
-                content = archive.extractfile(member) if member.isreg() else None
-                if content is not None and _MEMBER.fullmatch(name):
+                if member.isreg() and _MEMBER.fullmatch(name):
+                    account.file(name)
                     target = os.path.join(folder, name)
                     os.makedirs(os.path.dirname(target), exist_ok=True)
                     with open(target, "wb") as copy:
-                        shutil.copyfileobj(content, copy)
-    except (tarfile.TarError, ValueError):
+                        archive.content(member, copy.write)
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError):
         raise BadImage(f"{path}: is neither an OCI layout nor an archive of one") from None
     if not os.path.exists(os.path.join(folder, "index.json")):
         raise BadImage(f"{path}: is no archive of an OCI layout: it has no index.json")

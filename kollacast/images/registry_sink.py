@@ -16,8 +16,9 @@ from twisted.logger import Logger
 
 from kollacast.files import fdio
 from kollacast.files.sink import OneWay
-from kollacast.images.archive import PIECE, read_storage
+from kollacast.images.archive import read_storage
 from kollacast.images.catalog import Catalog
+from kollacast.images.tar import PIECE
 from kollacast.images.versions import Record, Versions
 from kollacast.transport.threads import start_thread
 

@@ -7,8 +7,8 @@ import os
 from collections.abc import Callable
 from typing import BinaryIO
 
-from kollacast.images.archive import PIECE
 from kollacast.images.registry_sink import RegistrySink
+from kollacast.images.tar import PIECE
 from kollacast.images.versions import read_record
 
 

@@ -5,6 +5,7 @@
     DIR/previous -> versions/6            the version before, to go back to
 
 A version gets its number when it is whole and on disk, and `current` then changes in one moment.
+All is done in open folders: nobody else can have something written elsewhere by links.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import errno
 import fcntl
 import json
 import os
-import shutil
-import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
+from kollacast.files import trusted_path
 from kollacast.files.atomic_file import sync_folder
+from kollacast.files.removal import remove_tree
 from kollacast.images.catalog import Image
 from kollacast.images.layout import Link, is_digest, parse, tag_link
 
@@ -29,6 +30,7 @@ _RECORD = ".kollacast.json"
 _NO_RECORD = "is no record of a received image"
 _PART = ".incoming.part"
 _LINKS = ("current", "previous")
+_VERSIONS = "versions"
 #: The registry runs as another user, and reads; who else may is for the mode of DIR to say.
 _FILE_MODE = 0o644
 _FOLDER_MODE = 0o755
@@ -56,32 +58,53 @@ class Versions:
 
         And when the place of a link to a version is taken by something else.
         """
-        self._root = os.path.abspath(root)
         _prove_links(root)
-        self._folder = os.path.join(self._root, "versions")
-        self._part = os.path.join(self._folder, _PART)
-        _make_folder(self._folder)
-        self._fd = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._path = os.path.abspath(root)
+        #: Folders that were made for this, the innermost last.
+        self._made: list[str] = []
+        self._fds = ExitStack()
+        self._part: int | None = None
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _make_folders(self._path, self._made)
+            self._root = self._open(self._path)
+            path = os.path.join(self._path, _VERSIONS)
+            _make_folders(path, self._made)
+            self._folder = self._open(path)
+            fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(self._fd)
+            self.close()
             raise OSError(errno.EBUSY, "another process receives an image there", root) from None
+        except OSError:
+            self.close()
+            raise
+
+    def _open(self, path: str) -> int:
+        fd = trusted_path.open_folder(path)
+        self._fds.callback(os.close, fd)
+        return fd
 
     def close(self) -> None:
-        """Let others change them."""
-        os.close(self._fd)
+        """Let others change them. Folders that were made for nothing go."""
+        self._end_part()
+        for path in reversed(self._made):
+            with suppress(OSError):  # as where there is a version in it
+                os.rmdir(path)
+        self._fds.close()
 
     def begin(self) -> None:
         """Begin a version; what was begun before, by whomever, is removed. Raises OSError."""
         self.discard()
-        os.mkdir(self._part)
-        os.chmod(self._part, _FOLDER_MODE)
+        self._part = _new_folder(self._folder, _PART)
 
     def discard(self) -> None:
         """Remove what was begun. Raises OSError."""
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self._part)
+        self._end_part()
+        remove_tree(self._folder, _PART)
+
+    def _end_part(self) -> None:
+        if self._part is not None:
+            os.close(self._part)
+            self._part = None
 
     @contextmanager
     def create(self, path: str) -> Iterator[BinaryIO]:
@@ -89,27 +112,21 @@ class Versions:
 
         When the context ends by an exception, there is none.
         """
-        whole = os.path.join(self._part, path)
-        _make_folder(os.path.dirname(whole))
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            fd = os.open(whole, flags, _FILE_MODE)
-        except FileExistsError:
-            os.unlink(whole)
-            fd = os.open(whole, flags, _FILE_MODE)
-        try:
-            with open(fd, "wb") as file:
-                os.fchmod(fd, _FILE_MODE)
+        assert self._part is not None
+        part = self._part
+        with open(_new_file(part, path), "wb") as file:
+            try:
+                os.fchmod(file.fileno(), _FILE_MODE)
                 yield file
-        except BaseException:
-            os.unlink(whole)
-            raise
+            except BaseException:
+                os.unlink(path, dir_fd=part)
+                raise
 
     def finish(self, record: Record) -> None:
         """Bring what was begun to disk. Raises OSError."""
         with self.create(_RECORD) as file:
             file.write(json.dumps(record.as_json(), indent=1).encode() + b"\n")
-        _sync_all(self._fd)
+        _sync_all(self._folder)
 
     def switch(self) -> None:
         """Make what was begun and finished the current version; keep the one before only.
@@ -120,19 +137,19 @@ class Versions:
         numbers = [int(name) for name in os.listdir(self._folder) if name.isdecimal()]
         number = str(max(numbers, default=0) + 1)
         links = {name: self._target(name) for name in _LINKS}
-        os.rename(self._part, os.path.join(self._folder, number))
+        os.rename(_PART, number, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         try:
-            os.fsync(self._fd)
+            os.fsync(self._folder)
             if links["current"] is not None:
                 self._link("previous", links["current"])
-            self._link("current", f"versions/{number}")
+            self._link("current", f"{_VERSIONS}/{number}")
             sync_folder(self._root)
         except BaseException:  # an interrupt is one
             self._take_back(number, links)
             raise
         keep = {number, os.path.basename(self._target("previous") or "")}
         for old in {*map(str, numbers)} - keep:
-            shutil.rmtree(os.path.join(self._folder, old), ignore_errors=True)
+            self._remove(old)
 
     def _take_back(self, number: str, links: Mapping[str, str | None]) -> None:
         """Have the links as before, and not this version; one that has to stay current stays."""
@@ -143,32 +160,36 @@ class Versions:
                 if target is not None:
                     self._link(name, target)
                 else:
-                    os.unlink(os.path.join(self._root, name))
+                    os.unlink(name, dir_fd=self._root)
             except OSError:
                 if name == "current":
                     return
-        shutil.rmtree(os.path.join(self._folder, number), ignore_errors=True)
+        self._remove(number)
+
+    def _remove(self, number: str) -> None:
+        with suppress(OSError):  # the next one is tried again with the next image
+            remove_tree(self._folder, number)
 
     def _target(self, name: str) -> str | None:
         """Where a link leads: to a version as this program writes it, however it was written.
 
         An operator who goes back by hand may have linked to ``previous``, or to ``versions/6/``.
         """
-        path = os.path.join(self._root, name)
         try:
-            target = os.readlink(path)
+            target = os.readlink(name, dir_fd=self._root)
         except FileNotFoundError:
             return None
-        folder, version = os.path.split(os.path.realpath(path))
-        return f"versions/{version}" if folder == os.path.realpath(self._folder) else target
+        folder, version = os.path.split(os.path.realpath(os.path.join(self._path, name)))
+        versions = os.path.realpath(os.path.join(self._path, _VERSIONS))
+        return f"{_VERSIONS}/{version}" if folder == versions else target
 
     def _link(self, name: str, target: str) -> None:
         """Have the symbolic link `name` point to `target`, from one moment to the next."""
-        path, temporary = (os.path.join(self._root, n) for n in (name, f".{name}.part"))
+        temporary = f".{name}.part"
         with suppress(FileNotFoundError):
-            os.unlink(temporary)
-        os.symlink(target, temporary)
-        os.rename(temporary, path)
+            os.unlink(temporary, dir_fd=self._root)
+        os.symlink(target, temporary, dir_fd=self._root)
+        os.rename(temporary, name, src_dir_fd=self._root, dst_dir_fd=self._root)
 
 
 def read_record(root: str) -> Record | None:
@@ -210,13 +231,12 @@ def prove_root(root: str) -> None:
         # It would be the folder that this process happens to be in.
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), root)
     _prove_links(root)
-    existing = os.path.abspath(root)
-    while not os.path.lexists(existing):
-        existing = os.path.dirname(existing)
-    if not stat.S_ISDIR(os.stat(existing).st_mode):
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), existing)
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), existing)
+    for path in (os.path.abspath(root), os.path.join(os.path.abspath(root), _VERSIONS)):
+        while not os.path.lexists(path):
+            path = os.path.dirname(path)
+        os.close(trusted_path.open_folder(path))
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
 
 
 def _prove_links(root: str) -> None:
@@ -230,13 +250,56 @@ def _prove_links(root: str) -> None:
             raise FileExistsError(errno.EEXIST, reason)
 
 
-def _make_folder(path: str) -> None:
-    """Make a folder, and those above it that are missing, all to be read by others."""
-    if os.path.isdir(path):
-        return
-    _make_folder(os.path.dirname(path))
-    os.mkdir(path)
-    os.chmod(path, _FOLDER_MODE)
+def _make_folders(path: str, made: list[str]) -> None:
+    """Make a folder, and those above it that are missing, all to be read by others.
+
+    `made` is told each of them. Raises OSError.
+    """
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for folder in reversed(missing):
+        parent, name = trusted_path.open_parent(folder)
+        try:
+            os.close(_new_folder(parent, name))
+        finally:
+            os.close(parent)
+        made.append(folder)
+
+
+def _new_folder(parent: int, name: str) -> int:
+    """Make a folder to be read by others, whatever the umask, and open it. Raises OSError."""
+    os.mkdir(name, dir_fd=parent)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(name, flags, dir_fd=parent)
+    try:
+        os.fchmod(fd, _FOLDER_MODE)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _new_file(part: int, path: str) -> int:
+    """Open a new file at `path` in what is begun, whose folders nobody else can write to.
+
+    In the place of one that is there. Raises OSError.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, _FILE_MODE, dir_fd=part)
+    except FileExistsError:
+        os.unlink(path, dir_fd=part)
+    except FileNotFoundError:
+        missing = [os.path.dirname(path)]
+        while missing:
+            try:
+                os.mkdir(missing[-1], dir_fd=part)
+                os.chmod(missing.pop(), _FOLDER_MODE, dir_fd=part)
+            except FileNotFoundError:
+                missing.append(os.path.dirname(missing[-1]))
+    return os.open(path, flags, _FILE_MODE, dir_fd=part)
 
 
 def _sync_all(fd: int) -> None:

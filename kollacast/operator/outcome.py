@@ -28,6 +28,26 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class HostLine:
+    """How far one host is."""
+
+    name: str
+    state: str  #: in an operator's words
+    share: float | None  #: of the image; None while nobody knows how large that is
+    loss: float | None  #: the share of packets that it did not receive; None where none were sent
+    owed_s: float  #: for which something has been due from it
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """How the hosts of a run stand."""
+
+    states: dict[str, int]  #: how many in each state that any is in, in the order of a run
+    loss: float | None  #: the share of packets that hosts did not receive, of all
+    slowest: tuple[HostLine, ...]  #: those to look at, farthest behind first
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far a run is, at one moment."""
 
@@ -37,3 +57,4 @@ class Progress:
     clients: int  #: that take part now, or have the image; in the end only these
     clients_expected: int  #: 0 on a client, which knows of itself alone
     packets_repaired: int  #: sent again (server), asked for again and received (client)
+    hosts: Hosts | None = None  #: of a server, where they were asked for

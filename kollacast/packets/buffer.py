@@ -111,6 +111,12 @@ class PacketBuffer:
                 payloads[-1] = self.payload[(end - 1) * self.capacity : self.ctl.buffer_size]
         return payloads
 
+    def full(self) -> memoryview:
+        """All of it as full packets: behind the last one's payload there are zeros, then."""
+        size, end = self.ctl.buffer_size, self.ctl.pkt_count * self.capacity
+        self.payload[size:end] = bytes(end - size)
+        return self.payload[:end]
+
     def slot_of(self, seq: int) -> int | None:
         """The slot of the packet ``seq``, or None when it is another buffer's."""
         slot = seq - self.ctl.packet_id_base

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kollacast.repair.choice import Choice
+from kollacast.repair.choice import Choice, prepare
 from kollacast.repair.decoder import Decoder
 
-__all__ = ["Choice", "Decoder"]
+__all__ = ["Choice", "Decoder", "prepare"]

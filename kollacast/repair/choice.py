@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from kollacast.repair.forecast import Ahead
+from kollacast.repair import rows
+from kollacast.repair.forecast import MANY, Ahead
 from kollacast.repair.parity import ParityEncoder
 from kollacast.repair.scheme import WORTH, Demand, Made, Offer, Slices
 from kollacast.repair.xor import XorEncoder
@@ -15,6 +14,12 @@ _CLEARLY = 0.25
 _MOST_COMBINED = 8192
 
 
+def prepare(clients: int) -> None:
+    """Load what makes parity for so many clients fast, if it is installed."""
+    if clients > MANY:
+        rows.load_numpy()
+
+
 class Choice:
     """The server's side, for a session."""
 
@@ -22,9 +27,9 @@ class Choice:
         self._xor = XorEncoder(capacity)
         self._parity = ParityEncoder(capacity)
 
-    def ahead(self, payloads: Sequence[memoryview], ahead: Ahead) -> Slices[Made]:
-        """What leaves behind a buffer of these packets unasked."""
-        return self._parity.make(payloads, *ahead)
+    def ahead(self, payload: memoryview, ahead: Ahead) -> Slices[Made]:
+        """What leaves unasked behind a buffer of these full packets."""
+        return self._parity.make(payload, *ahead)
 
     def plan(self, demand: Demand) -> Slices[Offer | None]:
         """How a demand is met best; None where that is by TCP."""

@@ -24,7 +24,7 @@ _REMEMBERED = 8
 #: Of each of them, so many clients that lost most are looked at one by one.
 _WORST = 32
 #: So many clients lose something of a buffer; for fewer it is asked what they lack.
-_MANY = 16
+MANY = 16
 #: Who loses more than this share is served apart.
 _MOST_LOSS = 0.2
 #: A request costs the server as much time as so many packets take on a link of 1 Gbit/s.
@@ -95,7 +95,7 @@ class Forecast:
 
     def ahead(self, packets: int) -> Ahead:
         """What is best sent behind a buffer of so many packets."""
-        if sum(seen.clients for seen in self._seen) <= _MANY * len(self._seen):
+        if sum(seen.clients for seen in self._seen) <= MANY * len(self._seen):
             return NOTHING
         needs = [_Needs(seen, packets) for seen in self._seen]
         most = _rows(MOST_ROWS, packets)

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import reduce
-from itertools import chain
-from operator import xor
 
 from kollacast.repair.elimination import System
+from kollacast.repair.rows import READ_SLICE, SUM_SLICE, Rows, sums
 from kollacast.repair.scheme import WORTH, Demand, Held, Made, Mended, Slices
-from kollacast.wire.parity import ParityRun, orders, places, span
+from kollacast.wire.parity import ParityRun
 from kollacast.wire.recipes import parity_seq
 
 #: Packets beyond those that a client lacks, so that nearly all clients can solve at once.
@@ -32,9 +30,6 @@ MOST_ROWS = 768
 _MOST_LOSS = 0.5
 #: Of the clients that lack most, so many may be left to TCP.
 _OUTLIERS = 8
-#: Packets that are read, and packets that are added up, in one go: some milliseconds.
-_READ_SLICE = 1024
-_SUM_SLICE = 16384
 #: Bytes of parity packets that wait at a client to be told what they are.
 _MOST_KEPT = 8 * 1024 * 1024
 
@@ -68,25 +63,11 @@ class ParityEncoder:
         yield
         return best
 
-    def make(self, payloads: Sequence[memoryview], count: int, loss: float) -> Slices[Made]:
-        """So many parity packets of these of a buffer, such a share of which is lost."""
+    def make(self, payload: memoryview, count: int, loss: float) -> Slices[Made]:
+        """So many parity packets of a buffer of these full packets, a share of which is lost."""
         run = ParityRun(parity_seq(self.packets), count, _layers(count, loss))
         self.packets += count
-        values: list[int] = []
-        for start in range(0, len(payloads), _READ_SLICE):
-            part = payloads[start : start + _READ_SLICE]
-            values += [int.from_bytes(payload, "little") for payload in part]
-            yield
-        rows = _Rows(run, len(payloads))
-        yield from rows.arrange(values)
-        made: list[bytes] = []
-        added = 0
-        for index in range(count):
-            made.append(rows.total(index).to_bytes(self.capacity, "little"))
-            added += rows.work
-            if added >= _SUM_SLICE:
-                added = 0
-                yield
+        made = yield from sums(run, payload, self.capacity)
         # Where the seqs go round there are two runs.
         whole = min(parity_seq(-1) - run.first + 1, count)
         runs = [(run.first, made[:whole]), (parity_seq(0), made[whole:])]
@@ -109,31 +90,10 @@ class _ParityOffer:
         # Whoever lacks too much asks for it once it has these.
         self.direct: Sequence[Sequence[int]] = [()] * len(demand.wanted)
         self._encoder = encoder
-        self._payloads = demand.payloads
+        self._payload = demand.payload
 
     def make(self) -> Slices[Made]:
-        return self._encoder.make(self._payloads, self.coded, self.loss)
-
-
-class _Rows:
-    """What the rows of a run add up to."""
-
-    def __init__(self, run: ParityRun, packets: int) -> None:
-        self._run = run
-        self._packets = packets
-        self._layers: list[list[int]] = []
-        self.work = run.layers * span(run, packets) // run.count  #: additions for one of them
-
-    def arrange(self, values: Sequence[int]) -> Iterator[None]:
-        """Of these values of the buffer's packets."""
-        padded = [*values, *[0] * (span(self._run, self._packets) - self._packets)]
-        for order in orders(self._run, self._packets):
-            self._layers.append(list(map(padded.__getitem__, order)))
-            yield
-
-    def total(self, index: int) -> int:
-        part = places(self._run, self._packets, index)
-        return reduce(xor, chain.from_iterable(layer[part] for layer in self._layers))
+        return self._encoder.make(self._payload, self.coded, self.loss)
 
 
 class ParityDecoder:
@@ -211,13 +171,13 @@ class ParityDecoder:
     ) -> Iterator[None]:
         # What is known is told by its payload, what is not by a bit above it.
         values: list[int] = []
-        for start in range(0, len(seqs), _READ_SLICE):
-            part = [(s, held.received(s)) for s in seqs[start : start + _READ_SLICE]]
+        for start in range(0, len(seqs), READ_SLICE):
+            part = [(s, held.received(s)) for s in seqs[start : start + READ_SLICE]]
             values += [
                 system.unit(s) if p is None else int.from_bytes(p, "little") for s, p in part
             ]
             yield
-        rows = _Rows(run, len(seqs))
+        rows = Rows(run, len(seqs))
         yield from rows.arrange(values)
         work = 0
         for index, payload in kept:
@@ -225,6 +185,6 @@ class ParityDecoder:
                 return
             total = rows.total(index) ^ int.from_bytes(payload, "little")
             work += rows.work + system.add(total)
-            if work >= _SUM_SLICE:
+            if work >= SUM_SLICE:
                 work = 0
                 yield

@@ -26,7 +26,8 @@ class Demand:
     """What is asked for in one round, of one buffer."""
 
     first: int  #: the seq of the buffer's first packet
-    payloads: Sequence[memoryview]  #: of all packets of the buffer, in order
+    payload: memoryview  #: of all packets of the buffer, each filled up with zeros
+    capacity: int  #: bytes of each of them
     wanted: Sequence[Sequence[int]]  #: the seqs that each client asked for
     #: The share of coded packets that the clients lost before; None in a buffer's first round.
     loss: float | None = None
@@ -34,7 +35,12 @@ class Demand:
     @property
     def packets(self) -> int:
         """How many packets the buffer has."""
-        return len(self.payloads)
+        return len(self.payload) // self.capacity
+
+    def packet(self, seq: int) -> memoryview:
+        """The payload of one of them."""
+        at = (seq - self.first) * self.capacity
+        return self.payload[at : at + self.capacity]
 
     @property
     def requested(self) -> int:

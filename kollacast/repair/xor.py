@@ -58,7 +58,7 @@ class XorEncoder:
             if len(planned) <= WORTH * sum(map(len, wanted)):
                 combinations += planned
                 for terms in planned:
-                    known = [demand.payloads[seq - demand.first] for seq in terms]
+                    known = list(map(demand.packet, terms))
                     payloads.append(combine(known, self.capacity))
             else:
                 for client, seqs in enumerate(wanted):

@@ -193,7 +193,8 @@ class Member:
         if credit.done < said.done or credit.room < said.room:
             raise WireError("credit that goes back")
         self._credit = credit
-        while self._announced and self._announced[0][0].buffer_id <= self._room:
+        room = self._room
+        while self._announced and self._announced[0][0].buffer_id <= room:
             self.ready()
         for lost in self._lost(credit, credit.done - said.done):
             self.done(lost)
@@ -205,12 +206,14 @@ class Member:
         """
         if buffers > len(self._sent):
             raise WireError("DONE for a buffer that was not sent")
+        if not credit.lost:
+            return [NOTHING_LOST] * buffers
         packets = [ctl.pkt_count for ctl, _ in islice(self._sent, buffers)]
         total = sum(packets)
         if credit.lost > total:
             raise WireError(f"{credit.lost} packets lost of {total}")
-        if not credit.lost or buffers == 1:
-            return [Lost(credit.lost, credit.runs)] * buffers
+        if buffers == 1:
+            return [Lost(credit.lost, credit.runs)]
         return [
             Lost(round(credit.lost * some / total), round(credit.runs * some / total))
             for some in packets
@@ -342,6 +345,7 @@ class Member:
         if self._dialect.answers_all:
             while self._requested:
                 self.refill(self._outgoing.queue)
-        self._requested.clear()
-        self._owed.clear()
+        if self._owed or self._requested:
+            self._requested.clear()
+            self._owed.clear()
         self.packets_owed = 0

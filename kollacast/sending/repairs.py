@@ -131,7 +131,7 @@ class Repairs:
         ahead = self._forecast.ahead(ctl.pkt_count)
         if not ahead.rows:
             return
-        work = self._choice.ahead(flight.buffer.slots(0, ctl.pkt_count), ahead)
+        work = self._choice.ahead(flight.buffer.full(), ahead)
         try:
             made = await self._coding.make(work, lambda: not self._is_stopped)
         except Over:
@@ -334,8 +334,8 @@ class Repairs:
         buffer = current.flight.buffer
         ctl = buffer.ctl
         requests = list(wanted.values())
-        packets = buffer.slots(0, ctl.pkt_count)
-        demand = Demand(ctl.packet_id_base, packets, requests, current.loss)
+        capacity = self.plan.capacity
+        demand = Demand(ctl.packet_id_base, buffer.full(), capacity, requests, current.loss)
 
         def is_needed() -> bool:
             return self._repairs.get(ctl.buffer_id) is current

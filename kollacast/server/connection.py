@@ -10,7 +10,7 @@ from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kollacast.server.conversation import Departure, is_over
+from kollacast.server.conversation import Departure
 from kollacast.server.lobby import Lobby
 from kollacast.server.participant import Host, Participant
 from kollacast.transport.keepalive import watch_peer
@@ -44,6 +44,7 @@ class ClientProtocol(Protocol):
         self._stream = ClientStream(host.plan.dialect, host.plan.max_request)
         self._is_open = False
         self._silent = True
+        self._is_closing = False
         self._timer: IDelayedCall | None = None
         self._guarded_hear = host.guard.wrap(self._hear)
 
@@ -89,7 +90,8 @@ class ClientProtocol(Protocol):
         self._lobby.leave(self)
 
     def close(self) -> None:
-        """Close once all is sent, or after a while."""
+        """Close once all is sent, or after a while; nothing that is heard counts any more."""
+        self._is_closing = True
         self.await_nothing()
         self._set_timer(_LINGER_S, self.transport.abortConnection)
         self.outgoing.close()
@@ -104,13 +106,13 @@ class ClientProtocol(Protocol):
 
     def _hear(self, data: bytes) -> None:
         client = self.client
-        if is_over(client.talk):
+        if self._is_closing:
             return
         self._silent = False
         try:
             for message in self._stream.feed(data):
                 client.hear(message)
-                if is_over(client.talk):
+                if self._is_closing:
                     return
         except WireError as error:
             client.drop(f"broke the protocol: {error}")

@@ -201,11 +201,6 @@ def _build_proving() -> TypeMachineBuilder[Proving, Acts]:
     return machine
 
 
-def is_over(machine: Conversation) -> bool:
-    """Whether nothing that a client says counts any more."""
-    return state_of(machine) in ("leaving", "closing")
-
-
 def is_report_due(machine: Proving) -> bool:
     """Whether a report is all that a client owes."""
     return state_of(machine) == "report due"

@@ -37,6 +37,10 @@ class ClientRecord:
     seconds_writing: float | None = None  #: for which its disk was busy
     seconds: float | None = None
 
+    def copy(self) -> ClientRecord:
+        """The same at this moment; made for each of a thousand hosts, again and again."""
+        return ClientRecord(*_values(self))
+
     @property
     def loss(self) -> float | None:
         """The share of packets multicast to it that did not reach it; None where none were."""
@@ -45,10 +49,6 @@ class ClientRecord:
     def fields(self) -> dict[str, Any]:
         """By name, in their order."""
         return dict(zip(_NAMES, _values(self), strict=True))
-
-    def copy(self) -> ClientRecord:
-        """The same, which stays as it is; there may be a thousand at a time."""
-        return ClientRecord(*_values(self))
 
     def take(self, report: Report) -> None:
         """What the client has counted itself."""

@@ -154,9 +154,10 @@ class Server:
         """Start with those who came; unless that is nobody, or all has started."""
         self._session.gathering.start_now()
 
-    def progress(self) -> Progress:
-        """How far the run is."""
-        return self._snapshot(()).progress()
+    def progress(self, most_hosts: int = 0) -> Progress:
+        """How far the run is, and so many of its slowest hosts, where any are asked for."""
+        entries = self._session.roster.entries() if most_hosts else ()
+        return self._snapshot(entries).progress(most_hosts)
 
     def snapshot(self) -> Snapshot:
         """All that there is to say of the run, at this moment."""

@@ -174,10 +174,10 @@ class Session:
         """End once nobody is left who has not got the image, and nobody may come back."""
         self._await_no_more()
         stage = self.stage
-        if stage is Stage.ENDED or not all(c.record.verified for c in self.roster.clients):
-            return
         has_verified = any(record.verified for record in self.roster.records)
-        if has_verified and stage is not Stage.PROVED:
+        if stage is Stage.ENDED or (has_verified and stage is not Stage.PROVED):
+            return
+        if not all(client.record.verified for client in self.roster.clients):
             return
         back_s = self.roster.awaited_s(self._config.patience_s)
         if back_s > 0:

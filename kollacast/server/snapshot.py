@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kollacast.operator.config import ServerConfig
-from kollacast.operator.outcome import Outcome, Progress, Status
+from kollacast.operator.outcome import HostLine, Hosts, Outcome, Progress, Status
 from kollacast.sending.barrier import Phase
 from kollacast.sending.plan import Plan
 from kollacast.server.cycle import Stage
@@ -83,8 +83,8 @@ class Snapshot:
     packets_repaired: int  #: that clients lacked, and got
     clients: tuple[ClientEntry, ...]  #: in the order in which they came
 
-    def progress(self) -> Progress:
-        """How far the run is."""
+    def progress(self, most_hosts: int = 0) -> Progress:
+        """How far the run is, and so many of its slowest hosts, where any are asked for."""
         return Progress(
             phase=PHASES[self.stage],
             bytes_done=self.bytes_done,
@@ -92,6 +92,7 @@ class Snapshot:
             clients=self.verified if self.stage is Stage.ENDED else self.present,
             clients_expected=self.config.clients,
             packets_repaired=self.packets_repaired,
+            hosts=self._hosts(most_hosts) if most_hosts else None,
         )
 
     def state(self, entry: ClientEntry) -> HostState:
@@ -160,6 +161,27 @@ class Snapshot:
     def _hex(self, name: str) -> str | None:
         value = self.digests.get(name)
         return None if value is None else value.hex()
+
+    def _hosts(self, most: int) -> Hosts:
+        """Before the start and after the end none is slow."""
+        sent = sum([entry.account.packets_sent for entry in self.clients])
+        lost = sum([entry.account.packets_lost for entry in self.clients])
+        moves = self.stage in (Stage.SENDING, Stage.PROVING, Stage.PROVED)
+        return Hosts(
+            states={state.value: count for state, count in self.states().items()},
+            loss=lost / sent if sent else None,
+            slowest=tuple(self._host_line(c) for c in self.slowest(most)) if moves else (),
+        )
+
+    def _host_line(self, entry: ClientEntry) -> HostLine:
+        account, size = entry.account, self.plan.size
+        return HostLine(
+            name=f"{account.name} ({account.address})",
+            state=self.state(entry).value,
+            share=self.bytes_of(entry) / size if size else None,
+            loss=account.loss,
+            owed_s=entry.owed_s,
+        )
 
     def _without(self, reason: str | None) -> str:
         """Who has not got the image, and why unless for the ``reason`` that all have."""

@@ -12,7 +12,7 @@ import re
 import socket
 import struct
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from kollacast.wire.structures import (
@@ -96,7 +96,7 @@ class Greeting:
 
     def encode(self) -> bytes:
         """The whole message, magic and length included."""
-        return MAGIC + encode_json({"version": PROTOCOL_VERSION, **asdict(self)})
+        return MAGIC + encode_json({"version": PROTOCOL_VERSION, **vars(self)})
 
     @classmethod
     def decode(cls, data: bytes) -> Greeting | Refusal:
@@ -174,7 +174,7 @@ class Hello:
 
     def encode(self) -> bytes:
         """The whole message, length included."""
-        return encode_json({"version": PROTOCOL_VERSION, **asdict(self)})
+        return encode_json({"version": PROTOCOL_VERSION, **vars(self)})
 
     @classmethod
     def decode(cls, data: bytes) -> Hello:

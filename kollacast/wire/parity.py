@@ -61,16 +61,21 @@ def _prime(least: int) -> int:
     return number
 
 
-def orders(run: ParityRun, packets: int) -> Iterator[list[int]]:
-    """For each layer, which slot of the buffer is at each place; from ``packets`` on it is none.
+def steps(run: ParityRun, packets: int) -> list[tuple[int, int]]:
+    """The order of each layer: at which slot of the buffer it begins, and how far it goes on.
 
-    Each order is a step and a beginning, two 16-bit words of SHAKE-128 of the first seq.
+    They are two 16-bit words of SHAKE-128 of the first seq; slots go round at the span.
     """
     end = span(run, packets)
     drawn = hashlib.shake_128(run.first.to_bytes(4, "big")).digest(4 * run.layers)
-    for step, begin in struct.iter_unpack(">2H", drawn):
-        step = 1 + step % (end - 1)
-        begin %= end
+    words = struct.iter_unpack(">2H", drawn)
+    return [(begin % end, 1 + step % (end - 1)) for step, begin in words]
+
+
+def orders(run: ParityRun, packets: int) -> Iterator[list[int]]:
+    """For each layer, which slot of the buffer is at each place; from ``packets`` on it is none."""
+    end = span(run, packets)
+    for begin, step in steps(run, packets):
         yield [place % end for place in range(begin, begin + step * end, step)]
 
 

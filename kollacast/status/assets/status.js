@@ -5,6 +5,8 @@
 const $ = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const MOST_POINTS = 1200;
+// A curve shows means over so many points.
+const SMOOTH = 3;
 const STALE_MS = 6000;
 // For whom the others wait, and after how many tenths of a second that is worth a mark.
 const IN_STEP = new Set(["receiving", "repairing", "verifying"]);
@@ -219,8 +221,10 @@ function showBarrier() {
 function rates(of) {
   const found = [];
   for (let n = 1; n < points.length; n += 1) {
-    const span = points[n][0] - points[n - 1][0];
-    const value = span > 0 ? of(points[n], points[n - 1], span) : null;
+    // Buffers are large, and come now and then.
+    const before = points[Math.max(0, n - SMOOTH)];
+    const span = points[n][0] - before[0];
+    const value = span > 0 ? of(points[n], before, span) : null;
     if (value !== null) found.push([points[n][0], value]);
   }
   return found;
