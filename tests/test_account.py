@@ -27,7 +27,7 @@ _GREETING = Greeting("s", 1, "239.1.1.1", 4000, 1500, 4, 2, "blake2b", name="roc
 class AccountTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.copy = LocalCopy(
-            MemorySink(), Expectation(), InlineWorker(), InlineWorker(), self.fail
+            MemorySink(), Expectation(), InlineWorker(), InlineWorker(), self.fail, lambda: 0.0
         )
         self.copy.terms = of_greeting(_GREETING)
         self.account = Account(self.copy, _CONFIG, "receiving", 1.23456)

@@ -205,7 +205,14 @@ class LossTests(_ConversationTestCase):
         """The control stream takes many packets of this size: the same first ones get through."""
         for held in (1, 2, 3, 5):
             network = Network(weather=Weather(socket_packets=held))
-            self.converse(_image(7 * 64 * CAPACITY), network=network, buffer_packets=64, window=8)
+            server, _ = self.converse(
+                _image(7 * 64 * CAPACITY), network=network, buffer_packets=64, window=8
+            )
+            # What was dropped is known at the server, and said.
+            assert server.outcome is not None
+            report = server.outcome.report
+            self.assertGreater(min(entry["packets_dropped"] for entry in report["clients"]), 10)
+            self.assertRegex(report["diagnosis"][0], "dropped in the receive buffer: ")
 
     def test_duplicates_and_damage(self) -> None:
         network = Network(6, Weather(duplicate=0.3, damage=0.3, overtaking=20))

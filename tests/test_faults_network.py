@@ -89,6 +89,9 @@ async def test_a_host_that_no_multicast_reaches(crew: Crew) -> None:
         await run.all_have_it()
         report = run.report("client-2")
         assert (report["packets_multicast"], report["packets_fetched"] > 0) == (0, True)
+        [found] = run.report("server")["diagnosis"]
+        assert found.startswith(f"no multicast reached host {run.lab.clients[2].address},")
+        assert run.server.lines[-2] == f"kollacast-server: diagnosis: {found}"
         for index in (0, 1):
             report = run.report(f"client-{index}")
             assert (report["packets_multicast"] > 0, report["packets_fetched"]) == (True, 0)

@@ -318,5 +318,5 @@ class Reports(unittest.SynchronousTestCase):
     def test_a_count_is_a_number_that_packets_can_have(self) -> None:
         for value, count in ((5, 5), (0, 0), (SEQ_LIMIT, SEQ_LIMIT), (SEQ_LIMIT + 1, None)):
             self.assertEqual(Report({"packets": value}).count("packets"), count)
-        for wrong in (-1, "5", 1.5, None):
+        for wrong in (-1, "5", 1.5, None, True):
             self.assertIsNone(Report({"packets": wrong}).count("packets"))

@@ -22,7 +22,7 @@ from twisted.trial import unittest
 from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake, Landing
-from kollacast.transport import frames, interfaces, receiver, segments, sender
+from kollacast.transport import frames, interfaces, multicast, receiver, segments, sender
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_GRO, UDP_SEGMENT
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.receiver import MulticastReceiver, open_receiver
@@ -370,6 +370,30 @@ class Doors(_PortsTest):
                     stranger.sendto(b"noise", group)
         self.assertGreater(self.intake.ways["frames"], 10)
         self.assertGreater(self.intake.counts.damaged, 500)
+
+    def test_what_the_kernel_has_no_room_for_is_counted(self) -> None:
+        group = (_GROUP, _free_port())
+        port = open_receiver(reactor, self.receiver_for(), group, _LOOPBACK, 4096, None)
+        self.addCleanup(port.stopListening)
+        self.assertEqual((port.dropped(), port.held_bytes), (0, 4096))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(_LOOPBACK))
+            for _ in range(100):
+                sock.sendto(bytes(1000), group)
+        come = 0
+        with contextlib.suppress(BlockingIOError):
+            while port.socket.recv(2000):
+                come += 1
+        self.assertGreater(come, 0)
+        self.assertEqual(port.dropped(), 100 - come)
+
+    def test_a_kernel_that_does_not_count(self) -> None:
+        port = open_receiver(
+            reactor, self.receiver_for(), (_GROUP, _free_port()), _LOOPBACK, 0, None
+        )
+        self.addCleanup(port.stopListening)
+        self.patch(multicast, "SO_MEMINFO", 1 << 20)
+        self.assertEqual(port.dropped(), 0)
 
     async def test_another_group_s_datagrams_do_not_come_in(self) -> None:
         self.open()

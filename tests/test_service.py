@@ -114,6 +114,15 @@ class EndingTests(_RunCase):
         )
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
+    def test_what_was_wrong_comes_before_the_last_line(self) -> None:
+        self.start()
+        outcome = Outcome(Status.OK, "all have it", {}, ("a cable is bad", "a disk is slow"))
+        self.program.ending.callback(outcome)
+        self.assertEqual(
+            self.announced,
+            ["diagnosis: a cable is bad", "diagnosis: a disk is slow", "all have it"],
+        )
+
     def test_every_status(self) -> None:
         for status in Status:
             self.setUp()

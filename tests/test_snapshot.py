@@ -156,6 +156,16 @@ class SnapshotTests(SynchronousTestCase):
             self.assertEqual(outcome.report["reason"], None if status is Status.OK else reason)
             json.dumps(outcome.report)
 
+    def test_a_thousand_are_a_count_and_ten_names(self) -> None:
+        """The line is bounded, and the report has all."""
+        gone = [_entry(number, None, reason="x" * 200) for number in range(1000)]
+        snapshot = dataclasses.replace(_snapshot(stage=Stage.ENDED), clients=tuple(gone))
+        outcome = snapshot.outcome(None)
+        self.assertEqual(outcome.line.count("host"), 10)
+        self.assertTrue(outcome.line.endswith("; and 990 more"), outcome.line)
+        self.assertLess(len(outcome.line), 3000)
+        self.assertEqual(len(outcome.report["clients"]), 1000)
+
 
 class MomentTests(MemoryTestCase):
     """A value of one moment, which time does not change."""
@@ -193,7 +203,7 @@ class MomentTests(MemoryTestCase):
         """One that stands still holds up the others, until it leaves the barrier."""
         network = Network()
         image = MemorySource(bytes(40_005), identity="file")
-        server = network.serve(image, clients=2, patience_s=5.0)
+        server = network.serve(image, clients=2, patience_s=50.0)
         slow = network.join(threads=True)
         network.settle()
         slow.threads["disk"].held = True

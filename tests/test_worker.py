@@ -11,10 +11,10 @@ from unittest import mock
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.trial import unittest
 
-from kollacast.transport.worker import ThreadWorker
+from kollacast.transport.worker import ThreadWorker, TimedWorker
 from tests.simulation.inline_worker import InlineWorker
 
 
@@ -157,3 +157,38 @@ class Inline(unittest.SynchronousTestCase):
         self.assertEqual(self.successResultOf(worker.run(int, "5")), 5)
         self.failureResultOf(worker.run(int, "x"), ValueError)
         worker.stop()
+
+
+class Timed(unittest.SynchronousTestCase):
+    """For how long there has been work to do."""
+
+    def test_calls_that_overlap_count_once(self) -> None:
+        clock = Clock()
+        waiting: list[Deferred[Any]] = []
+
+        class Slow:
+            def run(self, function: Any, *args: Any) -> Deferred[Any]:
+                waiting.append(Deferred())
+                return waiting[-1]
+
+            def stop(self) -> None:
+                waiting.append(Deferred())
+
+        worker = TimedWorker(Slow(), clock.seconds)
+        clock.advance(5)
+        self.assertEqual(worker.busy_s, 0)
+        results = [worker.run(int), worker.run(int)]
+        clock.advance(2)
+        waiting[0].callback(3)
+        clock.advance(1)
+        self.assertEqual(worker.busy_s, 3)
+        waiting[1].errback(ValueError())
+        clock.advance(10)
+        self.assertEqual(self.successResultOf(results[0]), 3)
+        self.failureResultOf(results[1], ValueError)
+        self.assertEqual(worker.busy_s, 3)
+        worker.run(int)
+        clock.advance(1)
+        self.assertEqual(worker.busy_s, 4)
+        worker.stop()
+        self.assertEqual(len(waiting), 4)

@@ -8,6 +8,7 @@ from typing import Any
 from kollacast.client.endings import Failed
 from kollacast.client.local_copy import LocalCopy
 from kollacast.operator.config import ClientConfig
+from kollacast.operator.findings import HostFacts, diagnose_host
 from kollacast.operator.outcome import Outcome, Progress, Status
 
 
@@ -52,20 +53,38 @@ class Account:
             "packets_decoded": tally.decoded,
             "packets_repeated": tally.repeated,
             "packets_damaged": tally.damaged,
+            "packets_dropped": tally.dropped,
+            "receive_buffer_bytes": tally.held_bytes,
+            "receive_buffer_wanted_bytes": tally.wanted_bytes,
+            "seconds_writing": round(copy.seconds_writing, 3),
             "failsafe": self._failsafe,
+            "diagnosis": self.findings(),
             "seconds": round(self.seconds, 3),
         }
+
+    def findings(self) -> list[str]:
+        """What was wrong, as far as this host can tell."""
+        tally = self.copy.tally
+        facts = HostFacts(
+            name=self.config.name,
+            address=self.config.local_ip,
+            lost=tally.repaired,
+            dropped=tally.dropped,
+            buffer_bytes=tally.held_bytes,
+            buffer_wanted_bytes=tally.wanted_bytes,
+        )
+        return diagnose_host(facts)
 
     def outcome(self, failed: Failed | None) -> Outcome:
         """How the run has ended; a commit that was quicker than a failure counts."""
         if self.copy.is_whole:
-            return Outcome(Status.OK, self._line(), self.report(None))
+            return Outcome(Status.OK, self._line(), self.report(None), tuple(self.findings()))
         failed = failed or Failed("the image is not complete")
         report = self.report(failed.reason)
         if self._failsafe is None or failed.is_own_fault:
-            return Outcome(Status.FAILED, failed.reason, report)
+            return Outcome(Status.FAILED, failed.reason, report, tuple(self.findings()))
         line = f"{failed.reason}; the failsafe registry {self._failsafe} has the image"
-        return Outcome(Status.FAILSAFE, line, report)
+        return Outcome(Status.FAILSAFE, line, report, tuple(self.findings()))
 
     def _line(self) -> str:
         copy, tally = self.copy, self.copy.tally

@@ -54,6 +54,7 @@ class Client:
             make_worker(reactor, "disk"),
             make_worker(reactor, "digest"),
             self._failed_by,
+            reactor.seconds,
         )
         self._run_id = secrets.token_hex(8)
         self._began_at = 0.0

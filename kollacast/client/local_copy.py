@@ -15,7 +15,7 @@ from kollacast.files.sink import Sink
 from kollacast.operator.expectation import Expectation, UnexpectedImage
 from kollacast.receiving.output import Output
 from kollacast.receiving.tally import Tally
-from kollacast.transport.worker import Worker
+from kollacast.transport.worker import TimedWorker, Worker
 
 _log = Logger()
 
@@ -23,7 +23,7 @@ _log = Logger()
 class LocalCopy:
     """An image that comes to ``sink``, and must be as ``expectation`` says.
 
-    ``failed`` is told of what cannot be kept.
+    ``failed`` is told of what cannot be kept; ``seconds`` tells the time.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class LocalCopy:
         disk: Worker,
         digest_worker: Worker,
         failed: Callable[[Failure], None],
+        seconds: Callable[[], float],
     ) -> None:
         #: What was agreed on last, with a server that has the image.
         self.terms: Terms | None = None
@@ -47,7 +48,7 @@ class LocalCopy:
         self.is_whole = False
         self._sink = sink
         self._expectation = expectation
-        self._disk = disk
+        self._disk = TimedWorker(disk, seconds)
         self._digest_worker = digest_worker
         self._failed = failed
         self._is_given_up = False
@@ -57,6 +58,11 @@ class LocalCopy:
     def bytes_kept(self) -> int:
         """How many bytes are here, from the first one on."""
         return self.output.bytes_kept if self.output is not None else 0
+
+    @property
+    def seconds_writing(self) -> float:
+        """For which the disk has been busy with it."""
+        return self._disk.busy_s
 
     @property
     def can_receive_late(self) -> bool:

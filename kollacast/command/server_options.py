@@ -31,6 +31,7 @@ _NOT_JASMINE = {
     "spool-size": "in the jasmine dialect nobody can fetch what was before",
     "patience": "in the jasmine dialect a client that is slow cannot go on by itself: see"
     " --client-timeout",
+    "min-rate": "in the jasmine dialect a client that is slow cannot go on by itself",
     "failsafe": "the jasmine dialect has no way to name a registry to the clients",
     "digest": "the jasmine dialect has no digest",
 }
@@ -151,6 +152,12 @@ class ServerOptions(CommandOptions):
             partial(values.rate_bps, least_bps=10_000, most_bps=10**12),
         ),
         option(
+            "min-rate",
+            "Bits a second that a client must take to be sent to with the others, as in 50M; by"
+            " default a tenth of what the others take.",
+            partial(values.rate_bps, least_bps=10_000, most_bps=10**12),
+        ),
+        option(
             "digest",
             f"What proves the image: {ServerConfig.digest} (the default), which sha256sum shows"
             " too, or blake3, or tree: several times as fast.",
@@ -240,6 +247,7 @@ class ServerOptions(CommandOptions):
             patience_s=self["patience"] or ServerConfig.patience_s,
             unicast=bool(self["unicast"]),
             rate_bps=self["rate"],
+            min_rate_bps=self["min-rate"],
             digest=digest,
             input_path=self["input"],
             spool_path=self["spool"],

@@ -165,6 +165,8 @@ class KollacastService(Service):
                 self._watch.stop()
             self._release()
             status = self._report(outcome)
+            for finding in outcome.findings:
+                self._announce("diagnosis", f"diagnosis: {finding}", LogLevel.warn)
             self._announce("outcome", outcome.line, _LEVELS.get(outcome.status, LogLevel.error))
         except Exception:
             _log.failure("while ending", event="ending-failed")

@@ -51,6 +51,8 @@ class ServerConfig(Config):
     unicast: bool = False  #: no multicast: every client fetches by TCP
     patience_s: float = 5.0  #: for which one client may hold up the others, or stay away
     rate_bps: int | None = None  #: bits a second on the wire; None lets the server find it
+    #: who takes fewer bits a second is served apart; None for a part of what the others take
+    min_rate_bps: int | None = None
     digest: str = "sha256"  #: name of the digest that proves the whole image
     input_path: str | None = None  #: file that holds the image; None for standard input
     spool_path: str | None = None  #: folder for a copy of what a pipe brings; None for no copy

@@ -25,6 +25,7 @@ class Outcome:
     status: Status
     line: str  #: one line, the last that the operator reads
     report: dict[str, Any] = field(default_factory=dict)  #: for ``--report``; JSON types only
+    findings: tuple[str, ...] = ()  #: what was wrong, a line each
 
 
 @dataclass(frozen=True)

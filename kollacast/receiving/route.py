@@ -62,6 +62,11 @@ _LOOKS_A_BUFFER = 8
 class ReceivePort(Protocol):
     """The open port of a multicast group that this host has joined."""
 
+    held_bytes: int  #: that the kernel holds of what is not read yet
+
+    def dropped(self) -> int:
+        """How many datagrams it had no room for."""
+
     def rejoin(self) -> None:
         """Join the group anew."""
 
@@ -107,6 +112,7 @@ class Route:
         self._group = "group {} port {}".format(*shape.group)
         self._stream = (connection, shape, codec, output, tally, guard)
         self._output = output
+        self._tally = tally
         self._local_ip = local_ip
         self._open_port = open_port
         self._guard = guard
@@ -218,6 +224,8 @@ class Route:
         except (CannotListenError, OSError) as error:
             self._cannot_join(error)
             return
+        self._tally.held_bytes = port.held_bytes
+        self._tally.wanted_bytes = self._shape.unread_bytes
         reception.silent = self._nothing_heard
         reception.renew = port.rejoin
 
@@ -271,6 +279,7 @@ class Route:
             self._reception.stop()
             self._reception = None
         if self._port is not None:
+            self._tally.dropped += self._port.dropped()
             self._port_closed = self._port.stopListening() or succeed(None)
             self._port = None
 

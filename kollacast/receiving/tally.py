@@ -13,6 +13,9 @@ class Tally(IntakeCounts):
 
     retransmitted: int = 0
     fetched: int = 0
+    dropped: int = 0  #: datagrams for which the kernel had no room
+    held_bytes: int | None = None  #: for so many it had; None as long as no group is joined
+    wanted_bytes: int | None = None  #: and so many were wanted
 
     @property
     def repaired(self) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Collection, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredQueue
@@ -59,6 +60,10 @@ class ClientGroup(Generic[_M]):
     @property
     def has_room(self) -> bool:
         return len(self.members) < self._size
+
+    def waiting(self, phase: Phase) -> Sequence[Collection[_M]]:
+        """Who has not answered yet, for each phase of this kind that is under way, oldest first."""
+        return self._open[phase]
 
     def join(self, member: _M) -> None:
         """Take part in every phase that begins from now on."""
@@ -118,6 +123,22 @@ class GroupChain(Generic[_M]):
     def members(self) -> list[_M]:
         """All who take part."""
         return [member for group in self.groups for member in group.members]
+
+    def __len__(self) -> int:
+        """How many take part."""
+        return sum([len(group.members) for group in self.groups])
+
+    def absent(self, phase: Phase, most: int) -> list[_M] | None:
+        """For whom the oldest phase of this kind waits; None where they are more than ``most``."""
+        # A group that has ended it, or that came later, is ahead of those that have not.
+        waiting = [group.waiting(phase) for group in self.groups]
+        oldest = max([len(phases) for phases in waiting], default=0)
+        if not oldest:
+            return []
+        absent = [phases[0] for phases in waiting if len(phases) == oldest]
+        if sum(map(len, absent)) > most:
+            return None
+        return [member for members in absent for member in members]
 
     def join(self, member: _M) -> ClientGroup[_M]:
         """Put ``member`` into the first group with room, or into a new last one."""

@@ -29,7 +29,8 @@ class FetchingClient(Protocol):
 
     @property
     def member(self) -> object | None: ...  # where it hears of the image's end, with the others
-    def send(self, message: bytes, packets: int = 0) -> None: ...  # with so many packets
+    def send(self, message: bytes) -> None: ...
+    def fetched(self, packets: int, end: int) -> None: ...  # so many were sent, up to a seq
     def told_end(self) -> None: ...  # it knows that the image ends here
     def drop(self, reason: str) -> None: ...  # it cannot be served any more
 
@@ -107,7 +108,8 @@ class Fetches:
             headers = self._plan.codec.sealed(first, payloads)
             message = encode_sealed(dialect, headers, range(len(payloads)), payloads)
             self.packets_done = first + len(payloads)
-            self._client.send(message, len(payloads))
+            self._client.send(message)
+            self._client.fetched(len(payloads), self.packets_done)
         if ended:
             self.has_told_end = True
             packets = -(-self._history.bytes_read // capacity)

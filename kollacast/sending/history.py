@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from kollacast.events.observer import Observer
 from kollacast.files.source import Source
 from kollacast.files.spool import Spool
+from kollacast.sending.ration import Ration
 from kollacast.transport.worker import Worker
 
 
@@ -21,9 +22,10 @@ class NotHeld(Exception):
 
 
 class History:
-    """Reads the past of ``source`` in ``worker``'s thread."""
+    """Reads the past of ``source`` in ``worker``'s thread, when ``ration`` lets it go out."""
 
-    def __init__(self, source: Source, spool: Spool | None, worker: Worker) -> None:
+    def __init__(self, source: Source, spool: Spool | None, worker: Worker, ration: Ration) -> None:
+        self._ration = ration
         self._spool = None if source.identity is not None else spool
         self._store: Source | Spool | None = source if source.identity is not None else spool
         self._worker = worker
@@ -52,7 +54,9 @@ class History:
         self.waiting.fire(None)
 
     def read(self, offset: int, size: int) -> Deferred[bytes]:
-        """The bytes from ``offset`` on, once they have been read: fewer only at the end.
+        """The bytes from ``offset`` on, once they have been read and it is their turn.
+
+        They are fewer only at the end.
 
         Fails with :class:`NotHeld`.  May be cancelled, and then nothing waits any more.
         """
@@ -61,6 +65,7 @@ class History:
     def close(self) -> None:
         """Nothing is read any more."""
         self.waiting.clear()
+        self._ration.close()
         if self._spool is not None:
             self._spool.close()
 
@@ -70,6 +75,7 @@ class History:
         size = min(size, self.bytes_read - offset)
         if size <= 0:
             return b""
+        await self._ration.turn(size)
         if self._store is None or self.lack is not None:
             raise NotHeld(self.lack)
         try:

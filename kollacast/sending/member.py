@@ -27,6 +27,8 @@ _REPAIR_CHUNK = 128 * 1024
 class MemberClient(Listener, Protocol):
     """The client whose place it is."""
 
+    @property
+    def may_go(self) -> bool: ...  # whether the others may go on without it, which may be its end
     def sent_all(self) -> None: ...  # it has been told that the empty buffer is sent
     def kept_all(self) -> None: ...  # it has kept all that came by multicast
     def resent(self, packets: int) -> None: ...  # so many have gone to it by TCP
@@ -49,6 +51,8 @@ class Member:
         self.decodes = decodes
         #: Whether the client has ever said READY, as only clients do.
         self.has_answered = False
+        #: How many answers that were due the client has given.
+        self.answers = 0
         #: Packets asked for and neither sent nor taken over by a coded repair.
         self.packets_owed = 0
         #: Up to which packet of the stream it has all that it was told of.
@@ -168,6 +172,7 @@ class Member:
         self.has_answered = True
         ctl, _since = self._announced.popleft()
         self._ready.append(ctl)
+        self.answers += 1
         self._answered(Phase.ANNOUNCE)
 
     def done(self, lost: Lost = NOTHING_LOST) -> None:
@@ -176,6 +181,7 @@ class Member:
         _ctl, since = self._sent.popleft()
         self.answering_s += self._clock.seconds() - since
         ctl = self._ready.popleft()
+        self.answers += 1
         self.packets_done = ctl.packet_id_base + ctl.pkt_count
         if not self._sent:
             self._close_requests()

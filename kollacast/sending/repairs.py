@@ -207,6 +207,11 @@ class Repairs:
             current.gathering.unheard.discard(client)
             self._decide_if_all(current)
 
+    @property
+    def is_mending(self) -> bool:
+        """Whether coded packets are made, or under way."""
+        return any(current.serving for current in self._repairs.values())
+
     def stop(self) -> None:
         """The session is over."""
         self._is_stopped = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -22,9 +22,12 @@ from kollacast.operator.expectation import UnexpectedImage
 from kollacast.sending.barrier import GroupChain, Phase
 from kollacast.sending.buffer_sizing import BufferSizing
 from kollacast.sending.control import ControlStream
+from kollacast.sending.followers import Followers
 from kollacast.sending.history import History
 from kollacast.sending.member import Member
+from kollacast.sending.patience import HoldUp, Patience
 from kollacast.sending.plan import Plan
+from kollacast.sending.ration import Ration
 from kollacast.sending.read_ahead import ReadAhead
 from kollacast.sending.repairs import Repairs
 from kollacast.sending.window import Flight
@@ -45,7 +48,8 @@ class Transfer:
     """Brings ``source`` to its members, ``clients`` in the beginning, as ``plan`` says.
 
     ``reader`` and ``digest_worker`` are its threads.  What is raised on the way, ``guard`` is
-    told: :class:`CannotSend`, or an error of the program.
+    told: :class:`CannotSend`, or an error of the program.  The rate does not follow whoever takes
+    less than ``least_bps``, bits a second, or where that is None, far less than others.
     """
 
     def __init__(
@@ -61,6 +65,10 @@ class Transfer:
         plan: Plan,
         clients: int,
         guard: Guard,
+        *,
+        ration: Ration,
+        patience: Patience,
+        least_bps: float | None,
     ) -> None:
         self.plan = plan
         #: Payload bytes of all buffers that were multicast, or that everybody had.
@@ -69,19 +77,31 @@ class Transfer:
         self.digests: dict[str, bytes] = {}
         #: What was announced last.
         self.announced: BufferCtl | None = None
+        #: What each client has taken of the others' time, and whom they wait for.
+        self.patience = patience
         self._sender = sender
         self._pacer = pacer
-        self._control = control
         self._guard = guard
         self._chain: GroupChain[Member] = GroupChain(plan.group_size, guard)
+        self._control = Followers(
+            control, least_bps, self._chain.__len__, self._may_go, self._too_slow
+        )
+        self._ration = ration
+        self._clock = clock
+        self._started_at = 0.0
+        # How fast the last buffer left, as far as that is known.
+        self._sent_bps = 0.0
         # Where clients are told by multicast; else each is by its member.
         self._notices = (
             ControlStream(clock, plan.dialect, plan.capacity, sender, guard)
             if plan.dialect.multicasts_control
             else None
         )
-        self.repairs = Repairs(clock, plan, sender, pacer, control, self._post, guard)
+        self.repairs = Repairs(clock, plan, sender, pacer, self._control, self._post, guard)
         self.window = self.repairs.window
+        self.hold_up = HoldUp(
+            clock, patience, self._absent, self._chain.__len__, lambda: self.repairs.is_mending
+        )
         self._digest_known: Observer[bytes] = Observer()
         # Announced and not multicast yet, and when all were ready for it.
         self._next: deque[tuple[Flight, Deferred[None]]] = deque()
@@ -96,6 +116,7 @@ class Transfer:
 
     def start(self, members: Sequence[Member]) -> None:
         """Read and announce from now on, to ``members`` first."""
+        self._started_at = self._clock.seconds()
         for member in members:
             self._enter(member, 0)
         self._guard.run(self._read())
@@ -132,10 +153,13 @@ class Transfer:
     def synchronize(self) -> Deferred[None]:
         """Fires when every member is ready for it."""
         _flight, ready = self._next[0]
+        if not ready.called:
+            self.hold_up.begin()
         return ready
 
     def send(self) -> Deferred[bool]:
         """Fires when it is multicast and all are told; with False for the one that is the end."""
+        self.hold_up.end()
         flight, _ready = self._next.popleft()
         return Deferred.fromCoroutine(self._send(flight))
 
@@ -156,6 +180,21 @@ class Transfer:
         if self._unreached > 1 and self._chain.members == [member]:
             self.repairs.reach.say_none(self._unreached)
         return self.repairs.reach.what(member.client)
+
+    def resent(self, member: Member, packets: int) -> None:
+        """So many packets have gone to ``member`` by TCP, beside what the others get."""
+        if self._sent_bps and not self.hold_up.is_on and len(self._chain) > 1:
+            seconds = packets * self.plan.capacity * 8 / self._sent_bps
+            self.patience.charge([member.client.name], seconds)
+
+    def verdicts(self) -> dict[str, str]:
+        """Names of members who are to go on by themselves, and why; to be asked all the time."""
+        self.hold_up.look()
+        elapsed_s = self._clock.seconds() - self._started_at
+        if not self.patience.is_anybody_beyond(elapsed_s, len(self._chain)):
+            return {}
+        names = [member.client.name for member in self._chain.members]
+        return self.patience.verdicts(elapsed_s, names)
 
     @property
     def buffers_in_flight(self) -> int:
@@ -229,20 +268,36 @@ class Transfer:
             flight.has_left = False
         # With nobody in step, the image is only read.
         if members and flight.has_left:
+            self._ration.begin()
             leaving = self._sender.multicast(flight.buffer)
             following = Deferred.fromCoroutine(self.repairs.send_ahead(flight))
             flight.sent_bps = await leaving
             await following
+            self._ration.end()
         flight.sent = True
         flight.has_left = flight.has_left and not self._sender.is_refused
         if flight.sent_bps:
             self._sizing.sent(flight.sent_bps)
+            self._sent_bps = flight.sent_bps
         self.repairs.begin(flight, members)
         self.bytes_done += ctl.buffer_size
         self._tell_sent(flight)
         self._through = self._chain.begin(Phase.SENT, ctl)
         self._through.addCallback(lambda _: self._retire(flight)).addErrback(self._guard.failed)
         return not ctl.is_end
+
+    def _absent(self, most: int) -> list[tuple[str, float]] | None:
+        members = self._chain.absent(Phase.ANNOUNCE, most)
+        if members is None:
+            return None
+        return [(member.client.name, member.owed_s()) for member in members]
+
+    def _may_go(self, client: Hashable) -> bool:
+        return isinstance(client, Member) and client.client.may_go
+
+    def _too_slow(self, client: Hashable, reason: str) -> None:
+        if isinstance(client, Member):
+            self.patience.condemn(client.client.name, reason)
 
     def _tell_sent(self, flight: Flight) -> None:
         buffer_id = flight.buffer.ctl.buffer_id

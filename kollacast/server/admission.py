@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from kollacast.operator.config import ServerConfig
 from kollacast.sending.plan import Plan
 from kollacast.server.cycle import Stage
+from kollacast.server.record import CAME_LATE
 from kollacast.wire.greeting import Hello
 
 
@@ -106,7 +107,7 @@ def _why_not_in_step(hello: Hello | None, now: Situation) -> str | None:
     if now.config.unicast:
         return "the server was told to use no multicast"
     if now.stage is not Stage.GATHERING:
-        return "it came after the start"
+        return CAME_LATE
     if hello is not None and hello.pull:
         return "it has a part of the image already"
     return None

@@ -124,7 +124,7 @@ class Gathering:
             return
         here, expected = len(self._roster), self._config.clients
         came = f"{here} of {expected} clients came within {self._config.accept_timeout_s:g} s"
-        self._give_up(f"{came}: {self._roster.names()}" if here else came)
+        self._give_up(f"{came}: {self._roster.names(_MOST_NAMES)}" if here else came)
 
     def _start_without_the_rest(self) -> None:
         here, expected = len(self._roster), self._config.clients

@@ -19,6 +19,7 @@ from kollacast.server import admission
 from kollacast.server.admission import Admission, InStep, Late, Refused, Situation
 from kollacast.server.conversation import Answer, Departure, conversation, is_report_due, proving
 from kollacast.server.credentials import Credentials
+from kollacast.server.movement import Movement
 from kollacast.server.record import ClientRecord
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
@@ -100,7 +101,7 @@ class Participant:
         self._dialect = host.plan.dialect
         self._nonce = secrets.token_hex(16)
         self._proof = proving(self)
-        self._heard_at = 0.0
+        self._movement = Movement(host.clock)
         self._joined_at = 0.0
         # Up to which packet it had all in step, once it is so no more.
         self._done_in_step = 0
@@ -193,28 +194,34 @@ class Participant:
         return max(kept, self.member.packets_done)
 
     def quiet_s(self) -> float:
-        """Seconds for which it has said nothing, or has owed something, whichever is more."""
-        quiet_s = self._host.clock.seconds() - self._heard_at
-        return quiet_s if self.member is None else max(quiet_s, self.member.owed_s())
+        """Seconds for which it has not moved, or has owed something, whichever is more."""
+        still_s = self._movement.still_s
+        return still_s if self.member is None else max(still_s, self.member.owed_s())
 
     def owed_s(self) -> float:
         """Seconds for which something has been due from it; in step, the others wait for it."""
         if self.member is not None and self.member.owes is not None:
             return self.member.owed_s()
-        return self._host.clock.seconds() - self._heard_at if self.owes else 0.0
+        return self._movement.still_s if self.owes else 0.0
 
     def silent_s(self) -> float:
         """Seconds for which an answer has been due and nothing has moved."""
         if not self.owes:
             return 0.0
-        silent_s = self._host.clock.seconds() - self._heard_at
         if self.member is None or self.member.owes is None:
-            return silent_s
-        return min(self.member.owed_s(), silent_s)
+            return self._movement.still_s
+        return min(self.member.owed_s(), self._movement.still_s)
 
     def drop(self, reason: str) -> None:
         """The client is out, and ``reason`` says why; once it has left, a no-op."""
         self.talk.drop(reason, Departure.PUT_OUT)
+
+    def let_go(self, reason: str) -> None:
+        """The others go on without it: it fetches, or is out where it cannot."""
+        if self.can_fetch:
+            self.talk.take_out(reason)
+        else:
+            self.drop(f"{reason}, and it cannot fetch")
 
     # From the member, and from what it fetches.
 
@@ -227,6 +234,11 @@ class Participant:
     def can_leave(self) -> bool:
         """Whether it can leave the barrier and fetch."""
         return self.can_fetch and self._host.lack is None
+
+    @property
+    def may_go(self) -> bool:
+        """Whether the others may go on without it: who could fetch, and does not, is out then."""
+        return self._host.lack is None
 
     def sent_all(self) -> None:
         """It has been told that the empty buffer is sent."""
@@ -247,17 +259,23 @@ class Participant:
 
     def resent(self, packets: int) -> None:
         """So many packets have gone to it by TCP, asked for one by one."""
-        self._moved()
+        self._movement.resent(packets, self._host.plan.max_request)
         self.record.packets_repaired += packets
+        if self.member is not None:
+            self._host.stream.resent(self.member, packets)
 
-    def send(self, message: bytes, packets: int = 0) -> None:
-        """Send it what it waits for, with so many of the packets that it fetches."""
-        self._moved()
-        self.record.packets_fetched += packets
+    def send(self, message: bytes) -> None:
+        """Send it what it waits for."""
         self._tell(message)
+
+    def fetched(self, packets: int, end: int) -> None:
+        """So many of the packets that it fetches have gone to it, up to the seq before ``end``."""
+        self._movement.fetched(end)
+        self.record.packets_fetched += packets
 
     def told_end(self) -> None:
         """It has fetched all, and knows it."""
+        self._movement.moved()
         self._proof.told_end()
 
     # What the conversation has done: who it is.
@@ -351,13 +369,13 @@ class Participant:
             reason=reason,
         )
         self._proof.leave_step()
+        self._movement.moved()
         self._take_down(member)
         self._serve(reason)
         self._tell(Detach().encode(self._dialect))
         member.leave()
 
     def _answered(self, member: Member, answer: Answer) -> None:
-        self._moved()
         if isinstance(answer, Credit):
             member.credit(answer)
         elif isinstance(answer, Request):
@@ -373,11 +391,11 @@ class Participant:
             transfer = self._host.transfer
             what = "no multicast reaches" if transfer is None else transfer.unreached(member)
             self.talk.take_out(f"{what} it")
+        self._movement.answered(member.answers)
 
     def fetches(self, fetch: Fetch) -> None:
         if self.member is not None and not self.member.is_before(fetch):
             raise WireError("a fetch of what comes by multicast")
-        self._moved()
         assert self.fetching is not None
         self.fetching.fetch(fetch)
         self.connection.outgoing.pump()
@@ -389,10 +407,10 @@ class Participant:
         known.addCallback(self._proof.digest).addErrback(self._host.guard.failed)
 
     def send_digest(self, digest: bytes) -> None:
+        self._movement.moved()
         self.send(Digest(digest).encode(self._dialect))
 
     def reported(self, report: Report) -> None:
-        self._moved()
         if not report.says("ok"):
             self.talk.drop(report.reason, Departure.GAVE_UP)
             return
@@ -454,7 +472,7 @@ class Participant:
 
     def _join(self) -> None:
         self._joined_at = self._host.clock.seconds()
-        self._moved()
+        self._movement.moved()
         self._host.joined(self)
 
     def _take_down(self, member: Member) -> None:
@@ -485,6 +503,3 @@ class Participant:
                 report["later"] = True
             self._tell(Report(report).encode(self._dialect))
         self.connection.close()
-
-    def _moved(self) -> None:
-        self._heard_at = self._host.clock.seconds()

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+from kollacast.operator.findings import HostFacts
 from kollacast.wire.messages import Report
+
+#: Why a client fetches that was not there at the start.
+CAME_LATE = "it came after the start"
 
 
 @dataclass(slots=True)
@@ -49,6 +53,24 @@ class ClientRecord:
     def fields(self) -> dict[str, Any]:
         """By name, in their order."""
         return dict(zip(_NAMES, _values(self), strict=True))
+
+    def facts(self) -> HostFacts:
+        """What is to be judged by."""
+        return HostFacts(
+            name=self.name,
+            address=self.address,
+            fetching=self.fetching,
+            is_late=self.fetching == CAME_LATE,
+            sent=self.packets_sent,
+            lost=self.packets_lost,
+            received=self.packets_multicast,
+            dropped=self.packets_dropped or 0,
+            damaged=self.packets_damaged or 0,
+            buffer_bytes=self.receive_buffer_bytes,
+            buffer_wanted_bytes=self.receive_buffer_wanted_bytes,
+            answering_s=self.seconds_answering,
+            writing_s=self.seconds_writing or 0.0,
+        )
 
     def take(self, report: Report) -> None:
         """What the client has counted itself."""

@@ -15,6 +15,11 @@ from kollacast.server.record import ClientRecord
 from kollacast.server.snapshot import ClientEntry
 from kollacast.wire.greeting import Hello
 
+#: Who can hold less than these parts of what most can is not kept to by all: what the others lose
+#: by less room stays small, but where such a client could not be served apart.
+_ENOUGH = 1 / 2
+_ENOUGH_TO_STAY = 1 / 8
+
 
 class Roster:
     """The clients of a session that expects so many."""
@@ -66,6 +71,23 @@ class Roster:
         """What there is to say of each, at this moment."""
         here = {id(client.record): client for client in self.clients}
         return tuple(_entry(record, here.get(id(record))) for record in self.records)
+
+    def holding_too_little(self, offer: Plan, *, may_go: bool) -> dict[Participant, str]:
+        """Those in step who hold far fewer packets than most of them, each with that in words.
+
+        Where nobody ``may_go`` on by itself, it takes more to be one: it is that one's end.
+        """
+        holds = {c: c.hello.packets for c in self.clients if c.member and c.hello}
+        if not holds:
+            return {}
+        # Of two it is the larger one.
+        usual = min(sorted(holds.values())[len(holds) // 2], offer.max_request)
+        least = usual * (_ENOUGH if may_go else _ENOUGH_TO_STAY)
+        return {
+            client: f"it holds {packets} packets, and {least:.0f} are the least"
+            for client, packets in holds.items()
+            if packets < least
+        }
 
     def agree(self, offer: Plan) -> Plan:
         """As much of it as all can hold, without what all have."""
@@ -127,10 +149,10 @@ class Roster:
         """Nobody has come back in time."""
         self._absent.clear()
 
-    def names(self, most: int | None = None) -> str:
+    def names(self, most: int) -> str:
         """Who has been in, for people; no more than ``most`` by name."""
         names = [f"{record.name} ({record.address})" for record in self.records]
-        if most is not None and len(names) > most:
+        if len(names) > most:
             names[most:] = [f"and {len(names) - most} more"]
         return ", ".join(names)
 

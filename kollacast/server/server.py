@@ -19,7 +19,9 @@ from kollacast.operator.config import ServerConfig
 from kollacast.operator.expectation import UnexpectedImage
 from kollacast.operator.outcome import Outcome, Progress
 from kollacast.sending.history import History
+from kollacast.sending.patience import Patience
 from kollacast.sending.plan import offer
+from kollacast.sending.ration import Ration
 from kollacast.sending.transfer import Transfer
 from kollacast.server.connection import ClientFactory
 from kollacast.server.credentials import Credentials
@@ -86,10 +88,15 @@ class Server:
             (config.group, config.port),
             descending=plan.dialect.descending,
         )
-        history = History(source, spool, looking_back)
+        ration = Ration(reactor, lambda: self._sender.bytes_sent)
+        history = History(source, spool, looking_back, ration)
         control = congestion.choose(config.rate_bps)
         make_transfer = partial(
-            Transfer, reactor, source, history, reading, digesting, self._sender, pacer, control
+            Transfer,
+            *(reactor, source, history, reading, digesting, self._sender, pacer, control),
+            ration=ration,
+            patience=Patience(config.patience_s),
+            least_bps=config.min_rate_bps,
         )
         credentials = Credentials(config, plan, source.name)
         self._session = Session(

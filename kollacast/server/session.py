@@ -159,14 +159,15 @@ class Session:
 
     def begin(self) -> Deferred[None]:
         self.started_at = self.clock.seconds()
-        members = self.roster.members
         if self.transfer is not None:
-            self.transfer.start_anew(members)
+            self.transfer.start_anew(self.roster.members)
         else:
             self.roster.begin()
+            self._let_go_of_those_who_hold_too_little()
+            members = self.roster.members
             plan = self.roster.agree(self._offer)
             self.transfer = self._make_transfer(plan, len(members), self.guard)
-            self._watch.start()
+            self._watch.start(self.transfer)
             self.transfer.start(members)
         return self.transfer.prepare()
 
@@ -196,6 +197,15 @@ class Session:
             self.stop(f"an error of the program: {error!r}")
 
     # Parts of it.
+
+    def _let_go_of_those_who_hold_too_little(self) -> None:
+        may_go = self.lack is None
+        too_little = self.roster.holding_too_little(self._offer, may_go=may_go)
+        for client, reason in too_little.items():
+            if may_go:
+                client.let_go(reason)
+            else:
+                client.drop(f"{reason}, and {self.lack}")
 
     def _await_no_more(self) -> None:
         if self._return_timer is not None and self._return_timer.active():

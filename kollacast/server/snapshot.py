@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from kollacast.operator.config import ServerConfig
+from kollacast.operator.findings import RunFacts, diagnose
 from kollacast.operator.outcome import HostLine, Hosts, Outcome, Progress, Status
 from kollacast.sending.barrier import Phase
 from kollacast.sending.plan import Plan
 from kollacast.server.cycle import Stage
 from kollacast.server.record import ClientRecord
+
+#: So many clients that are without the image are named in a line; the report has all.
+_MOST_NAMES = 10
 
 #: What an operator calls each stage.
 PHASES = {
@@ -131,6 +135,12 @@ class Snapshot:
         late = [c for c in self.clients if c.owed_s >= least_s and c.holds_up]
         return sorted(late, key=lambda entry: -entry.owed_s)
 
+    def findings(self) -> list[str]:
+        """What was wrong so far, the worst first."""
+        hosts = tuple(entry.account.facts() for entry in self.clients)
+        group = f"{self.config.group} port {self.config.port}"
+        return diagnose(RunFacts(hosts, self.packets_multicast, self.seconds, group))
+
     def outcome(self, reason: str | None) -> Outcome:
         """How the run has ended, for ``reason`` where it was not with the last report."""
         verified, expected = self.verified, self.config.clients
@@ -140,6 +150,7 @@ class Snapshot:
         else:
             status = Status.PARTIAL if verified else Status.FAILED
         report = self.report(reason)
+        findings = tuple(report["diagnosis"])
         if status is Status.OK:
             line = (
                 f"{verified} of {expected} clients have the image: {report['bytes']} bytes in"
@@ -147,7 +158,7 @@ class Snapshot:
             )
             if self.digests:
                 line += f", {self.plan.digest} {self.digests[self.plan.digest].hex()}"
-            return Outcome(status, line, report)
+            return Outcome(status, line, report, findings)
         if reason is not None:
             line = reason if not verified else f"{reason}; {verified} of {expected} have the image"
         else:
@@ -156,7 +167,8 @@ class Snapshot:
             if absent > 0:
                 line += f", {absent} never came"
         without = self._without(reason)
-        return Outcome(status, f"{line}; without: {without}" if without else line, report)
+        line = f"{line}; without: {without}" if without else line
+        return Outcome(status, line, report, findings)
 
     def _hex(self, name: str) -> str | None:
         value = self.digests.get(name)
@@ -186,11 +198,11 @@ class Snapshot:
     def _without(self, reason: str | None) -> str:
         """Who has not got the image, and why unless for the ``reason`` that all have."""
         accounts = [entry.account for entry in self.clients]
-        return "; ".join(
-            f"{account.name} ({account.address}): {account.reason}"
-            for account in accounts
-            if not account.verified and account.reason != reason
-        )
+        without = [a for a in accounts if not a.verified and a.reason != reason]
+        named = [f"{a.name} ({a.address}): {a.reason}" for a in without[:_MOST_NAMES]]
+        if len(without) > _MOST_NAMES:
+            named.append(f"and {len(without) - _MOST_NAMES} more")
+        return "; ".join(named)
 
     def report(self, reason: str | None) -> dict[str, Any]:
         """What ``--report`` says beside status and message, in JSON's types."""
@@ -211,5 +223,6 @@ class Snapshot:
             "clients_verified": self.verified,
             "reason": reason,
             "failsafe": self.config.failsafe,
+            "diagnosis": self.findings(),
             "clients": [entry.account.fields() for entry in self.clients],
         }

@@ -1,4 +1,4 @@
-"""Looks for clients that have fallen silent, and for those that hold up the others."""
+"""Looks for clients that have fallen silent, and for those that take too much of others' time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from twisted.internet.task import LoopingCall
 
 from kollacast.events.guard import Guard
 from kollacast.operator.config import ServerConfig
+from kollacast.sending.transfer import Transfer
 from kollacast.server.participant import Participant
 from kollacast.server.roster import Roster
 
@@ -16,8 +17,10 @@ from kollacast.server.roster import Roster
 _SYNC_FACTOR = 10.0
 #: Of the time for which clients wait behind their READY: so much the others get for theirs.
 _READY_SHARE = 0.8
-#: Seconds between looks, at the most.
+#: Seconds between looks at all of them, at the most.
 _WATCH_S = 1.0
+#: Seconds between looks at those who are waited for, which cost little while nobody is.
+_WAIT_S = 0.025
 
 
 class Watch:
@@ -41,17 +44,24 @@ class Watch:
         self._patience_s = config.patience_s
         self._ready_s = _READY_SHARE * ready_wait_s
         self._can_fetch = can_fetch
-        self._looking = LoopingCall(guard.wrap(self._look))
-        self._looking.clock = clock
+        self._transfer: Transfer | None = None
+        self._looks = [LoopingCall(guard.wrap(look)) for look in (self._look, self._look_closely)]
+        for look in self._looks:
+            look.clock = clock
 
-    def start(self) -> None:
+    def start(self, transfer: Transfer) -> None:
+        """The clients are those of ``transfer`` from now on."""
+        self._transfer = transfer
         # Late by what is left of the wait would be too late.
-        self._looking.start(min(_WATCH_S, self._patience_s / 4, self._ready_s / 16), now=False)
+        widely_s = min(_WATCH_S, self._patience_s / 4, self._ready_s / 16)
+        for look, interval_s in zip(self._looks, (widely_s, _WAIT_S), strict=True):
+            look.start(interval_s, now=False)
 
     def stop(self) -> None:
         """No-op when it has not started."""
-        if self._looking.running:
-            self._looking.stop()
+        for look in self._looks:
+            if look.running:
+                look.stop()
 
     def _look(self) -> None:
         # Of a thousand clients, hardly one is worth a second look.
@@ -80,5 +90,15 @@ class Watch:
             return
         for client in late:
             # While most are late, a client is slow only if nothing moves at all.
-            if client.can_fetch and (len(late) <= others or client.silent_s() > patience):
-                client.talk.take_out(f"no {client.owes} for {patience:g} s")
+            if len(late) <= others or client.silent_s() > patience:
+                client.let_go(f"no {client.owes} for {patience:g} s")
+
+    def _look_closely(self) -> None:
+        """Let the others go on without who has taken too much of their time."""
+        if self._transfer is None or not self._can_fetch():
+            return
+        verdicts = self._transfer.verdicts()
+        if verdicts:
+            for client in list(self._roster.clients):
+                if client.member is not None and client.name in verdicts:
+                    client.let_go(verdicts[client.name])

@@ -221,6 +221,7 @@ class _ReceivePort(MulticastPort):
 
     group: str
     local_ip: str
+    held_bytes: int
     source: str | None
 
     def doRead(self) -> None:
@@ -275,7 +276,7 @@ def open_receiver(
     except OSError:
         port.stopListening()
         raise
-    granted = port.set_buffer(socket.SO_RCVBUF, window)
+    granted = port.held_bytes = port.set_buffer(socket.SO_RCVBUF, window)
     if granted < window:
         protocol.holds_less()
         _log.warn(

@@ -77,3 +77,35 @@ class ThreadWorker:
             self._reactor.callFromThread(done.errback, Failure())
         else:
             self._reactor.callFromThread(done.callback, result)
+
+
+class TimedWorker:
+    """Another :class:`Worker`, and for how many seconds of ``seconds()`` it has had work to do."""
+
+    def __init__(self, worker: Worker, seconds: Callable[[], float]) -> None:
+        self._worker = worker
+        self._seconds = seconds
+        self._under_way = 0
+        self._began_at = 0.0
+        self._busy_s = 0.0
+
+    @property
+    def busy_s(self) -> float:
+        """With what is under way."""
+        since = self._seconds() - self._began_at if self._under_way else 0.0
+        return self._busy_s + since
+
+    def run(self, function: Callable[..., _T], *args: Any) -> Deferred[_T]:
+        if not self._under_way:
+            self._began_at = self._seconds()
+        self._under_way += 1
+        return self._worker.run(function, *args).addBoth(self._done)
+
+    def stop(self) -> None:
+        self._worker.stop()
+
+    def _done(self, result: _T) -> _T:
+        self._under_way -= 1
+        if not self._under_way:
+            self._busy_s += self._seconds() - self._began_at
+        return result

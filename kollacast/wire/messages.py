@@ -436,7 +436,9 @@ class Report(TaggedMessage):
     def count(self, key: str) -> int | None:
         """A number of packets, None where there is none."""
         value = self.fields.get(key)
-        return value if isinstance(value, int) and 0 <= value <= SEQ_LIMIT else None
+        if isinstance(value, bool) or not isinstance(value, int):
+            return None
+        return value if 0 <= value <= SEQ_LIMIT else None
 
     def measure(self, key: str) -> float | None:
         """Seconds, None where there are none that make sense."""

@@ -142,10 +142,15 @@ class MemoryReceivePort:
         self._lands = Task(host.network, self._land)
         self._reads = Task(host.network, self._readable)
         self._reading = True
+        self._dropped = 0
+        self.held_bytes = 1 << 24
         self._ports = ports
         with mock.patch.object(frames, "available", return_value=host.reads == "frames"):
             protocol.makeConnection(self)
         ports.append(self)
+
+    def dropped(self) -> int:
+        return self._dropped
 
     def rejoin(self) -> None:
         self.host.rejoined += 1
@@ -172,6 +177,8 @@ class MemoryReceivePort:
         if len(self.socket.queue) < self.host.network.weather.socket_packets:
             self.socket.queue.append(data)
             self._reads.wake()
+        else:
+            self._dropped += 1
 
     def startReading(self) -> None:
         self._reading = True
