@@ -123,7 +123,7 @@ class Site:
         )
         python = str(tools / "python") if tools else os.path.realpath(sys.executable)
         (self._home / "ansible.cfg").write_text(_ANSIBLE_CFG.format(python=python))
-        for name in ("kollacast", "twisted", "ansible"):
+        for name in ("kollacast", "twisted", "ansible", "scripts"):
             shutil.copytree(CHECKOUT / name, self._home / "kollacast" / name)
         for name in ("pyproject.toml", "README.md"):
             shutil.copy(CHECKOUT / name, self._home / "kollacast")
@@ -220,7 +220,7 @@ class Page:
         command = self._commands.pop(0)
         assert words in command
         command = self._site.with_address(command)
-        return self._site.start(command, online="pip wheel" in command)
+        return self._site.start(command, online="wheels.py" in command)
 
     def run(self, *parts: str) -> Run:
         """Run the next commands, each of which has one of these parts; the last one's outcome."""

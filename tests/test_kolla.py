@@ -77,7 +77,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         inventory = (_SHARE / "ansible" / "inventory" / "multinode").read_text()
         made.add_to_inventory(inventory[inventory.index("[baremetal:children]") :])
         _push_version(made, tmp_path_factory.mktemp("first"), "first")
-        Page(made).run("venv", "pip wheel", "pip install", "ansible-galaxy")
+        Page(made).run("venv", "wheels.py", "pip install", "ansible-galaxy")
         fallen = {"kollacast_registry_program": "/bin/false", "kollacast_registry_patience": 1}
         made.set_for(made.hosts[1], **fallen)
         _distribute(made)

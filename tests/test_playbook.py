@@ -82,12 +82,24 @@ def _forwards(host: Member) -> bool:
     return is_active
 
 
+def _exposures(host: Member, *units: str) -> list[float]:
+    """From 0 to 10, what services of a host may do that they need not: systemd-analyze(1)."""
+    told = host.run("systemd-analyze", "security", "--no-pager", *units)
+    rows = re.findall(r"^kollacast-[a-z]+\.service +([0-9.]+) ", told, re.MULTILINE)
+    assert len(rows) == len(units), told
+    return [float(exposure) for exposure in rows]
+
+
+def _owner(host: Member, path: str) -> str:
+    return host.run("stat", "--format=%U", path).strip()
+
+
 def test_from_an_image_file_to_deploy(site: Site) -> None:
     """The whole page, every command of it, with one host that is deaf and one that is killed."""
     page = Page(site)
     one, deaf, killed = site.hosts
     digests = site.digests
-    page.run("venv", "pip wheel", "pip install", "ansible-galaxy", "pack")
+    page.run("venv", "wheels.py", "pip install", "ansible-galaxy", "pack")
     listing = page.run("list")
     for image, digest in digests.items():
         assert image in listing.output
@@ -117,6 +129,11 @@ def test_from_an_image_file_to_deploy(site: Site) -> None:
     for host in (site.installer, *site.hosts):
         pull_all(host, LOCAL, digests)
     assert [_forwards(host) for host in (site.installer, *site.hosts)] == [True, False, False, True]
+    for host in (one, deaf):
+        assert max(_exposures(host, "kollacast-client", "kollacast-registry")) < 3.0
+        assert _owner(host, "/var/lib/kollacast/current/") == "kollacast"
+    units = ("kollacast-server", "kollacast-failsafe", "kollacast-forward")
+    assert max(_exposures(site.installer, *units)) < 3.0
 
     site.set()
     later = page.run("--limit host-3")
@@ -140,7 +157,7 @@ def test_another_image(site: Site) -> None:
     finish(site.start("head -c 5000000 kolla_image.tgz > torn.tgz"))
     torn = site.run(kollacast_image="/root/torn.tgz")
     assert torn.status != 0
-    assert re.search(r"kollacast-images: .*torn.tgz: .+", torn.output)
+    assert re.search(r"kollacast_image: /root/torn.tgz: .+", torn.output)
     site.add_image("glance-api", ["openstack", "glance"])
     pack = next(line for line in commands() if "pack" in line)
     assert finish(site.start(pack.replace("kolla_image.tgz", _NEWER))).status == 0
@@ -153,7 +170,7 @@ def test_another_image(site: Site) -> None:
     running = site.begin(kollacast_image=_NEWER)
     for host in site.hosts:
         _wait_for_a_part(host)
-    kill(site.installer.pids("kollacast-server .*--input"))
+    kill(site.installer.pids("kollacast-server .*--report"))
     run = finish(running)
     assert run.status == 0
     for host in site.hosts:
@@ -178,6 +195,10 @@ def test_what_can_go_wrong(site: Site) -> None:
     absent = site.run(kollacast_image="/root/absent.tgz")
     assert absent.status != 0
     assert "kollacast_image: /root/absent.tgz: no such file on localhost" in absent.output
+
+    nowhere = site.run(kollacast_image=_NEWER, kollacast_wheel_dir="")
+    assert nowhere.status != 0
+    assert "nobody says where kollacast is to come from: name a folder of wheels" in nowhere.output
 
     site.run_shell("mkdir foreign && touch foreign/x-1-cp39-cp39-linux_x86_64.whl")
     foreign = site.run(kollacast_image=_NEWER, kollacast_wheel_dir="/root/foreign")

@@ -71,7 +71,7 @@ def _inspect(host: Member, field: str) -> str:
 def test_containers(site: Site, tmp_path: Path) -> None:
     """From a site without the registry's image to a newer version, and a start as at boot."""
     [host] = site.hosts
-    Page(site).run("venv", "pip wheel", "pip install", "ansible-galaxy", "pack")
+    Page(site).run("venv", "wheels.py", "pip install", "ansible-galaxy", "pack")
     lacking = _run(site)
     assert lacking.status != 0
     assert f"podman is not here, or has no image {_IMAGE}" in lacking.output
