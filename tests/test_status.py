@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
-import subprocess
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from prometheus_client.parser import text_string_to_metric_families
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast.operator.outcome import Outcome, Status
 from kollacast.server.cycle import Stage
@@ -360,66 +357,3 @@ class MetricsTests(SynchronousTestCase):
         text = self.text(run(host(1, name=_HOSTILE), name=_HOSTILE), per_host=True)
         found = self.values(text)
         self.assertIn(("kollacast_host_done_ratio", "10.0.0.2", _HOSTILE), found)
-
-    def test_what_promtool_says(self) -> None:
-        """Names and units are by Prometheus' conventions."""
-        full = _moment(run(host(1, packets_sent=9)), Outcome(Status.OK, ""))
-        text = Metrics(lambda: full, per_host=True).encoded("")[0]
-        _promtool("check", "metrics", data=text)
-
-
-class RulesTests(SynchronousTestCase):
-    """The alert rules and the dashboard."""
-
-    def names(self) -> set[str]:
-        """Of all series that there may be."""
-        full = _moment(run(host(1, packets_sent=9)), Outcome(Status.OK, ""))
-        text = Metrics(lambda: full, per_host=True).encoded("")[0].decode()
-        return {
-            sample.name
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-
-    def test_rules(self) -> None:
-        _promtool("check", "rules", "kollacast.rules.yml")
-
-    def test_alerts(self) -> None:
-        _promtool("test", "rules", "kollacast.rules.test.yml")
-
-    def test_every_metric_of_them_is_there(self) -> None:
-        for name in ("kollacast.rules.yml", "dashboard.json"):
-            text = (_CHECKOUT / "contrib" / "prometheus" / name).read_text("utf-8")
-            used = set(re.findall(r"\bkollacast_[a-z_]+\b", text))
-            self.assertGreater(len(used), 4, name)
-            self.assertLessEqual(used, self.names(), name)
-
-    def test_the_dashboard(self) -> None:
-        """Grafana can import it: every panel has a place, queries, and the source that is asked."""
-        path = _CHECKOUT / "contrib" / "prometheus" / "dashboard.json"
-        board = json.loads(path.read_text("utf-8"))
-        self.assertEqual([v["name"] for v in board["templating"]["list"]], ["source", "instance"])
-        places: set[tuple[int, int]] = set()
-        for panel in board["panels"]:
-            self.assertTrue(panel["title"])
-            self.assertEqual(panel["datasource"]["uid"], "${source}")
-            self.assertTrue(all(target["expr"] for target in panel["targets"]))
-            at = panel["gridPos"]
-            covered = {
-                (x, y)
-                for x in range(at["x"], at["x"] + at["w"])
-                for y in range(at["y"], at["y"] + at["h"])
-            }
-            self.assertFalse(places & covered, panel["title"])
-            self.assertLessEqual(at["x"] + at["w"], 24)
-            places |= covered
-
-
-def _promtool(*words: str, data: bytes = b"") -> None:
-    tool = shutil.which("promtool")
-    if tool is None:
-        raise SkipTest("not installed: promtool")
-    folder = _CHECKOUT / "contrib" / "prometheus"
-    ran = subprocess.run([tool, *words], cwd=folder, input=data, capture_output=True, timeout=60)
-    said = (ran.stdout + ran.stderr).decode()
-    assert ran.returncode == 0, said
