@@ -9,7 +9,7 @@ from fuzz import recorded
 from kollacast.repair.xor import combine
 from kollacast.wire import parity, recipes
 from kollacast.wire.dialect import KOLLACAST
-from kollacast.wire.greeting import Greeting, Hello
+from kollacast.wire.greeting import Challenge, Greeting, Hello, Response
 from kollacast.wire.messages import (
     Ask,
     BufferCtl,
@@ -19,7 +19,6 @@ from kollacast.wire.messages import (
     Digest,
     Fetch,
     Packet,
-    Proof,
     Repaired,
     Report,
     Request,
@@ -38,7 +37,6 @@ _CONTROLS = (
     Control(6, 7, (BufferCtl(3, 0, 3, 0),)),
 )
 _FROM_SERVER = (
-    Proof(bytes(32)),
     *_CONTROLS,
     Packet(1, 2, b"abc"),
     Digest(bytes(32)),
@@ -87,6 +85,9 @@ def _json() -> Iterator[bytes]:
     yield _GREETING.encode()[8:]
     yield _HELLO.encode()[4:]
     yield b'{"refused":"the session has ended"}'
+    yield b'{"refused":"it speaks TLS","tls":true}'
+    yield Challenge("hmac-sha256", "00aa").encode()[8:]
+    yield Response("00aa", "0b" * 32).encode()[4:]
 
 
 def _datagrams() -> Iterator[bytes]:

@@ -18,7 +18,7 @@ from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
-from kollacast.wire.greeting import Greeting, Hello, Refusal, decode_json
+from kollacast.wire.greeting import Greeting, Hello, Response, decode_json
 from kollacast.wire.messages import BufferCtl, Control, Message, Sent
 from kollacast.wire.parity import MAX_LAYERS, ParityRun
 from kollacast.wire.parser import ClientStream, ServerStream
@@ -128,11 +128,11 @@ def _read(
 
 
 def introductions(data: bytes) -> None:
-    """The JSON of a greeting, of a hello and of a report.
+    """The JSON of a greeting or challenge, of a response, of a hello and of a report.
 
     What is accepted says the same when it is sent on, and costs no more memory than it may.
     """
-    for decode in (_greeting, _hello, decode_json):
+    for decode in (_greeting, _response, _hello, decode_json):
         try:
             decode(data)
         except WireError as error:
@@ -142,8 +142,13 @@ def introductions(data: bytes) -> None:
 def _greeting(data: bytes) -> None:
     greeting = Greeting.decode(data)
     checks.same(greeting, Greeting.decode(greeting.encode()[8:]), "sent on")
-    if not isinstance(greeting, Refusal) and of_greeting(greeting).shape.unread_bytes > _MAX_WINDOW:
+    if isinstance(greeting, Greeting) and of_greeting(greeting).shape.unread_bytes > _MAX_WINDOW:
         raise AssertionError("a window of more memory than a client gives")
+
+
+def _response(data: bytes) -> None:
+    response = Response.decode(data)
+    checks.same(response, Response.decode(response.encode()[4:]), "sent on")
 
 
 def _hello(data: bytes) -> None:

@@ -18,8 +18,8 @@ _CHECKOUT = Path(__file__).resolve().parents[1]
 _PAGE = _CHECKOUT / "docs" / "architecture.md"
 #: The only modules that may take the reactor which runs; all others are handed one.
 _COMMANDS = {"kollacast.command.server", "kollacast.command.client"}
-#: The only modules that may take the time of day: a version's record has a date.
-_DATES = {"kollacast.images.registry_sink"}
+#: The only modules that may take the time of day: of a version's record, and of certificates.
+_DATES = {"kollacast.images.registry_sink", "kollacast.authority.__main__"}
 _TIMES_OF_DAY = {
     "time.time",
     "time.time_ns",

@@ -11,12 +11,13 @@ from kollacast.client.conversation import _EARLY_DIGEST, AttemptConversation, co
 from kollacast.client.endings import Ending, Failed, Got, Lost
 from kollacast.client.terms import of_greeting, of_group_info
 from kollacast.receiving.shape import Way
-from kollacast.wire.greeting import Greeting, GroupInfo, Refusal
-from kollacast.wire.messages import Digest, Message, Proof, Report, Sent
+from kollacast.wire.greeting import Challenge, Greeting, GroupInfo, Refusal
+from kollacast.wire.messages import Digest, Message, Report, Sent
 from kollacast.wire.structures import WireError
 
 _GREETING = Greeting("s", 1, "239.1.1.1", 4000, 1500, 4, 2, "sha256")
 _TERMS = of_greeting(_GREETING)
+_CHALLENGE = Challenge("hmac-sha256", "0a")
 _SENT = Sent()
 _DIGEST = Digest(b"d" * 32)
 
@@ -44,8 +45,8 @@ def _report(**fields: Any) -> Report:
 
 #: Each state but the first: the one before it, and what leads from there to it.
 _STATES: dict[str, tuple[str, Callable[[AttemptConversation], None]]] = {
+    "challenged": ("greeting", lambda machine: hear(machine, _CHALLENGE)),
     "agreeing": ("greeting", lambda machine: hear(machine, _GREETING)),
-    "challenging": ("agreeing", lambda machine: machine.challenged(_TERMS, 0)),
     "waiting": ("agreeing", lambda machine: machine.agreed(_TERMS, 0)),
     "receiving": ("waiting", lambda machine: hear(machine, _SENT)),
     "flushing": ("receiving", lambda machine: hear(machine, _DIGEST)),
@@ -79,7 +80,7 @@ class ConversationTests(SynchronousTestCase):
             hear(machine, say)  # type: ignore[arg-type]
         self.assertEqual(work.ending, ending, (state, say))
         # Nothing that comes after the end changes anything.
-        for agreement in (machine.agreed, machine.challenged, machine.joined):
+        for agreement in (machine.agreed, machine.joined):
             agreement(_TERMS, 0)
         machine.kept()
         machine.digest(None)
@@ -129,24 +130,18 @@ class ConversationTests(SynchronousTestCase):
         self.assertEqual(work.ending, Got())
 
     def test_a_shared_secret(self) -> None:
-        machine, work = self.at("challenging")
-        hear(machine, Proof(b"p"))
-        hear(machine, _SENT)
-        self.assertEqual(work.done, [("check_proof", b"p"), ("hand_on", _SENT)])
-        for message in (_SENT, _DIGEST):
-            unknown = Failed("the server does not know the shared secret")
-            self.assert_ends("challenging", message, unknown)
+        machine, work = self.at("greeting")
+        hear(machine, _CHALLENGE)
+        self.assertEqual(work.done, [("respond", _CHALLENGE)])
+        hear(machine, _GREETING)
+        self.assertEqual(work.done[1:], [("agree", _TERMS)])
 
     def test_what_has_no_place_where_it_comes(self) -> None:
         turn, early = "the server speaks out of turn", _EARLY_DIGEST
         cases: list[tuple[Message, str, tuple[str, ...]]] = [
             (_SENT, turn, ("agreeing",)),
             (_DIGEST, early, ("agreeing", "waiting", "flushing", "proving")),
-            (
-                Proof(b"p"),
-                turn,
-                ("agreeing", "waiting", "receiving", "flushing", "complete", "proving"),
-            ),
+            (_CHALLENGE, turn, ("challenged",)),
         ]
         for message, complaint, states in cases:
             for state in states:
@@ -162,7 +157,7 @@ class ConversationTests(SynchronousTestCase):
         for state in _STATES:
             self.assert_ends(state, _report(refused=True), refused)
         later = _report(refused=True, later=True)
-        for state in ("challenging", "waiting"):
+        for state in ("waiting",):
             self.assert_ends(state, later, Lost(waited_s=12.0, refused="why"))
         for state in ("agreeing", "receiving", "flushing", "complete", "proving"):
             self.assert_ends(state, later, refused)
@@ -173,7 +168,7 @@ class ConversationTests(SynchronousTestCase):
             self.assert_ends(state, _report(), over)
         later = _report(later=True)
         self.assert_ends("agreeing", later, Lost(ended="why"))
-        for state in ("challenging", "waiting"):
+        for state in ("waiting",):
             self.assert_ends(state, later, Lost(waited_s=12.0, ended="why"))
         for state in ("receiving", "flushing", "complete"):
             self.assert_ends(state, later, over)
@@ -183,9 +178,9 @@ class ConversationTests(SynchronousTestCase):
         def lose(machine: AttemptConversation) -> None:
             machine.lost(Lost())
 
-        for state in ("greeting", "agreeing"):
+        for state in ("greeting", "challenged", "agreeing"):
             self.assert_ends(state, lose, Lost())
-        for state in ("challenging", "waiting"):
+        for state in ("waiting",):
             self.assert_ends(state, lose, Lost(waited_s=12.0))
         closed = Failed("the server closed the connection before the image was complete")
         for state in ("receiving", "flushing", "complete"):
@@ -224,16 +219,3 @@ class TermsTests(SynchronousTestCase):
                 fetch=True, image="ab", pull=pull, late_join=late_join,
             )  # fmt: skip
             self.assertEqual(of_greeting(greeting).way(kept, can), way)
-
-    def test_the_shared_secret(self) -> None:
-        for auth, has_secret, objection in (
-            (None, False, None),
-            ("hmac-sha256", True, None),
-            (None, True, "does not ask"),
-            ("hmac-sha256", False, "give --token-file"),
-            ("md5", True, "a proof by md5, which is not known"),
-        ):
-            greeting = Greeting("s", 1, "239.1.1.1", 4000, 1500, 4, 2, "sha256", auth=auth)
-            found = of_greeting(greeting).objection(has_secret)
-            self.assertEqual(found is None, objection is None)
-            self.assertIn(objection or "", found or "")

@@ -27,7 +27,14 @@ from kollacast.server.credentials import Credentials
 from kollacast.wire import recipes
 from kollacast.wire.checksum import crcmod_engine
 from kollacast.wire.dialect import KOLLACAST
-from kollacast.wire.greeting import Greeting, GroupInfo, Hello, encode_json
+from kollacast.wire.greeting import (
+    Challenge,
+    Greeting,
+    GroupInfo,
+    Hello,
+    Response,
+    encode_json,
+)
 from kollacast.wire.messages import (
     BufferCtl,
     Control,
@@ -39,6 +46,7 @@ from kollacast.wire.messages import (
     encode_sealed,
 )
 from kollacast.wire.parity import ParityRun, orders, places
+from kollacast.wire.proof import Agreement
 from kollacast.wire.recipes import control_seq, parity_seq
 from kollacast.wire.structures import Tag
 from tests import vectors
@@ -54,6 +62,7 @@ _PAGES = (
     "docs/kolla.md",
     "docs/reading.md",
     "docs/scaling.md",
+    "docs/security.md",
 )
 _SALT = 1802464364
 
@@ -144,6 +153,17 @@ class ExampleTests(SynchronousTestCase):
                 ("C>S", Credit(2, 6).encode(KOLLACAST)),
                 ("C>S", bytes((Tag.REPORT,)) + report),
             ],
+        )
+
+    def test_secret(self) -> None:
+        secret, agreement = b"a secret of this room", Agreement("00112233", "44556677", b"Z" * 32)
+        proof = agreement.proof(secret, "client").hex()
+        challenge = Challenge("hmac-sha256", agreement.server_nonce)
+        response = Response(agreement.client_nonce, proof)
+        self.assertShown("secret", [("S>C", challenge.encode()), ("C>S", response.encode())])
+        shown = f'"proof":"{agreement.proof(secret, "server").hex()}"'
+        self.assertIn(
+            f"The greeting then has `{shown}`.", " ".join(_page("docs/protocol.md").split())
         )
 
     def test_coding(self) -> None:

@@ -13,10 +13,12 @@ from twisted.trial import unittest
 from kollacast.wire.greeting import (
     MAGIC,
     PROTOCOL_VERSION,
+    Challenge,
     Greeting,
     GroupInfo,
     Hello,
     Refusal,
+    Response,
     clean_text,
     decode_json,
     encode_json,
@@ -42,8 +44,7 @@ GREETING = Greeting(
     late_join=True,
     image="0123456789abcdef",
     failsafe="registry.example:4000",
-    auth="hmac-sha256",
-    nonce="00aa",
+    proof="00aa",
 )
 
 _FIELDS: dict[str, Any] = {
@@ -65,8 +66,7 @@ _FIELDS: dict[str, Any] = {
     "late_join": True,
     "image": "0123456789abcdef",
     "failsafe": "registry.example:4000",
-    "auth": "hmac-sha256",
-    "nonce": "00aa",
+    "proof": "00aa",
 }
 
 
@@ -80,7 +80,7 @@ class _Refused(unittest.SynchronousTestCase):
 
 
 class Greetings(_Refused):
-    def greeting(self, **changes: Any) -> Greeting | Refusal:
+    def greeting(self, **changes: Any) -> Greeting | Challenge | Refusal:
         return Greeting.decode(json.dumps({**_FIELDS, **changes}).encode())
 
     def not_greeted(self, pattern: str = "", **changes: Any) -> None:
@@ -234,6 +234,35 @@ class Greetings(_Refused):
         for reason in reasons:
             self.refused(Greeting.decode, json.dumps({"refused": reason}).encode(), "text")
 
+    def test_a_refusal_without_tls(self) -> None:
+        refusal = Refusal("speak TLS", tls=True)
+        self.assertEqual(Greeting.decode(refusal.encode()[8:]), refusal)
+
+
+class Challenges(_Refused):
+    """What comes before a greeting where both ends share a secret."""
+
+    def test_there_and_back(self) -> None:
+        challenge, response = Challenge("hmac-sha256", "00aa"), Response("ff", "0b" * 32)
+        message = challenge.encode()
+        self.assertEqual(
+            json.loads(message[8:]), {"version": 2, "auth": "hmac-sha256", "nonce": "00aa"}
+        )
+        self.assertEqual(Greeting.decode(message[8:]), challenge)
+        message = response.encode()
+        self.assertEqual(json.loads(message[4:]), {"version": 2, "nonce": "ff", "proof": "0b" * 32})
+        self.assertEqual(Response.decode(message[4:]), response)
+
+    def test_what_is_none(self) -> None:
+        challenge = {"version": 2, "auth": "hmac-sha256", "nonce": "00aa"}
+        for changes in ({"version": 1}, {"auth": 1}, {"nonce": "é"}, {"nonce": 1}):
+            self.refused(Greeting.decode, json.dumps({**challenge, **changes}).encode())
+        response = {"version": 2, "nonce": "ff", "proof": "0b"}
+        for key in response:
+            fields = {name: value for name, value in response.items() if name != key}
+            self.refused(Response.decode, json.dumps(fields).encode())
+        self.refused(Response.decode, json.dumps({**response, "proof": "x"}).encode())
+
 
 class Hellos(_Refused):
     def test_there_and_back(self) -> None:
@@ -252,8 +281,6 @@ class Hellos(_Refused):
                 "late_join": False,
                 "kept": 7,
                 "run": "ab12",
-                "nonce": "",
-                "proof": "",
             },
         )
         self.assertEqual(Hello.decode(message[4:]), hello)

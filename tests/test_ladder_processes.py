@@ -150,8 +150,8 @@ async def test_hosts_without_the_secret(crew: Crew) -> None:
     assert "does not know the shared secret" in visitor.lines[-1]
     visitor = crew.client("--output", "stolen")
     assert await visitor.end() == Status.FAILED
-    assert "give --token-file" in visitor.lines[-1]
-    await server.said("a kollacast client that lacks --token-file")
+    assert "it speaks TLS: give --token-file" in visitor.lines[-1]
+    await server.said("127.0.0.1 is no client: no TLS within 5 s")
     client = crew.client("--token-file", "token", "--output", "copy")
     assert await ends(server, client) == [Status.OK] * 2
     assert (crew.folder / "copy").read_bytes() == image.read_bytes()

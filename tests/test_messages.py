@@ -23,7 +23,6 @@ from kollacast.wire.messages import (
     Message,
     Notice,
     Packet,
-    Proof,
     Ready,
     Repaired,
     Report,
@@ -82,7 +81,6 @@ _ANY: dict[type[TaggedMessage], st.SearchStrategy[TaggedMessage]] = {
     Control: _CONTROL,
     Packet: st.builds(Packet, _U32, _U32, st.binary(max_size=_LIMIT)),
     Digest: st.builds(Digest, _VALUE),
-    Proof: st.builds(Proof, _VALUE),
     Detach: st.builds(Detach),
     Report: st.builds(Report, st.dictionaries(st.text(max_size=9), st.none() | st.booleans())),
 }
@@ -122,7 +120,6 @@ _SHOWN: tuple[tuple[Dialect, str, TaggedMessage], ...] = (
     (KOLLACAST, "11 00000001 00000000 00000000 00000000", Repaired(1)),
     (KOLLACAST, "12 00000004 00010000", Fetch(4, 65536)),
     (KOLLACAST, "14", Detach()),
-    (KOLLACAST, "15" + "5a" * 32, Proof(b"Z" * 32)),
     (JASMINE, "01000000 6e0b0000 00000000 03000000", BufferCtl(1, 2926, 0, 3)),
     (JASMINE, "01", Ready()),
     (JASMINE, "08", Sent()),

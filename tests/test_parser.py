@@ -20,6 +20,7 @@ from kollacast.wire.greeting import (
     GroupInfo,
     Hello,
     Refusal,
+    Response,
     encode_json,
 )
 from kollacast.wire.messages import (
@@ -33,7 +34,6 @@ from kollacast.wire.messages import (
     Fetch,
     Message,
     Packet,
-    Proof,
     Ready,
     Repaired,
     Report,
@@ -62,7 +62,6 @@ def _packet(seq: int, payload: bytes) -> tuple[bytes, Packet]:
 #: A kollacast session with two buffers in flight, side by side: bytes and meaning.
 _SERVER: tuple[tuple[bytes, Message], ...] = (
     (GREETING.encode(), GREETING),
-    (b"\x15" + bytes(range(32)), Proof(bytes(range(32)))),
     (
         bytes.fromhex(
             "16 0000002a 00000001 00000001"
@@ -318,8 +317,22 @@ class HostileClients(_Hostile):
     def test_bytes_that_begin_no_message_of_a_client(self) -> None:
         for tag in set(range(256)) - {0x02, 0x03, 0x05, 0x12, 0x14, 0x80}:
             self.refused(self.introduced(), bytes((tag,)), f"{tag:#04x}")
-        for tag in set(range(256)) - {0x01, 0x02, 0x04}:
+        for tag in set(range(256)) - {0x01, 0x02, 0x04, 0x16}:
             self.refused(_client_stream(JASMINE), bytes((tag,)), f"{tag:#04x}")
+
+    def test_tls_where_there_is_none(self) -> None:
+        for dialect in (JASMINE, KOLLACAST):
+            tls = bytes.fromhex("1603010200010001fc0303")
+            self.refused(_client_stream(dialect), tls, "it speaks TLS, and this end does not")
+
+    def test_a_challenged_client_responds_first(self) -> None:
+        response, hello = Response("00aa", "0b" * 32), Hello("a", 1)
+        stream = ClientStream(KOLLACAST, 1, is_challenged=True)
+        said = response.encode() + hello.encode()
+        self.assertEqual(
+            _read(stream, [said[i : i + 1] for i in range(len(said))]), [response, hello]
+        )
+        self.refused(ClientStream(KOLLACAST, 1, is_challenged=True), hello.encode(), "identity")
 
     def test_credit_that_cannot_be(self) -> None:
         for done, room in ((1, 0), (0xFFFFFFFF, 0xFFFFFFFE)):

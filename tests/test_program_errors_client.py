@@ -83,6 +83,8 @@ _HANDLERS = {
     "ServerConnection.connectionLost",
     "ServerConnection.connectionMade",
     "ServerConnection.dataReceived",
+    "ServerConnection.handshakeCompleted",
+    "ServerConnection.spoke_plainly",
     "ServerConnection._guarded",
     "Attempt.end",
     "Client._fail",
@@ -145,6 +147,12 @@ def _combined(network: Network) -> None:
 
 def _secret(network: Network) -> None:
     _serve(network, secret=b"0123456789abcdef")
+    network.join(secret=b"0123456789abcdef")
+
+
+def _plain(network: Network) -> None:
+    """A server that speaks no TLS."""
+    _serve(network)
     network.join(secret=b"0123456789abcdef")
 
 
@@ -303,6 +311,7 @@ _TRANSFERS: tuple[Callable[[Network], None], ...] = (
     _lossy,
     _combined,
     _secret,
+    _plain,
     _late,
     _fetching,
     _cut,

@@ -33,7 +33,6 @@ class Sizes(unittest.SynchronousTestCase):
                 "REPAIRED": 0x11,
                 "FETCH": 0x12,
                 "DETACH": 0x14,
-                "PROOF": 0x15,
                 "CONTROL": 0x16,
                 "PACKET": 0x20,
                 "DIGEST": 0x40,

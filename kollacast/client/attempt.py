@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from hmac import compare_digest
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -14,7 +13,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from kollacast.client.connecting import connect
+from kollacast.client.connecting import Secure, connect
 from kollacast.client.conversation import AttemptConversation, conversation, hear
 from kollacast.client.endings import Ending, Failed, Got, Lost
 from kollacast.client.local_copy import LocalCopy
@@ -27,9 +26,9 @@ from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.route import OpenReceiver, Route
 from kollacast.receiving.shape import Way
 from kollacast.wire.checksum import best_crc32c
-from kollacast.wire.greeting import Hello
-from kollacast.wire.messages import Digest, Done, Message, Proof, Report
-from kollacast.wire.proof import Challenge
+from kollacast.wire.greeting import Challenge, Hello, Response
+from kollacast.wire.messages import Digest, Done, Message, Report
+from kollacast.wire.proof import METHOD, Agreement
 from kollacast.wire.structures import WireError
 
 _log = Logger()
@@ -39,7 +38,7 @@ _log = Logger()
 GREETING_TIMEOUT_S = 10.0
 #: What the machine hears of at any time; of the rest, once the image has begun to come, none
 #: changes the state.
-_OF_THE_END = (Digest, Proof, Report)
+_OF_THE_END = (Digest, Report)
 #: Seconds that the server gets to read the last words.
 _LINGER_S = 3.0
 
@@ -48,7 +47,7 @@ class Attempt:
     """Brings the image to ``copy`` over one connection; what goes wrong is told to ``guard``.
 
     ``run_id`` is the same for all attempts of a run, ``report`` makes what the
-    server is told of it.
+    server is told of it, ``secure`` what connections are of which a server is believed.
     """
 
     def __init__(
@@ -59,6 +58,7 @@ class Attempt:
         guard: Guard,
         *,
         run_id: str,
+        secure: Secure,
         open_port: OpenReceiver,
         report: Callable[[str | None], dict[str, Any]],
     ) -> None:
@@ -69,6 +69,7 @@ class Attempt:
         self._copy = copy
         self._guard = guard
         self._run_id = run_id
+        self._secure = secure
         self._open_port = open_port
         self._report = report
         self._machine: AttemptConversation = conversation(self)
@@ -79,7 +80,8 @@ class Attempt:
         self._connection: ServerConnection | None = None
         self._timer: IDelayedCall | None = None
         self._terms: Terms | None = None
-        self._proof_due = b""
+        # What the server has to prove, once it has challenged this host.
+        self._agreement: Agreement | None = None
         self._digest_due: bytes | None = None
         self._stream_hears: Callable[[Message], None] | None = None
         self._is_over = False
@@ -108,7 +110,9 @@ class Attempt:
     async def _connect(self) -> None:
         host, port = self._config.server_ip, self._config.port
         try:
-            why = await connect(self._reactor, host, port, self._deadline, self._new_connection)
+            why = await connect(
+                self._reactor, host, port, self._deadline, self._new_connection, self._secure
+            )
         except (CancelledError, ConnectingCancelledError):
             return  # the attempt is over
         if why is not None:
@@ -123,7 +127,9 @@ class Attempt:
             return None
         # From here on there is nothing else to call off.
         self._connecting = None
-        self._connection = ServerConnection(self._opened, self._hear, self._lose, self._guard)
+        self._connection = ServerConnection(
+            self._opened, self._hear, self._lose, self._guard, is_secure=self._config.is_secure
+        )
         self._closing.append(self._connection.closed)
         return self._connection
 
@@ -176,15 +182,41 @@ class Attempt:
     def can_fetch(self) -> bool:
         return self._terms is not None and self._terms.shape.can_fetch
 
+    def respond(self, challenge: Challenge) -> None:
+        secret, connection = self._config.secret, self._connection
+        assert connection is not None
+        if challenge.auth != METHOD:
+            text = f"the server asks for a proof by {challenge.auth}, which is not known here"
+            self.fail(Failed(text))
+        elif secret is None:
+            self.fail(Failed("the server asks for a shared secret: give --token-file"))
+        else:
+            nonce = secrets.token_hex(16)
+            self._agreement = Agreement(challenge.nonce, nonce, connection.binding)
+            proof = self._agreement.proof(secret, "client")
+            connection.send(Response(nonce, proof.hex()).encode())
+
     def agree(self, terms: Terms) -> None:
         self._cancel_timer()
-        self._guard.run(self._agree(terms))
-
-    async def _agree(self, terms: Terms) -> None:
-        objection = terms.objection(has_secret=self._config.secret is not None)
+        # Before the server is proved, nothing of what it says is looked at.
+        objection = self._objection(terms.greeting.proof)
         if objection is not None:
             self.fail(Failed(objection))
-            return
+        else:
+            self._guard.run(self._agree(terms))
+
+    def _objection(self, proof: str) -> str | None:
+        """What is wrong with how the server proves to know the shared secret."""
+        secret = self._config.secret
+        if secret is None:
+            return None
+        if self._agreement is None:
+            return "the server does not ask for the shared secret, and so does not prove it"
+        if not self._agreement.holds(secret, "server", proof):
+            return "the server does not know the shared secret, or somebody relays what it says"
+        return None
+
+    async def _agree(self, terms: Terms) -> None:
         if terms.packets < terms.greeting.buffer_packets:
             _log.info(
                 "buffers of {packets} packets are the most for here",
@@ -194,10 +226,8 @@ class Attempt:
         kept = await self._copy.look(terms)
         if not terms.shape.dialect.introduces:
             self._machine.joined(terms, kept)
-        elif terms.greeting.auth is None:
-            self._machine.agreed(terms, kept)
         else:
-            self._machine.challenged(terms, kept)
+            self._machine.agreed(terms, kept)
 
     def begin(self, terms: Terms, kept: int) -> None:
         way = terms.way(kept, self._copy.can_receive_late)
@@ -233,13 +263,6 @@ class Attempt:
 
     def _say_hello(self, terms: Terms, way: Way, kept: int) -> None:
         assert self._connection is not None
-        nonce = proof = ""
-        secret = self._config.secret
-        if secret is not None:
-            nonce = secrets.token_hex(16)
-            challenge = Challenge(terms.greeting.session, terms.greeting.nonce, nonce)
-            self._proof_due = challenge.proof(secret, "server")
-            proof = challenge.proof(secret, "client").hex()
         is_in_step, can_fetch = way is Way.IN_STEP, terms.shape.can_fetch
         hello = Hello(
             self._config.name,
@@ -250,14 +273,8 @@ class Attempt:
             late_join=way is Way.LATE,
             kept=0 if is_in_step else -(-kept // terms.shape.capacity),
             run=self._run_id if can_fetch else "",
-            nonce=nonce,
-            proof=proof,
         )
         self._connection.send(hello.encode())
-
-    def check_proof(self, proof: bytes) -> None:
-        if not compare_digest(proof, self._proof_due):
-            self.fail(Failed("the server does not know the shared secret"))
 
     def hand_on(self, message: Message) -> None:
         assert self.route is not None

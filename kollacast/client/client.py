@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 
 from kollacast.client.account import Account
 from kollacast.client.attempt import Attempt, not_found
+from kollacast.client.connecting import securing
 from kollacast.client.endings import Ending, Failed, Lost, failed_by
 from kollacast.client.local_copy import LocalCopy
 from kollacast.client.retry import Retry
@@ -56,6 +57,7 @@ class Client:
             self._failed_by,
             reactor.seconds,
         )
+        self._secure = securing(reactor, config)
         self._run_id = secrets.token_hex(8)
         self._began_at = 0.0
         self._attempt: Attempt | None = None
@@ -75,6 +77,13 @@ class Client:
     def run(self) -> Deferred[Outcome]:
         """Fires with the outcome, whatever happens."""
         self._began_at = self._reactor.seconds()
+        if not self._config.is_secure:
+            _log.warn(
+                "nobody is proved without --tls-dir or --token-file: whoever answers at {server}"
+                " can give this host an image of its own",
+                event="unproved",
+                server=self._config.server_ip,
+            )
         return Deferred.fromCoroutine(self._run()).addBoth(self._end)
 
     def interrupt(self, reason: str) -> Deferred[None]:
@@ -102,6 +111,7 @@ class Client:
                 self._copy,
                 self._guard,
                 run_id=self._run_id,
+                secure=self._secure,
                 open_port=self._open_port,
                 report=lambda reason: self.account().report(reason),
             )

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from twisted.internet.abstract import isIPAddress
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
 from twisted.internet.error import ConnectError, DNSLookupError, TimeoutError
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.internet.protocol import ClientFactory
 from twisted.internet.task import deferLater
 
 from kollacast.events.reactor import IReactor
+from kollacast.operator.config import ClientConfig
 from kollacast.receiving.connection import ServerConnection
 
 #: Seconds between two tries: fewer at first, because both ends start at once.
@@ -21,6 +22,8 @@ _RETRY_S = (0.05, 0.1)
 _TRY_S = 10.0
 
 _Make = Callable[[], ServerConnection | None]
+#: Puts TLS around the connections of a factory, or leaves them as they are.
+Secure = Callable[[IProtocolFactory], IProtocolFactory]
 
 
 class _Factory(ClientFactory):
@@ -33,10 +36,20 @@ class _Factory(ClientFactory):
         return self._make()
 
 
+def securing(reactor: IReactor, config: ClientConfig) -> Secure:
+    """How connections to the server are made secure, as far as ``config`` asks for that."""
+    if not config.is_secure:
+        return lambda factory: factory
+    # It takes its time to load.
+    from kollacast.transport import tls
+
+    return tls.client_side(config.certificates, config.server_ip, reactor)
+
+
 async def connect(
-    reactor: IReactor, host: str, port: int, deadline: float, make: _Make
+    reactor: IReactor, host: str, port: int, deadline: float, make: _Make, secure: Secure
 ) -> str | None:
-    """Return None once a connection of ``make()`` is open, else why there is none.
+    """Return None once a connection of ``make()``, below ``secure``, is open, else why not.
 
     That is at ``deadline``, in the reactor's seconds; at once for a name that no host can have.
     """
@@ -47,7 +60,7 @@ async def connect(
         kind = TCP4ClientEndpoint if isIPAddress(host) else HostnameEndpoint
         endpoint = kind(reactor, host, port, timeout=min(left, _TRY_S))
         try:
-            await endpoint.connect(_Factory(make))
+            await endpoint.connect(secure(_Factory(make)))
             return None
         except (ConnectError, DNSLookupError, OSError) as error:
             reason = _why_not(error)

@@ -13,8 +13,8 @@ from automat import TypeMachineBuilder
 
 from kollacast.client.endings import Ending, Failed, Got, Lost
 from kollacast.client.terms import Terms, of_greeting, of_group_info
-from kollacast.wire.greeting import Greeting, GroupInfo, Refusal
-from kollacast.wire.messages import Digest, Message, Proof, Report
+from kollacast.wire.greeting import Challenge, Greeting, GroupInfo, Refusal
+from kollacast.wire.messages import Digest, Message, Report
 from kollacast.wire.structures import WireError
 
 #: What is wrong with a server that sends the digest out of turn.
@@ -32,14 +32,17 @@ class AttemptWork(Protocol):
     def can_fetch(self) -> bool:
         """Whether the rest of the image can be fetched on another connection."""
 
+    def respond(self, challenge: Challenge) -> None:
+        """Prove that this host knows the shared secret, or ``fail``."""
+
     def agree(self, terms: Terms) -> None:
-        """See what is here of the image: one of three inputs follows, or ``fail``."""
+        """See that the server is the right one, and what is here of the image.
+
+        One of two inputs follows, or ``fail``.
+        """
 
     def begin(self, terms: Terms, kept: int) -> None:
         """Say hello where that is due, and take the image from where ``kept`` bytes end."""
-
-    def check_proof(self, proof: bytes) -> None:
-        """See whether the server knows the shared secret."""
 
     def hand_on(self, message: Message) -> None:
         """The image begins to come: this, and what the server says of it from now on."""
@@ -60,20 +63,17 @@ class AttemptConversation(Protocol):
     Those by which the server speaks raise WireError where that has no place.
     """
 
+    def challenged(self, challenge: Challenge, /) -> None:
+        """A server wants to know first whether this host knows the shared secret."""
+
     def greeted(self, terms: Terms) -> None:
         """A server has said what it has."""
 
     def agreed(self, terms: Terms, kept: int) -> None:
         """So many bytes are here: no more has to be known."""
 
-    def challenged(self, terms: Terms, kept: int) -> None:
-        """Likewise, and the server has to prove that it knows the shared secret."""
-
     def joined(self, terms: Terms, kept: int) -> None:
         """Likewise, and the image comes without a word: it is a jasmine server."""
-
-    def proof(self, value: bytes, /) -> None:
-        """The server's proof."""
 
     def said(self, message: Message, /) -> None:
         """The server says its first word of the image."""
@@ -100,6 +100,8 @@ class AttemptConversation(Protocol):
 def hear(conversation: AttemptConversation, message: Message) -> None:
     """Give the machine what the server says."""
     match message:
+        case Challenge():
+            conversation.challenged(message)
         case Greeting():
             conversation.greeted(of_greeting(message))
         case GroupInfo():
@@ -115,8 +117,6 @@ def hear(conversation: AttemptConversation, message: Message) -> None:
             conversation.lost(Lost(ended=message.reason))
         case Report():
             conversation.fail(_given_up(message.reason))
-        case Proof(value):
-            conversation.proof(value)
         case Digest(value):
             conversation.digest(value)
         case _:
@@ -136,8 +136,8 @@ def _build() -> TypeMachineBuilder[AttemptConversation, AttemptWork]:
     inputs = AttemptConversation
 
     greeting = machine.state("greeting")
+    challenged = machine.state("challenged")
     agreeing = machine.state("agreeing")
-    challenging = machine.state("challenging")
     waiting = machine.state("waiting")
     receiving = machine.state("receiving")
     flushing = machine.state("flushing")  # the digest is here, and not all is kept
@@ -149,19 +149,19 @@ def _build() -> TypeMachineBuilder[AttemptConversation, AttemptWork]:
 
     # On the way to the first byte.
 
+    @greeting.upon(inputs.challenged).to(challenged)
+    def respond(_: AttemptConversation, work: AttemptWork, challenge: Challenge) -> None:
+        work.respond(challenge)
+
     @greeting.upon(inputs.greeted).to(agreeing)
+    @challenged.upon(inputs.greeted).to(agreeing)
     def agree(_: AttemptConversation, work: AttemptWork, terms: Terms) -> None:
         work.agree(terms)
 
     @agreeing.upon(inputs.agreed).to(waiting)
-    @agreeing.upon(inputs.challenged).to(challenging)
     @agreeing.upon(inputs.joined).to(receiving)
     def begin(_: AttemptConversation, work: AttemptWork, terms: Terms, kept: int) -> None:
         work.begin(terms, kept)
-
-    @challenging.upon(inputs.proof).to(waiting)
-    def check_proof(_: AttemptConversation, work: AttemptWork, proof: bytes) -> None:
-        work.check_proof(proof)
 
     # The image.
 
@@ -197,14 +197,8 @@ def _build() -> TypeMachineBuilder[AttemptConversation, AttemptWork]:
     def reject_digest(_: AttemptConversation, work: AttemptWork, digest: bytes | None) -> None:
         raise WireError(_EARLY_DIGEST)
 
-    def distrust(_: AttemptConversation, work: AttemptWork, heard: object) -> None:
-        work.end(Failed("the server does not know the shared secret"))
-
-    challenging.upon(inputs.said).to(over)(distrust)
-    challenging.upon(inputs.digest).to(over)(distrust)
+    challenged.upon(inputs.challenged).loop()(reject)
     agreeing.upon(inputs.said).loop()(reject)
-    for state in (agreeing, waiting, *stream, proving):
-        state.upon(inputs.proof).loop()(reject)
     for state in (agreeing, waiting, flushing, proving):
         state.upon(inputs.digest).loop()(reject_digest)
 
@@ -233,11 +227,10 @@ def _build() -> TypeMachineBuilder[AttemptConversation, AttemptWork]:
 
     for state in (agreeing, *stream, proving):
         state.upon(inputs.turned_away).to(over)(be_refused)
-    for state in (greeting, agreeing):
+    for state in (greeting, challenged, agreeing):
         state.upon(inputs.lost).to(over)(lose)
-    for state in (challenging, waiting):
-        state.upon(inputs.turned_away).to(over)(try_later)
-        state.upon(inputs.lost).to(over)(lose_waiting)
+    waiting.upon(inputs.turned_away).to(over)(try_later)
+    waiting.upon(inputs.lost).to(over)(lose_waiting)
     for state in stream:
         state.upon(inputs.lost).to(over)(lose_stream)
     # All that the server has to say is known, and the disk has the last word.
@@ -248,11 +241,11 @@ def _build() -> TypeMachineBuilder[AttemptConversation, AttemptWork]:
     def fail(_: AttemptConversation, work: AttemptWork, failed: Failed) -> None:
         work.end(failed)
 
-    for state in (greeting, agreeing, challenging, waiting, *stream, proving):
+    for state in (greeting, challenged, agreeing, waiting, *stream, proving):
         state.upon(inputs.fail).to(over)(fail)
 
     # Whatever still comes has nothing to change.
-    for agreement in (inputs.agreed, inputs.challenged, inputs.joined):
+    for agreement in (inputs.agreed, inputs.joined):
         over.upon(agreement).loop().returns(None)
     for late in (inputs.kept, inputs.proved):
         over.upon(late).loop().returns(None)

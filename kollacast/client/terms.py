@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from kollacast.receiving.shape import Shape, Way
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, GroupInfo
-from kollacast.wire.proof import METHOD
 from kollacast.wire.structures import payload_capacity
 
 #: Payload bytes of the buffers that this client is willing to hold, where it has a say.
@@ -32,19 +31,6 @@ class Terms:
             return Way.IN_STEP
         may_be_late = can_fetch and self.greeting.late_join and can_receive_late
         return Way.LATE if may_be_late else Way.FETCHING
-
-    def objection(self, has_secret: bool) -> str | None:
-        """Why nothing can come of these terms here, as far as the shared secret goes."""
-        auth = self.greeting.auth
-        if auth is None and has_secret:
-            if not self.shape.dialect.introduces:
-                return "the server speaks jasmine, and does not prove the shared secret"
-            return "the server does not ask for the shared secret, and so does not prove it"
-        if auth is not None and not has_secret:
-            return "the server asks for a shared secret: give --token-file"
-        if auth not in (None, METHOD):
-            return f"the server asks for a proof by {auth}, which is not known here"
-        return None
 
     def is_same_image(self, other: Terms) -> bool:
         """Whether what was kept on these terms can be gone on with on the ``other`` ones."""

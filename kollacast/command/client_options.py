@@ -50,6 +50,11 @@ class ClientOptions(CommandOptions):
             "File with the secret that the server has, too: both prove it, and neither sends it.",
         ),
         option(
+            "tls-dir",
+            "Folder with ca.pem, cert.pem and key.pem: the server has to prove that it is the one"
+            " at <server_ip>, by that authority, and this host proves its name.",
+        ),
+        option(
             "failsafe",
             "The registry (host:port) to name when the image cannot be had here; status 75 then.",
             values.host_and_port,

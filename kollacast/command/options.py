@@ -22,7 +22,7 @@ from kollacast.command import streams, values
 from kollacast.command.log_lines import LOG_FORMATS
 from kollacast.command.logs import FILE_OBSERVER, STDERR_OBSERVER, shorten_crashes, write_as
 from kollacast.files.atomic_file import prove_writable
-from kollacast.operator.config import PROGRESS_MODES
+from kollacast.operator.config import PROGRESS_MODES, Certificates
 from kollacast.operator.expectation import Expectation
 from kollacast.operator.outcome import Status
 
@@ -31,6 +31,10 @@ DEFAULT_PORT = 18383
 #: Bytes of a shared secret: fewer can be guessed.
 _LEAST_SECRET = 16
 _MOST_SECRET = 4096
+#: What a folder of ``--tls-dir`` holds.
+_TLS_FILES = ("ca.pem", "cert.pem", "key.pem")
+#: The most bytes that are read of a file in PEM.
+_MOST_PEM = 1 << 20
 
 
 def option(
@@ -172,6 +176,7 @@ class CommandOptions(usage.Options):
             "port": self["port"],
             "failsafe": self["failsafe"],
             "secret": self._read_secret(),
+            "certificates": self._read_certificates(),
             "report_path": self["report"],
             "progress_mode": self["progress"],
             "is_daemon": self.is_daemon,
@@ -206,16 +211,43 @@ class CommandOptions(usage.Options):
             streams.console.write_line(f"--token-file {path}: others can read it: chmod 600 {path}")
         return secret
 
+    def _read_certificates(self) -> Certificates | None:
+        """What is in the folder of ``--tls-dir``, once this host can prove itself by it."""
+        folder = self["tls-dir"]
+        if folder is None:
+            return None
+        what = f"--tls-dir {folder}"
+        contents = []
+        for name in _TLS_FILES:
+            path = os.path.join(folder, name)
+            with values.refusing(f"{what}: {name} cannot be read"), open(path, "rb") as file:
+                contents.append(file.read(_MOST_PEM))
+                if name == "key.pem" and os.fstat(file.fileno()).st_mode & 0o077:
+                    raise UsageError(f"{what}: others can read key.pem: chmod 600 {path}")
+        # It takes its time to load.
+        from kollacast.transport import tls
+
+        certificates = Certificates(*contents)
+        try:
+            tls.prove(certificates)
+        except tls.BadCertificates as error:
+            raise UsageError(f"{what}: {error}") from None
+        return certificates
+
     def _check_apart(self, image: str, stream: int) -> None:
         """Raise `UsageError` when a file that is written would take the place of another one.
 
         The image is the file of the option `image`, or else behind the descriptor `stream`.
         """
+        folder = self["tls-dir"]
+        others = {other: self.get(other) for other in (image, "token-file", "expect-hosts")}
+        for name in _TLS_FILES if folder is not None else ():
+            others[f"tls-dir, {name}"] = os.path.join(folder, name)
         for written in ("report", "output"):
-            for other in (image, "token-file"):
-                if written == other or None in (self.get(written), self.get(other)):
+            for other, path in others.items():
+                if written == other or path is None or self.get(written) is None:
                     continue
-                if os.path.realpath(self[written]) == os.path.realpath(self[other]):
+                if os.path.realpath(self[written]) == os.path.realpath(path):
                     raise UsageError(f"--{written} {self[written]}: is the file of --{other}")
         report = self["report"]
         if report is not None and self[image] is None and _is_behind(stream, report):

@@ -26,6 +26,8 @@ _MOST_CLIENTS = 65535
 #: What the jasmine dialect has no word for, and why.
 _NOT_JASMINE = {
     "token-file": "the jasmine dialect has no proof of a secret",
+    "tls-dir": "the jasmine dialect has no TLS",
+    "expect-hosts": "in the jasmine dialect hosts do not say their names",
     "unicast": "the jasmine dialect has multicast only",
     "spool": "in the jasmine dialect nobody can fetch what was before",
     "spool-size": "in the jasmine dialect nobody can fetch what was before",
@@ -36,6 +38,8 @@ _NOT_JASMINE = {
     "digest": "the jasmine dialect has no digest",
 }
 
+#: The most bytes that are read of a file with names of hosts.
+_MOST_HOSTS_BYTES = 1 << 24
 _SPOOL_BYTES = 32 * 10**9
 
 
@@ -118,6 +122,15 @@ class ServerOptions(CommandOptions):
             "token-file",
             "File with the secret that the clients have, too, 16 bytes or more: who cannot prove to"
             " know it is refused.",
+        ),
+        option(
+            "tls-dir",
+            "Folder with ca.pem, cert.pem and key.pem: clients have to prove who they are, by that"
+            " authority, and the server proves that it is the one at its address.",
+        ),
+        option(
+            "expect-hosts",
+            "File that names the hosts that are expected, one a line: others are refused.",
         ),
         option(
             "failsafe",
@@ -243,6 +256,7 @@ class ServerOptions(CommandOptions):
             accept_timeout_s=self["accept-timeout"],
             client_timeout_s=self["client-timeout"],
             min_clients=self["min-clients"],
+            expected_names=self._expected_names(),
             allowed=self.get("allow"),
             patience_s=self["patience"] or ServerConfig.patience_s,
             unicast=bool(self["unicast"]),
@@ -263,6 +277,23 @@ class ServerOptions(CommandOptions):
             size=self["expect-size"],
             allow_empty=bool(self["allow-empty"]),
         )
+
+    def _expected_names(self) -> frozenset[str] | None:
+        path = self["expect-hosts"]
+        if path is None:
+            return None
+        with values.refusing(f"--expect-hosts {path}: cannot be read"), open(path, "rb") as file:
+            text = file.read(_MOST_HOSTS_BYTES)
+        try:
+            names = values.host_names(f"--expect-hosts {path}", text.decode())
+        except UnicodeDecodeError:
+            raise UsageError(f"--expect-hosts {path}: is no text") from None
+        if len(names) != self["clients"]:
+            raise UsageError(
+                f"--expect-hosts {path}: names {len(names)} hosts, and number_of_clients is"
+                f" {self['clients']}"
+            )
+        return names
 
     def _check_clients(self) -> None:
         least = self["min-clients"]

@@ -32,6 +32,8 @@ _HEX = re.compile(rf"[0-9a-fA-F]{{{2 * DIGEST_SIZE}}}", re.ASCII)
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\.?\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?"
 )
+#: Characters of a host's name: as many as a client's hello may have.
+_LONGEST_NAME = 200
 
 
 def integer(what: str, text: str, least: int, most: int) -> int:
@@ -133,6 +135,23 @@ def host(what: str, text: str) -> str:
     if looks_like_an_address or not _HOST_NAME.fullmatch(text):
         raise UsageError(f"{what} {text!r}: must be an IPv4 address or a host name")
     return text
+
+
+def host_names(what: str, text: str) -> frozenset[str]:
+    """The names of hosts, one a line; what is behind a # is for people."""
+    names: set[str] = set()
+    for number, line in enumerate(text.splitlines(), 1):
+        name = line.partition("#")[0].strip()
+        if not name:
+            continue
+        if not name.isprintable() or len(name) > _LONGEST_NAME:
+            raise UsageError(
+                f"{what}: line {number} is no name of up to {_LONGEST_NAME} printable characters"
+            )
+        if name in names:
+            raise UsageError(f"{what}: line {number} names {name} once more")
+        names.add(name)
+    return frozenset(names)
 
 
 def networks(what: str, text: str) -> tuple[ipaddress.IPv4Network, ...]:

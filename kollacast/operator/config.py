@@ -14,17 +14,32 @@ from kollacast.operator.expectation import Expectation
 PROGRESS_MODES = ("auto", "bar", "plain", "none")
 
 
+@dataclass(frozen=True)
+class Certificates:
+    """How one end proves who it is, and by whom it lets others do so; each is PEM."""
+
+    authorities: bytes = field(repr=False)  #: whose word counts, one certificate or more
+    chain: bytes = field(repr=False)  #: this end's certificate, and those between
+    key: bytes = field(repr=False)  #: of this end's certificate
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """What both programs may be asked for."""
 
     secret: bytes | None = field(default=None, repr=False)  #: that both ends have to share
+    certificates: Certificates | None = None  #: by which both ends have to prove who they are
     failsafe: str | None = None  #: registry that clients turn to when all else fails, host:port
     report_path: str | None = None  #: file for the report; None for no report
     progress_mode: str = "none"  #: one of :data:`PROGRESS_MODES`
     is_daemon: bool = False  #: whether the process is to run without standard streams
     #: what the image must be, or nobody gets it
     expectation: Expectation = field(default_factory=Expectation)
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether connections are TLS, and both ends prove something on them."""
+        return self.secret is not None or self.certificates is not None
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,8 @@ class ServerConfig(Config):
     client_timeout_s: float = 60.0  #: of silence after which a client is given up
     #: who may join; None for everyone
     allowed: tuple[IPv4Network, ...] | None = None
+    #: what the clients are called that are expected; None for whoever comes
+    expected_names: frozenset[str] | None = None
     min_clients: int | None = None  #: enough to start when the time to wait is over
     unicast: bool = False  #: no multicast: every client fetches by TCP
     patience_s: float = 5.0  #: for which one client may hold up the others, or stay away
@@ -60,6 +77,11 @@ class ServerConfig(Config):
     status_at: tuple[str, int] | None = None  #: address and port of the status page; None for none
     status_linger_s: float = 0.0  #: for which it stays after the end
     metrics_per_host: bool = False  #: whether its metrics have each host
+
+    @property
+    def has_names(self) -> bool:
+        """Whether a name is one host's alone: it is proved, or expected."""
+        return self.certificates is not None or self.expected_names is not None
 
 
 @dataclass(frozen=True)

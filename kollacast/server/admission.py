@@ -23,6 +23,7 @@ class Situation:
     is_end_announced: bool  #: whether all of the image has been announced
     lack: str | None  #: why nobody can fetch; None where whoever knows how can
     has_room: bool = True  #: whether one more may come in, or this one once more
+    is_name_taken: bool = False  #: whether another one has its name, and names are proved
     may_be_back: bool = False  #: whether this may be one that is in, with a broken connection
 
     @property
@@ -85,10 +86,20 @@ def may_speak(address: str, now: Situation, hello: Hello | None = None) -> Refus
 
 
 def admit(hello: Hello | None, address: str, now: Situation) -> Admission:
-    """What becomes of a client; ``hello`` is None in a dialect that has none."""
+    """What becomes of a client; ``hello`` is None in a dialect that has none.
+
+    The name in it is the one that the client has proved, where it has.
+    """
     refused = may_speak(address, now, hello)
     if refused is not None:
         return refused
+    expected = now.config.expected_names
+    if expected is not None and (hello is None or hello.name not in expected):
+        return Refused(
+            "this host is not among those that are expected", note="its name is not expected"
+        )
+    if now.is_name_taken:
+        return Refused("a host of this name is here already", later=True)
     if not now.has_room:
         return Refused(f"all {now.config.clients} clients are here already", now.may_be_back)
     reason = _why_not_in_step(hello, now)

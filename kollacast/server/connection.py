@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IDelayedCall, ITCPTransport
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHandshakeListener,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Protocol, ServerFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from kollacast.server.conversation import Departure
+from kollacast.server.credentials import Peer
 from kollacast.server.lobby import Lobby
 from kollacast.server.participant import Host, Participant
 from kollacast.transport.keepalive import watch_peer
 from kollacast.transport.outgoing import Outgoing
+from kollacast.wire.greeting import Refusal, clean_text
 from kollacast.wire.parser import ClientStream
 from kollacast.wire.structures import WireError
 
+if TYPE_CHECKING:
+    # It is loaded where there is TLS, and takes its time.
+    from kollacast.transport.tls import Secured
+
 _log = Logger()
 
-#: Seconds in which a connection must have introduced itself.
+#: What who does not speak TLS is told where it is due.
+_SPEAK_TLS = "it speaks TLS: give --token-file or --tls-dir, as to the server"
+#: Seconds for each step on the way to a hello: TLS, the response to a challenge, the hello.
 HELLO_TIMEOUT_S = 5.0
 #: Seconds in which a client must have read the last words.
 _LINGER_S = 3.0
 
 
+@implementer(IHandshakeListener)
 class ClientProtocol(Protocol):
     """The connection to one client."""
 
@@ -41,9 +57,12 @@ class ClientProtocol(Protocol):
         self.outgoing: Outgoing
         self._host = host
         self._lobby = lobby
-        self._stream = ClientStream(host.plan.dialect, host.plan.max_request)
+        self._stream = ClientStream(
+            host.plan.dialect, host.plan.max_request, is_challenged=host.credentials.challenges
+        )
         self._is_open = False
         self._silent = True
+        self._is_in_lobby = False
         self._is_closing = False
         self._timer: IDelayedCall | None = None
         self._guarded_hear = host.guard.wrap(self._hear)
@@ -51,11 +70,18 @@ class ClientProtocol(Protocol):
     def connectionMade(self) -> None:
         self._host.guard.wrap(self._begin)()
 
+    def handshakeCompleted(self) -> None:
+        self._host.guard.wrap(self._meet)()
+
     def dataReceived(self, data: bytes) -> None:
         self._guarded_hear(data)
 
+    def spoke_plainly(self, data: bytes) -> None:
+        """It has not begun TLS, which is due, but said this."""
+        self._host.guard.wrap(self._ask_for_tls)("it does not speak TLS")
+
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]
-        self._host.guard.wrap(self._lose)()
+        self._host.guard.wrap(self._lose)(reason)
         self._stop_timer()
         self.lost.callback(None)
 
@@ -76,13 +102,9 @@ class ClientProtocol(Protocol):
 
     def await_hello(self) -> None:
         """Give it a while to say who it is."""
-        drop = self.client.talk.drop
         why = f"no valid hello within {HELLO_TIMEOUT_S:g} s"
-        self._set_timer(HELLO_TIMEOUT_S, drop, why, Departure.LOST)
-        turned_away = self._lobby.enter(self)
-        if turned_away is not None:
-            why = f"it has not said who it is, and {self._lobby.limit} others wait to"
-            turned_away.client.talk.drop(why, Departure.LOST)
+        self._set_timer(HELLO_TIMEOUT_S, self.client.talk.drop, why, Departure.LOST)
+        self._enter_lobby()
 
     def await_nothing(self) -> None:
         """It has said who it is."""
@@ -102,7 +124,53 @@ class ClientProtocol(Protocol):
         watch_peer(self.transport, always_reads=False)
         self.outgoing = Outgoing(self.transport, self._host.guard.wrap(self.client.refill))
         self._is_open = True
-        self.client.connected()
+        if self._secured is None:
+            self.client.connected(Peer())
+        else:
+            self._set_timer(HELLO_TIMEOUT_S, self._miss_handshake, self._secured)
+            self._enter_lobby()
+
+    @property
+    def _secured(self) -> Secured | None:
+        """The transport as what it is where there is TLS."""
+        return cast("Secured", self.transport) if self._host.credentials.are_on_tls else None
+
+    def _meet(self) -> None:
+        """Whoever it is can be talked to."""
+        secured = self._secured
+        assert secured is not None
+        if self._is_closing:
+            return
+        name = secured.peer_name
+        if name is None and self._host.credentials.are_named:
+            self.client.talk.drop("its certificate names nobody", Departure.LOST)
+        else:
+            self.client.connected(Peer(secured.binding, None if name is None else clean_text(name)))
+
+    def _miss_handshake(self, secured: Secured) -> None:
+        why = f"no TLS within {HELLO_TIMEOUT_S:g} s"
+        if secured.has_heard:
+            self.client.talk.drop(why, Departure.LOST)
+        else:
+            # A client that speaks none waits for the first word.
+            self._ask_for_tls(f"{why}, as of a client without --token-file and --tls-dir")
+
+    def _ask_for_tls(self, why: str) -> None:
+        secured = self._secured
+        assert secured is not None
+        secured.speak_plainly()
+        if not self._is_closing:
+            self.outgoing.send(Refusal(_SPEAK_TLS, tls=True).encode())
+            self.client.talk.drop(why, Departure.LOST)
+
+    def _enter_lobby(self) -> None:
+        if self._is_in_lobby:
+            return
+        self._is_in_lobby = True
+        turned_away = self._lobby.enter(self)
+        if turned_away is not None:
+            why = f"it has not said who it is, and {self._lobby.limit} others wait to"
+            turned_away.client.talk.drop(why, Departure.LOST)
 
     def _hear(self, data: bytes) -> None:
         client = self.client
@@ -117,11 +185,13 @@ class ClientProtocol(Protocol):
         except WireError as error:
             client.drop(f"broke the protocol: {error}")
 
-    def _lose(self) -> None:
+    def _lose(self, reason: Failure) -> None:
         self.outgoing.stopProducing()
-        self.client.lost(silent=self._silent)
+        why = None if self._secured is None else self._secured.why_lost(reason)
+        self.client.lost(silent=self._silent, why=why)
 
     def _set_timer(self, delay_s: float, call: Callable[..., object], *args: object) -> None:
+        self._stop_timer()
         self._timer = self._host.guard.call_later(self._host.clock, delay_s, call, *args)
 
     def _stop_timer(self) -> None:

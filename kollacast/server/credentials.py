@@ -1,16 +1,24 @@
-"""How a session and its clients show each other who they are: greeting, nonce, proof."""
+"""How a session and its clients show each other who they are: challenge, proof, greeting."""
 
 from __future__ import annotations
 
 import secrets
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from kollacast.operator.config import ServerConfig
 from kollacast.sending.plan import Plan
 from kollacast.server.admission import Situation
 from kollacast.wire import proof
-from kollacast.wire.greeting import Greeting, GroupInfo, Hello
-from kollacast.wire.messages import Proof
+from kollacast.wire.greeting import Challenge, Greeting, GroupInfo, Response
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What is known of the other end of a connection before anything is said on it."""
+
+    binding: bytes = b""  #: what only the two ends have in common; empty without TLS
+    name: str | None = None  #: what its certificate calls it, where it has one
+
 
 #: What stands for an address of this host that the kernel chooses.
 _ANY = "0.0.0.0"
@@ -20,10 +28,13 @@ class Credentials:
     """The session's name, and its secret where it has one; ``name`` is the image's."""
 
     def __init__(self, config: ServerConfig, offer: Plan, name: str | None) -> None:
-        self._dialect = offer.dialect
         self._secret = config.secret
+        #: Whether clients are talked to on TLS.
+        self.are_on_tls = config.is_secure
+        #: Whether each has a certificate, which is to name it.
+        self.are_named = config.certificates is not None
         self.greeting: Greeting | GroupInfo
-        if not self._dialect.introduces:
+        if not offer.dialect.introduces:
             self.greeting = GroupInfo(config.group, config.port)
             return
         self.greeting = Greeting(
@@ -48,26 +59,28 @@ class Credentials:
         """What tells this session from all others; None in a dialect that has no word for it."""
         return self.greeting.session if isinstance(self.greeting, Greeting) else None
 
-    def greet(self, nonce: str, now: Situation) -> bytes:
-        """The first message to a client that comes ``now``."""
+    @property
+    def challenges(self) -> bool:
+        """Whether clients have to prove that they know the secret, before they are greeted."""
+        return self._secret is not None
+
+    def challenge(self, nonce: str) -> bytes:
+        """The first message then."""
+        return Challenge(proof.METHOD, nonce).encode()
+
+    def prove(self, nonce: str, response: Response, peer: Peer) -> str | None:
+        """The server's own proof, for who has proved to know the secret; None for who has not."""
+        assert self._secret is not None
+        agreement = proof.Agreement(nonce, response.nonce, peer.binding)
+        if not agreement.holds(self._secret, "client", response.proof):
+            return None
+        return agreement.proof(self._secret, "server").hex()
+
+    def greet(self, now: Situation, proof: str = "") -> bytes:
+        """The first message to a client that comes ``now``, or the first behind its proof."""
         greeting = self.greeting
         if isinstance(greeting, GroupInfo):
             return greeting.encode()
-        if self._secret is not None:
-            greeting = replace(greeting, auth=proof.METHOD, nonce=nonce)
         fetch = now.lack is None
         pull, late_join = fetch and now.all_fetch, fetch and now.is_joinable
-        return replace(greeting, fetch=fetch, pull=pull, late_join=late_join).encode()
-
-    def answer(self, nonce: str, hello: Hello) -> bytes | None:
-        """The answer to a client that shares the secret; None to one that does not."""
-        if self._secret is None or isinstance(self.greeting, GroupInfo):
-            return b""
-        challenge = proof.Challenge(self.greeting.session, nonce, hello.nonce)
-        try:
-            is_known = challenge.holds(self._secret, "client", bytes.fromhex(hello.proof))
-        except ValueError:
-            return None
-        if not is_known:
-            return None
-        return Proof(challenge.proof(self._secret, "server")).encode(self._dialect)
+        return replace(greeting, fetch=fetch, pull=pull, late_join=late_join, proof=proof).encode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import replace
 from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -18,12 +19,12 @@ from kollacast.sending.transfer import Transfer
 from kollacast.server import admission
 from kollacast.server.admission import Admission, InStep, Late, Refused, Situation
 from kollacast.server.conversation import Answer, Departure, conversation, is_report_due, proving
-from kollacast.server.credentials import Credentials
+from kollacast.server.credentials import Credentials, Peer
 from kollacast.server.movement import Movement
 from kollacast.server.record import ClientRecord
 from kollacast.transport.outgoing import Outgoing
 from kollacast.transport.send_queue import SendQueue
-from kollacast.wire.greeting import Hello, Refusal
+from kollacast.wire.greeting import Hello, Refusal, Response
 from kollacast.wire.messages import (
     Ask,
     Credit,
@@ -44,8 +45,13 @@ _log = Logger()
 #: that asks for what it has not.
 _LIKE_JASMINE = (
     "it closed the connection at the greeting, without a word, as the C client jasminec does,"
-    " which needs a server with --dialect jasmine, or as a kollacast client that lacks"
-    " --token-file or the digest of this run: it says so itself"
+    " which needs a server with --dialect jasmine, or as a kollacast client that has --token-file"
+    " or --tls-dir, or lacks the digest of this run: it says so itself"
+)
+#: The same of one that has spoken TLS.
+_LIKE_A_STRANGER = (
+    "it closed the connection at the first word, as a client does that has no --token-file, or"
+    " lacks the digest of this run: it says so itself"
 )
 #: What is said of a connection that has ended by itself.
 _LOST = "the connection was lost"
@@ -100,6 +106,8 @@ class Participant:
         self._host = host
         self._dialect = host.plan.dialect
         self._nonce = secrets.token_hex(16)
+        self._peer = Peer()
+        self._is_greeted = False
         self._proof = proving(self)
         self._movement = Movement(host.clock)
         self._joined_at = 0.0
@@ -108,18 +116,22 @@ class Participant:
 
     # From the connection.
 
-    def connected(self) -> None:
-        """It can be talked to."""
+    def connected(self, peer: Peer) -> None:
+        """It can be talked to, and this is known of it."""
+        self._peer = peer
         if not self._dialect.introduces:
             self._let_in(admission.admit(None, self.record.address, self._host.situation(self)))
             return
-        now = self._host.situation()
-        refused = admission.may_speak(self.record.address, now)
+        refused = admission.may_speak(self.record.address, self._host.situation())
         if refused is not None:
             self._let_in(refused)
+            return
+        credentials = self._host.credentials
+        if credentials.challenges:
+            self._tell(credentials.challenge(self._nonce))
         else:
-            self._tell(self._host.credentials.greet(self._nonce, now))
-            self.connection.await_hello()
+            self._greet()
+        self.connection.await_hello()
 
     def hear(self, message: Message) -> None:
         """It has said this; raises WireError where it may not."""
@@ -134,6 +146,8 @@ class Participant:
             self.talk.report(message)
         elif isinstance(message, Hello):
             self.talk.hello(message)
+        elif isinstance(message, Response):
+            self._responded(message)
         else:
             raise WireError("a message that no client sends")
 
@@ -144,9 +158,11 @@ class Participant:
         if self.fetching is not None:
             self.fetching.refill()
 
-    def lost(self, *, silent: bool) -> None:
-        """Its connection has ended; whether it has never said anything."""
-        self.talk.lose(_LIKE_JASMINE if silent and self._dialect.introduces else _LOST)
+    def lost(self, *, silent: bool, why: str | None = None) -> None:
+        """Its connection has ended, by ``why``; whether it has never said anything."""
+        if why is None and silent and self._dialect.introduces:
+            why = _LIKE_A_STRANGER if self._peer.binding else _LIKE_JASMINE
+        self.talk.lose(why or _LOST)
         if self.fetching is not None:
             self.fetching.stop()
 
@@ -282,15 +298,29 @@ class Participant:
 
     def introduced(self, hello: Hello) -> None:
         self.connection.await_nothing()
-        self.hello = hello
-        self.record.name = hello.name or self.record.address
-        answer = self._host.credentials.answer(self._nonce, hello)
-        if answer is None:
-            reason = "it does not know the shared secret"
-            self._let_in(Refused(reason, note="it has not the secret"))
-            return
-        self._tell(answer)
+        # Who has proved a name has no other one.
+        name = self._peer.name or hello.name or self.record.address
+        self.hello = hello = replace(hello, name=name)
+        self.record.name = name
         self._let_in(admission.admit(hello, self.record.address, self._host.situation(self)))
+
+    def _responded(self, response: Response) -> None:
+        """It has said what proves that it knows the secret; or does not."""
+        proof = self._host.credentials.prove(self._nonce, response, self._peer)
+        if proof is None:
+            reason = "it does not know the shared secret, or somebody relays what it says"
+            self._let_in(Refused(reason, note=reason))
+            return
+        refused = admission.may_speak(self.record.address, self._host.situation())
+        if refused is not None:
+            self._let_in(refused)
+            return
+        self._greet(proof)
+        self.connection.await_hello()
+
+    def _greet(self, proof: str = "") -> None:
+        self._is_greeted = True
+        self._tell(self._host.credentials.greet(self._host.situation(), proof))
 
     def _let_in(self, admitted: Admission) -> None:
         if isinstance(admitted, Refused):
@@ -336,7 +366,7 @@ class Participant:
 
     def join_in_step(self) -> None:
         if not self._dialect.introduces:
-            self._tell(self._host.credentials.greet(self._nonce, self._host.situation()))
+            self._greet()
         self.member = Member(
             self._host.clock,
             self._dialect,
@@ -495,7 +525,11 @@ class Participant:
         self.connection.outgoing.send(message)
 
     def _tell_and_close(self, reason: str, *, refused: bool = False, later: bool = False) -> None:
-        if self._dialect.proves:
+        if self._dialect.introduces and not self._is_greeted:
+            # A refusal has a place there, and no word for later: then the client finds out itself.
+            if not later:
+                self._tell(Refusal(reason).encode())
+        elif self._dialect.proves:
             report: dict[str, Any] = {"ok": False, "reason": reason}
             if refused:
                 report["refused"] = True

@@ -22,9 +22,12 @@ _ENOUGH_TO_STAY = 1 / 8
 
 
 class Roster:
-    """The clients of a session that expects so many."""
+    """The clients of a session that expects so many.
 
-    def __init__(self, clock: IReactorTime, expected: int) -> None:
+    With ``has_names``, one name is one client, wherever and however often it comes.
+    """
+
+    def __init__(self, clock: IReactorTime, expected: int, *, has_names: bool = False) -> None:
         #: Those that are in, in the order in which they came, each by its name and address then.
         self.clients: dict[Participant, tuple[str, str]] = {}
         #: Of all that have ever been in, but for those that left before the start, or that never
@@ -32,6 +35,7 @@ class Roster:
         self.records: list[ClientRecord] = []
         self._clock = clock
         self._expected = expected
+        self._has_names = has_names
         # When clients were lost that may come back.
         self._absent: dict[int, float] = {}
         # The run of each client that has one: a host's address may change, and this does not.
@@ -105,7 +109,12 @@ class Roster:
 
     def may_be_back(self, client: Participant) -> bool:
         """Whether one that is in may be the same as ``client``, with a broken connection."""
-        return self._known_as[_key(client.record)] > 0
+        return self._known_as[self._key(client.record)] > 0
+
+    def is_name_taken(self, client: Participant) -> bool:
+        """Whether one that is in has the name of ``client`` and is of another run."""
+        same = self._same(client.hello)
+        return self._has_names and self.may_be_back(client) and same is None
 
     def join(self, client: Participant) -> None:
         """``client`` is in, in the place of its earlier connection if it has one."""
@@ -114,10 +123,11 @@ class Roster:
             reason = "it has come back on another connection"
             same.talk.drop(reason, Departure.LOST)
         self._remember(client)
-        key = self.clients[client] = _key(client.record)
+        key = self.clients[client] = self._key(client.record)
         self._known_as[key] += 1
-        if client.hello is not None and client.hello.run:
-            self._here[client.hello.run] = client
+        run = self._run(client.hello)
+        if run:
+            self._here[run] = client
 
     def leave(self, client: Participant, *, is_awaited: bool) -> None:
         """``client`` is out; if it ``is_awaited``, it may come back."""
@@ -158,18 +168,19 @@ class Roster:
 
     def _same(self, hello: Hello | None) -> Participant | None:
         """The client that is in and of the same run as ``hello``."""
-        return self._here.get(hello.run) if hello is not None else None
+        return self._here.get(self._run(hello))
 
     def _remove(self, client: Participant) -> None:
         self._known_as[self.clients.pop(client)] -= 1
-        if client.hello is not None and self._here.get(client.hello.run) is client:
-            del self._here[client.hello.run]
+        run = self._run(client.hello)
+        if self._here.get(run) is client:
+            del self._here[run]
 
     def _remember(self, client: Participant) -> None:
         """Give a client that has been here before its record again."""
         new = client.record
-        self.given_up = [record for record in self.given_up if not _are_alike(record, new)]
-        run = client.hello.run if client.hello is not None else ""
+        self.given_up = [record for record in self.given_up if not self._are_alike(record, new)]
+        run = self._run(client.hello)
         record = self._earlier(run, new)
         if record is None:
             self.records.append(new)
@@ -192,7 +203,20 @@ class Roster:
         same = self._runs.get(run)
         if any(record is same for record in free):
             return same
-        return next((record for record in free if _are_alike(record, new)), None)
+        return next((record for record in free if self._are_alike(record, new)), None)
+
+    def _key(self, record: ClientRecord) -> tuple[str, str]:
+        return record.name, "" if self._has_names else record.address
+
+    def _are_alike(self, one: ClientRecord, other: ClientRecord) -> bool:
+        """Whether these may be of one client; two on one host may have the same name."""
+        return self._key(one) == self._key(other)
+
+    def _run(self, hello: Hello | None) -> str:
+        """Which run a client is of, as far as it says so; nobody is of another one's."""
+        if hello is None or not hello.run:
+            return ""
+        return f"{hello.name} {hello.run}" if self._has_names else hello.run
 
 
 def _entry(record: ClientRecord, client: Participant | None) -> ClientEntry:
@@ -213,12 +237,3 @@ def _entry(record: ClientRecord, client: Participant | None) -> ClientEntry:
         answers_due=0 if member is None else member.answers_due,
         messages_queued=len(client.connection.outgoing.queue),
     )
-
-
-def _key(record: ClientRecord) -> tuple[str, str]:
-    return record.name, record.address
-
-
-def _are_alike(one: ClientRecord, other: ClientRecord) -> bool:
-    """Whether these may be of one client; two on one host may have the same name."""
-    return _key(one) == _key(other)

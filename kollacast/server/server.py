@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import ServerFactory
 from twisted.logger import Logger
 
 from kollacast import congestion
@@ -39,6 +40,12 @@ _log = Logger()
 _BACKLOG = 4096
 #: Connections without a hello at a time: clients of a cluster need a moment each, and no more.
 _MAX_UNIDENTIFIED = 1024
+
+#: What it means that nobody proves anything.
+_UNPROVED = (
+    "nobody is proved without --tls-dir or --token-file: whoever comes counts as a host, and hosts"
+    " take an image from whoever answers in the place of this server"
+)
 
 SenderFactory = Callable[[IReactor, MulticastProtocol, str, int], "Port"]
 
@@ -125,7 +132,7 @@ class Server:
                 config.expectation.check_size(self._source.size)
             listening = self._reactor.listenTCP(
                 config.port,
-                self._factory,
+                self._listener(),
                 backlog=_BACKLOG,
                 interface=config.listen_ip or config.local_ip,
             )
@@ -142,6 +149,8 @@ class Server:
         except OSError as error:
             self._session.stop(f"cannot multicast from {config.local_ip}: {error.strerror}")
         else:
+            if not config.is_secure:
+                _log.warn("{line}", event="unproved", line=_UNPROVED)
             self._session.start()
         return self._finished
 
@@ -171,6 +180,16 @@ class Server:
         return self._snapshot(self._session.roster.entries())
 
     # Parts of it.
+
+    def _listener(self) -> ServerFactory:
+        """What takes connections: on TLS, where that is asked for."""
+        if not self._config.is_secure:
+            return self._factory
+        # It takes its time to load.
+        from kollacast.transport import tls
+
+        secured = tls.server_side(self._config.certificates, self._factory, self._reactor)
+        return cast(ServerFactory, secured)
 
     def _snapshot(self, clients: tuple[ClientEntry, ...]) -> Snapshot:
         session, transfer = self._session, self._session.transfer

@@ -47,7 +47,7 @@ class Session:
         self.credentials = credentials
         self.history = history
         self.guard = Guard(self.fail)
-        self.roster = Roster(clock, config.clients)
+        self.roster = Roster(clock, config.clients, has_names=config.has_names)
         #: The stream, once it has begun.
         self.transfer: Transfer | None = None
         #: When it began.
@@ -112,6 +112,7 @@ class Session:
             config=self._config,
             lack=self.lack,
             has_room=client is None or self.roster.has_room(client.hello),
+            is_name_taken=client is not None and self.roster.is_name_taken(client),
             may_be_back=client is not None and self.roster.may_be_back(client),
         )
 

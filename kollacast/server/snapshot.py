@@ -28,6 +28,8 @@ PHASES = {
     Stage.PROVED: "verifying",
     Stage.ENDED: "ending",
 }
+#: So many of those that never came are named in a line; all are in the report.
+_MOST_NAMES = 10
 
 
 class HostState(enum.Enum):
@@ -165,10 +167,23 @@ class Snapshot:
             line = f"{verified} of {expected} clients have the image"
             absent = expected - len(self.clients)
             if absent > 0:
-                line += f", {absent} never came"
+                line += f", {absent} never came{self._names_of_absent()}"
         without = self._without(reason)
         line = f"{line}; without: {without}" if without else line
         return Outcome(status, line, report, findings)
+
+    @property
+    def _absent(self) -> list[str] | None:
+        """Which of the hosts that are expected by name have never come; None without names."""
+        names = self.config.expected_names
+        return None if names is None else sorted(names - {c.account.name for c in self.clients})
+
+    def _names_of_absent(self) -> str:
+        absent = self._absent
+        if not absent:
+            return ""
+        more = f" and {len(absent) - _MOST_NAMES} more" if len(absent) > _MOST_NAMES else ""
+        return f" ({', '.join(absent[:_MOST_NAMES])}{more})"
 
     def _hex(self, name: str) -> str | None:
         value = self.digests.get(name)
@@ -221,6 +236,7 @@ class Snapshot:
             "packets_repaired": self.packets_repaired,
             "clients_expected": self.config.clients,
             "clients_verified": self.verified,
+            "clients_absent": self._absent,
             "reason": reason,
             "failsafe": self.config.failsafe,
             "diagnosis": self.findings(),

@@ -1,7 +1,8 @@
 """Who speaks first: the greeting and the hello in JSON, and jasmine's group info.
 
-The JSON texts are where later features are agreed on: unknown keys are
-ignored, known ones are checked before anything acts on them.
+Where both ends share a secret, a challenge and a response come before.  The JSON texts are where
+later features are agreed on: unknown keys are ignored, known ones are checked before anything acts
+on them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,13 @@ GROUP_INFO_START = b"\x02\x00"
 
 PROTOCOL_VERSION = 2
 
+#: How TLS begins: a record with a handshake, of a version 3.x (RFC 8446, section 5.1).
+_TLS_START = 0x1603
+#: What is said of who speaks TLS to an end that does not.
+TLS_UNEXPECTED = (
+    "it speaks TLS, and this end does not: both have --token-file or --tls-dir, or none"
+)
+
 _MAX_TEXT = 200
 _IDENTITY = re.compile(r"[0-9a-f]{0,64}")
 
@@ -56,6 +64,46 @@ class GroupInfo:
 
 
 @dataclass(frozen=True)
+class Challenge:
+    """What a server says first that has a shared secret; ``nonce`` is fresh.
+
+    ``auth`` names how both sides prove to know it.
+    """
+
+    auth: str
+    nonce: str
+
+    def encode(self) -> bytes:
+        """The whole message, magic and length included."""
+        return MAGIC + encode_json({"version": PROTOCOL_VERSION, **vars(self)})
+
+    @classmethod
+    def of(cls, fields: dict[str, Any]) -> Challenge:
+        """The challenge in this JSON."""
+        _version(fields)
+        return cls(clean_text(fields.get("auth")), _identity(fields.get("nonce", "")))
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a client answers to it: ``proof``, in hexadecimal digits, with its own ``nonce``."""
+
+    nonce: str
+    proof: str
+
+    def encode(self) -> bytes:
+        """The whole message, length included."""
+        return encode_json({"version": PROTOCOL_VERSION, **vars(self)})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Response:
+        """The response in this JSON; :class:`WireError` where there is none."""
+        fields = decode_json(data)
+        _version(fields)
+        return cls(_identity(fields.get("nonce")), _identity(fields.get("proof")))
+
+
+@dataclass(frozen=True)
 class Greeting:
     """What a kollacast server says of the session, to everyone who connects.
 
@@ -71,7 +119,7 @@ class Greeting:
     are of one image cut in one way, whichever server sends them; empty where that is
     not known.
     ``failsafe`` is a registry (host:port) that has the image should all else fail.
-    ``auth`` names how both sides prove that they share a secret, with ``nonce``.
+    ``proof``, in hexadecimal digits, is the server's, where it has challenged the client.
     """
 
     session: str
@@ -91,22 +139,23 @@ class Greeting:
     late_join: bool = False
     image: str = ""
     failsafe: str | None = None
-    auth: str | None = None
-    nonce: str = ""
+    proof: str = ""
 
     def encode(self) -> bytes:
         """The whole message, magic and length included."""
         return MAGIC + encode_json({"version": PROTOCOL_VERSION, **vars(self)})
 
     @classmethod
-    def decode(cls, data: bytes) -> Greeting | Refusal:
-        """The greeting in this JSON, or the refusal that came in its place.
+    def decode(cls, data: bytes) -> Greeting | Challenge | Refusal:
+        """The greeting in this JSON, or what came in its place or before.
 
-        Raises :class:`WireError` where it is neither.
+        Raises :class:`WireError` where it is none of these.
         """
         fields = decode_json(data)
         if "refused" in fields:
-            return Refusal(clean_text(fields["refused"]))
+            return Refusal(clean_text(fields["refused"]), fields.get("tls") is True)
+        if fields.get("auth") is not None:
+            return Challenge.of(fields)
         _version(fields)
         mtu = _number(fields.get("mtu"), "mtu", 0, MAX_MTU)
         if mtu < MIN_MTU:
@@ -115,7 +164,6 @@ class Greeting:
         size = fields.get("size")
         name = fields.get("name")
         failsafe = fields.get("failsafe")
-        auth = fields.get("auth")
         return cls(
             session=clean_text(fields.get("session", "")),
             salt=_number(fields.get("salt"), "salt", 0, 0xFFFFFFFF),
@@ -133,21 +181,24 @@ class Greeting:
             pull=fields.get("pull") is True,
             late_join=fields.get("late_join") is True,
             image=_identity(fields.get("image", "")),
-            auth=None if auth is None else clean_text(auth),
-            nonce=_identity(fields.get("nonce", "")),
             failsafe=None if failsafe is None else clean_text(failsafe),
+            proof=_identity(fields.get("proof", "")),
         )
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """The server does not let this client in; ``reason`` says why."""
+    """The server does not let this client in; ``reason`` says why.
+
+    With ``tls``, that is said without TLS to somebody of whom the server has heard none.
+    """
 
     reason: str
+    tls: bool = False
 
     def encode(self) -> bytes:
         """The whole message, in place of a greeting."""
-        return MAGIC + encode_json({"refused": self.reason})
+        return MAGIC + encode_json({"refused": self.reason} | ({"tls": True} if self.tls else {}))
 
 
 @dataclass(frozen=True)
@@ -157,8 +208,7 @@ class Hello:
     ``fetch`` says that it can be told to fetch the image by itself, and
     ``pull`` that it is going to; with ``late_join`` only up to where multicast
     takes it up.  It has the first ``kept`` packets already.  ``run`` is the same on
-    every connection of one run of a client.  ``proof``, in hexadecimal digits, is of
-    the secret, with ``nonce``.
+    every connection of one run of a client.
     """
 
     name: str
@@ -169,8 +219,6 @@ class Hello:
     late_join: bool = False
     kept: int = 0
     run: str = ""
-    nonce: str = ""
-    proof: str = ""
 
     def encode(self) -> bytes:
         """The whole message, length included."""
@@ -190,8 +238,6 @@ class Hello:
             late_join=fields.get("late_join") is True,
             kept=_number(fields.get("kept", 0), "kept", 0, SEQ_LIMIT),
             run=_identity(fields.get("run", "")),
-            nonce=_identity(fields.get("nonce", "")),
-            proof=_identity(fields.get("proof", "")),
         )
 
 
@@ -204,6 +250,8 @@ def encode_json(fields: dict[str, Any]) -> bytes:
 def length_prefixed() -> Generator[int, bytes, bytes]:
     """Read JSON behind its length: yields how many bytes it needs, and is sent them."""
     (length,) = struct.unpack("!I", (yield 4))
+    if length >> 16 == _TLS_START:
+        raise WireError(TLS_UNEXPECTED)
     if length > MAX_JSON_SIZE:
         raise WireError(f"{length} bytes of JSON are announced, {MAX_JSON_SIZE} is the limit")
     return (yield length)

@@ -16,10 +16,12 @@ from typing import Any, ClassVar, TypeVar
 
 from kollacast.wire.dialect import Dialect
 from kollacast.wire.greeting import (
+    Challenge,
     Greeting,
     GroupInfo,
     Hello,
     Refusal,
+    Response,
     clean_text,
     decode_json,
     encode_json,
@@ -327,15 +329,6 @@ class Digest(TaggedMessage):
     value: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Proof(TaggedMessage):
-    """The server knows the shared secret, which 32 bytes prove."""
-
-    tag = Tag.PROOF
-    layout = "32s"
-    value: bytes
-
-
 #: What is told to all clients alike.
 Notice = BufferCtl | Sent | Repaired
 _NOTICES: dict[int, type[TaggedMessage]] = {kind.tag: kind for kind in (BufferCtl, Sent, Repaired)}
@@ -462,10 +455,11 @@ Message = (
     | Packet
     | Digest
     | Control
-    | Proof
     | Report
     | Hello
+    | Response
     | Greeting
+    | Challenge
     | Refusal
     | GroupInfo
 )

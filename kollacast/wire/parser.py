@@ -17,9 +17,12 @@ from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import (
     GROUP_INFO_START,
     MAGIC,
+    TLS_UNEXPECTED,
+    Challenge,
     Greeting,
     GroupInfo,
     Hello,
+    Response,
     length_prefixed,
 )
 from kollacast.wire.messages import (
@@ -34,7 +37,6 @@ from kollacast.wire.messages import (
     Fetch,
     Message,
     Packet,
-    Proof,
     Ready,
     Report,
     Request,
@@ -48,8 +50,10 @@ _FROM_CLIENT: dict[int, type[TaggedMessage]] = {
     kind.tag: kind for kind in (Ready, Request, Done, Credit, Ask, Fetch, Detach, Report)
 }
 _FROM_SERVER: dict[int, type[TaggedMessage]] = {
-    kind.tag: kind for kind in (BufferCtl, Packet, Proof, Detach, Control, Digest, Report)
+    kind.tag: kind for kind in (BufferCtl, Packet, Detach, Control, Digest, Report)
 }
+#: The first byte of TLS, a record with a handshake.
+_TLS_RECORD = 0x16
 
 
 class ReceiveQueue:
@@ -138,17 +142,23 @@ class _Stream:
 class ClientStream(_Stream):
     """What a server reads from one client.
 
-    ``max_request`` bounds the packets of one request.
+    ``max_request`` bounds the packets of one request.  A client that ``is_challenged`` has to
+    respond to that first.
     """
 
-    def __init__(self, dialect: Dialect, max_request: int) -> None:
+    def __init__(self, dialect: Dialect, max_request: int, *, is_challenged: bool = False) -> None:
         super().__init__()
         self._dialect = dialect
         self._max_request = max_request
+        self._response_due = is_challenged
         self._hello_due = dialect.introduces
         self._kinds = {tag: kind for tag, kind in _FROM_CLIENT.items() if tag in dialect.tags}
 
     def _message(self) -> Decoding[Message]:
+        if self._response_due:
+            response = Response.decode((yield from length_prefixed()))
+            self._response_due = False
+            return response
         if self._hello_due:
             hello = Hello.decode((yield from length_prefixed()))
             self._hello_due = False
@@ -156,6 +166,8 @@ class ClientStream(_Stream):
         (tag,) = yield 1
         kind = self._kinds.get(tag)
         if kind is None:
+            if tag == _TLS_RECORD and not self._dialect.introduces:
+                raise WireError(TLS_UNEXPECTED)
             raise WireError(f"no message of a client begins with the byte {tag:#04x}")
         return (yield from kind.decode(self._dialect, self._max_request))
 
@@ -168,8 +180,8 @@ class ClientStream(_Stream):
 class ServerStream(_Stream):
     """What a client reads from a server whose dialect it does not know yet.
 
-    The first message is a :class:`Greeting`, a :class:`Refusal` or a
-    :class:`GroupInfo`, and settles :attr:`dialect`.  The jasmine dialect
+    The first message, behind a :class:`Challenge` where there is one, is a :class:`Greeting`,
+    a :class:`Refusal` or a :class:`GroupInfo`, and settles :attr:`dialect`.  The jasmine dialect
     has no tags: there a consumer that has asked for packets says how many
     with :meth:`expect_packets` before it feeds more.
     """
@@ -202,9 +214,10 @@ class ServerStream(_Stream):
             return info
         if not MAGIC.startswith(start) or start + (yield len(MAGIC) - len(start)) != MAGIC:
             raise WireError("what answers there is no kollacast or jasmine server")
-        greeting = Greeting.decode((yield from length_prefixed()))
-        self.dialect = KOLLACAST
-        return greeting
+        first = Greeting.decode((yield from length_prefixed()))
+        if not isinstance(first, Challenge):
+            self.dialect = KOLLACAST
+        return first
 
     def _tagged(self, dialect: Dialect) -> Decoding[Message]:
         (tag,) = yield 1

@@ -70,7 +70,9 @@ def _play(seed: int, trace: bool = False) -> tuple[list[str], str]:
             accidents.happen(session)
             wrong += verdict.faults(session)
             for way, data in session.network.trace or ():
-                print_.update(way.encode() + data)
+                # What TLS makes of it is never the same, and always as long.
+                is_hidden = session.secret is not None and way != "udp"
+                print_.update(way.encode() + (b"%d" % len(data) if is_hidden else data))
             print_.update("".join(repr(run.outcome) for run in session.running()).encode())
             gone += [weakref.ref(run) for run in session.running()]
             del session

@@ -33,18 +33,18 @@ _REASONS: tuple[tuple[str, set[str]], ...] = (
         {"crowd", "counted twice"},
     ),
     (r"the image is proved by .*", {"damaged stream"}),
-    (r"the server does not know the shared secret", {"damaged stream"}),
     (
         r"the server refuses this client: the session has (ended|begun without this client, .+)",
         # Who may not join is one too many, as well; and who reads slowly says hello too late.
         {"late", "cut", "slow", "server killed", "crowd", "counted twice", *_STRANGERS},
     ),
     (r"the server refuses this client: .+, and it cannot fetch", {"damaged stream"}),
-    (r"the server refuses this client: it does not know the shared secret", {"wrong secret"}),
     (
-        r"the server (asks for|does not ask for) a?(the)? ?shared secret.*",
-        {"wrong secret", "damaged stream"},
+        r"the server refuses this client: it does not know the shared secret, or .+",
+        {"wrong secret"},
     ),
+    (r"the server refuses this client: it speaks TLS: give --token-file.+", {"wrong secret"}),
+    (r"10\.0\.0\.1 port 18383: it speaks without TLS .+", {"wrong secret"}),
     (
         r"the server refuses this client: this host is not among those that may join",
         {"not allowed"},

@@ -1,0 +1,1 @@
+"""Floor 1: a small authority, and the certificates by which both ends prove who they are."""
