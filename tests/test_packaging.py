@@ -21,7 +21,9 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 _CHECKOUT = Path(__file__).parent.parent
-_DEPENDENCIES = ("twisted", "automat", "crcmod", "crc32c", "prometheus_client", "rich", "zstandard")
+_PROJECT = (_CHECKOUT / "pyproject.toml").read_text("utf-8")
+[_LISTED] = re.findall(r"^dependencies = \[\n(.*?)^\]", _PROJECT, re.DOTALL | re.MULTILINE)
+_DEPENDENCIES = tuple(re.findall(r'^ *"([\w-]+)', _LISTED, re.MULTILINE))
 _BUILD_TOOLS = ("setuptools", "pip")
 _COMMANDS = ("kollacast-server", "kollacast-client")
 _PATIENCE_S = 600.0

@@ -1481,6 +1481,7 @@ class OutcomeTests(_ServerTestCase):
             packets_multicast=13,
             packets_dropped=7,
             packets_damaged=-1,
+            packets_forged=2,
             receive_buffer_bytes="many",
             seconds_writing=1.5,
         )
@@ -1509,6 +1510,8 @@ class OutcomeTests(_ServerTestCase):
                 "packets_done": 14,
                 "packets_dropped": 7,
                 "packets_damaged": None,
+                "packets_forged": 2,
+                "pieces_wrong": None,
                 "receive_buffer_bytes": None,
                 "receive_buffer_wanted_bytes": None,
                 "seconds_answering": 0.0,

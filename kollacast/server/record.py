@@ -33,8 +33,11 @@ class ClientRecord:
     packets_repaired: int = 0
     packets_fetched: int = 0
     packets_done: int = 0  #: up to which packet of the image it has all, as far as is known
-    packets_dropped: int | None = None  #: datagrams for which its kernel had no room
+    #: Datagrams for which its kernel had no room; what that has put together counts as one.
+    packets_dropped: int | None = None
     packets_damaged: int | None = None  #: datagrams that were not this session's, or damaged
+    packets_forged: int | None = None  #: that claim to be the server's, by a wrong signature
+    pieces_wrong: int | None = None  #: of the image, that were not the server's, and were repaired
     receive_buffer_bytes: int | None = None  #: that its kernel holds of what is not read yet
     receive_buffer_wanted_bytes: int | None = None
     seconds_answering: float = 0.0  #: in step, from the end of a buffer to all of it kept, summed
@@ -66,6 +69,7 @@ class ClientRecord:
             received=self.packets_multicast,
             dropped=self.packets_dropped or 0,
             damaged=self.packets_damaged or 0,
+            forged=(self.packets_forged or 0) + (self.pieces_wrong or 0),
             buffer_bytes=self.receive_buffer_bytes,
             buffer_wanted_bytes=self.receive_buffer_wanted_bytes,
             answering_s=self.seconds_answering,
@@ -79,6 +83,8 @@ class ClientRecord:
         self.packets_repaired = report.count("packets_repaired") or self.packets_repaired
         self.packets_dropped = report.count("packets_dropped")
         self.packets_damaged = report.count("packets_damaged")
+        self.packets_forged = report.count("packets_forged")
+        self.pieces_wrong = report.count("pieces_wrong")
         self.receive_buffer_bytes = report.count("receive_buffer_bytes")
         self.receive_buffer_wanted_bytes = report.count("receive_buffer_wanted_bytes")
         self.seconds_writing = report.measure("seconds_writing")
