@@ -1471,8 +1471,10 @@ class OutcomeTests(_ServerTestCase):
     """What the operator and the report are told when it went well."""
 
     def test_the_report(self) -> None:
-        server = self.network.serve(MemorySource(_IMAGE, name="kolla.tgz", size=999), clients=2)
-        self.assertEqual(server.server.progress().bytes_total, 999)
+        server = self.network.serve(
+            MemorySource(_IMAGE, name="kolla.tgz", size=len(_IMAGE)), clients=2
+        )
+        self.assertEqual(server.server.progress().bytes_total, len(_IMAGE))
         self.others(1)
         raw = self.raw(BufferCtl, Sent)
         self.network.run_for(2.0)

@@ -79,6 +79,14 @@ def size_bytes(what: str, text: str, least_bytes: int, most_bytes: int) -> int:
     return size
 
 
+def per_cent(what: str, text: str) -> float:
+    """A part of a whole, from 0 to 90 per cent."""
+    match = re.fullmatch(rf"({_NUMBER})\s*%?", text.strip(), re.ASCII)
+    if match is None or float(match[1]) > 90:
+        raise UsageError(f"{what} {text!r}: must be per cent, as in 5 or 2.5, from 0 to 90")
+    return float(match[1])
+
+
 def expected_digest(what: str, text: str) -> ExpectedDigest:
     """The digest that an image must have, as ``ALGORITHM:HEX``, the way registries write one."""
     name, _, digits = text.strip().partition(":")
