@@ -1509,6 +1509,7 @@ class OutcomeTests(_ServerTestCase):
                 "packets_multicast": 13,
                 "packets_repaired": 0,
                 "packets_fetched": 0,
+                "packets_done": 14,
                 "packets_dropped": 7,
                 "packets_damaged": None,
                 "packets_forged": 2,
