@@ -40,14 +40,23 @@ class Terminal:
 
     def __init__(self, columns: int = 80, rows: int = 24) -> None:
         self._ours, self.theirs = pty.openpty()
-        size = struct.pack("HHHH", rows, columns, 0, 0)
-        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, size)
         self.emulator = Emulator(columns, rows)
+        self.resize(columns, rows)
         #: Every screen that there was, as far as each piece that has come makes one.
         self.screens: list[list[str]] = []
         self._ends, self._tell = os.pipe()
         self._thread = threading.Thread(target=self._look)
         self._thread.start()
+
+    def resize(self, columns: int, rows: int) -> None:
+        """Make it another size, while nothing is under way to it."""
+        self.emulator.screen.resize(rows, columns)
+        size = struct.pack("HHHH", rows, columns, 0, 0)
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, size)
+
+    def stop(self) -> None:
+        """As Ctrl-S does: it takes no more."""
+        os.write(self._ours, b"\x13")
 
     def has_shown(self, text: str) -> bool:
         return any(text in line for screen in list(self.screens) for line in screen)

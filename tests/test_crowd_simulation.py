@@ -234,6 +234,13 @@ class ConversationTests(TestCase):
         self.assertEqual(server.say(Digest(bytes(32))), ["Report"])
         self.assertEqual(server.host.tally.fetched, 12)
 
+    def test_a_host_that_has_all_as_it_is_detached(self) -> None:
+        server = _Server(_Fate())
+        server.tell(_ctl(1, 0, 10), _ctl(2, 10, 0), _sent(1), _sent(2))
+        self.assertEqual(server.say(Detach()), 4 * ["Fetch"])
+        self.assertEqual(server.say(_ctl(0, 10, 0)), [])
+        self.assertEqual(server.say(Digest(bytes(32))), ["Report"])
+
     def test_a_server_that_gives_up(self) -> None:
         self.assertRaises(HostError, _Server(_Fate()).say, Report({"ok": False, "reason": "no"}))
         self.assertRaises(HostError, _Server(_Fate()).say, Refusal("full"))

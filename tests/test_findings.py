@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase
 
 from kollacast.operator.findings import HostFacts, RunFacts, diagnose, diagnose_host
+from tests.simulation.links import Weather
+from tests.simulation.network import Network
+from tests.simulation.testcase import MemoryTestCase
 
 
 def _host(number: int, **facts: Any) -> HostFacts:
@@ -35,8 +39,8 @@ class RuleTests(SynchronousTestCase):
         self.assertEqual(
             _found(*good, *bad),
             [
-                "hosts 10.0.0.12, .13 lost 8 % while the rest lost none: look at their switch port"
-                " and cable"
+                "hosts 10.0.0.12, .13 lost 8 % while the rest lost none: look at their switch ports"
+                " and cables"
             ],
         )
         [line] = _found(*_hosts(*range(1, 9), lost=400), _host(9, lost=3000), _host(10, lost=25000))
@@ -44,7 +48,10 @@ class RuleTests(SynchronousTestCase):
 
     def test_of_two_hosts_one_loses(self) -> None:
         [line] = _found(_host(1), _host(2, lost=2550))
-        self.assertIn("host 10.0.0.2 lost 2.5 % while the rest lost none", line)
+        self.assertEqual(
+            line,
+            "host 10.0.0.2 lost 2.5 % while the rest lost none: look at its switch port and cable",
+        )
 
     def test_too_little_to_judge_by(self) -> None:
         self.assertEqual(_found(_host(1, sent=499), _host(2, sent=499, lost=200)), [])
@@ -121,6 +128,17 @@ class RuleTests(SynchronousTestCase):
         [line] = _found(*_hosts(1, 2), _host(3, damaged=5000))
         self.assertIn("host 10.0.0.3 received datagrams at 239.238.0.31 port 18383 that are", line)
 
+    def test_forged(self) -> None:
+        """The one line that is about somebody who means harm comes first."""
+        found = _found(*_hosts(1, 2), _host(3, forged=1), _host(4, lost=9000))
+        self.assertEqual(len(found), 2)
+        self.assertEqual(
+            found[0],
+            "host 10.0.0.3 received what claims to be the server's and is not, and kept none of it:"
+            " somebody else sends to 239.238.0.31 port 18383; where it is one host, its memory may"
+            " be bad",
+        )
+
     def test_left_behind(self) -> None:
         [line] = _found(*_hosts(1, 2), _host(3, fetching="no DONE for 5 s"))
         self.assertEqual(
@@ -171,3 +189,47 @@ class TellingTests(SynchronousTestCase):
                 " 25164560"
             ],
         )
+
+
+class MeasuredTests(MemoryTestCase):
+    """Facts as they are measured, in distributions that go wrong."""
+
+    def test_a_slow_disk(self) -> None:
+        network = Network()
+        server = network.serve(bytes(400_000), clients=3, buffer_packets=100)
+        slow, *_ = [network.join(threads=True) for _ in range(3)]
+        disk = slow.threads["disk"]
+        run = disk.run
+
+        def run_slowly(function: Any, *args: Any) -> Any:
+            return run(function, *args).addCallback(
+                lambda result: deferLater(slow.host, 0.5, lambda: result)
+            )
+
+        self.patch(disk, "run", run_slowly)
+        network.run_until(lambda: server.outcome is not None)
+        assert server.outcome is not None
+        report = server.outcome.report
+        self.assertEqual(
+            report["diagnosis"],
+            ["host 10.0.1.1 waited for the disk, and the rest did not: look at its health"],
+        )
+        self.assertGreater(report["clients"][0]["seconds_writing"], 2.0)
+        self.assertLess(report["clients"][1]["seconds_writing"], 0.5)
+
+    def test_nobody_hears(self) -> None:
+        network = Network(1, Weather(loss=1.0))
+        server = network.serve(bytes(100_000), clients=3, buffer_packets=100)
+        for _ in range(3):
+            network.join()
+        network.run_until(lambda: server.outcome is not None)
+        assert server.outcome is not None
+        [line] = server.outcome.report["diagnosis"]
+        self.assertTrue(line.startswith("no host received any multicast of 239."), line)
+
+    def test_all_is_well(self) -> None:
+        network = Network()
+        server = network.serve(bytes(100_000), clients=3, buffer_packets=100)
+        for _ in range(3):
+            network.join()
+        self.assertEqual(server.finish().report["diagnosis"], [])

@@ -499,20 +499,33 @@ class ManyClients(_RepairsTest):
         self.assertEqual(told.count, len(self.sender.packets))
         self.assert_mended(flight, *lost)
 
-    def test_who_asks_when_it_has_left_is_served_by_tcp(self) -> None:
-        """It had not heard of parity when it asked, and what it lacks is known."""
+    def test_who_asks_when_it_has_left_is_gathered_with_who_ask_again(self) -> None:
+        """It had not heard of parity when it asked, and there may be many like it."""
+        flight = self.begin(2000)
+        late = range(20, 40)
+        self.ask(flight, range(20))
+        self.clock.pump([0.1, 0.05, 0])
+        self.assertEqual(self.served(), [*range(20)])
+        self.ask(flight, late)
+        for number in range(20):
+            self.repairs.done(self.clients[number], 1, NOTHING_LOST)
+        self.turn()
+        self.assertEqual(self.by_tcp(), [])
+        self.assertEqual(self.served(), [*range(40)])
+        self.assertEqual(len(self.told), 2)
+        self.assert_mended(flight, *(self.losses(flight, 0.05, number) for number in late))
+
+    def test_who_asks_for_little_when_it_has_left_is_served_by_tcp(self) -> None:
         flight = self.begin(2000)
         self.ask(flight, self.all_but(7))
         self.clock.pump([0.1, 0.05, 0])
         self.assertEqual(self.served(), self.all_but(7))
-        self.ask(flight, [7])
-        self.assertEqual(self.clients[7].by_tcp, list(self.losses(flight, 0.05, 7)))
-        self.assertEqual(self.by_tcp(), [7])
-        self.assertEqual(self.served(), self.all_but(7))
-        # It has heard of it meanwhile, and lacks only this now.
         self.repairs.requested(self.clients[7], (1005,))
-        self.assertEqual(self.clients[7].by_tcp[-1], 1005)
+        self.assertEqual(self.clients[7].by_tcp, [1005])
+        self.repairs.requested(self.clients[7], (1007,))
+        self.assertEqual(self.clients[7].by_tcp, [1005, 1007])
         self.assertEqual(len(self.told), 1)
+        self.assertEqual(flight.buffer.ctl.buffer_id, 1)
 
     def test_who_asks_while_it_leaves_is_told_with_the_others(self) -> None:
         self.sender.takes_time = True
@@ -600,7 +613,7 @@ class ManyClients(_RepairsTest):
         flight = self.begin(2000)
         self.ask(flight, self.all_but(7))
         self.clock.pump([0.1, 0.05, 0])
-        self.ask(flight, [7])
+        self.repairs.requested(self.clients[7], (1300, 1301))
         self.assertEqual(self.by_tcp(), [7])
         for number in self.all_but(7):
             self.assertEqual(len(self.told), 1)
@@ -609,7 +622,7 @@ class ManyClients(_RepairsTest):
         self.assertEqual([client.served for client in self.clients], [2] * 7 + [0] + [2] * 32)
         self.assertEqual(len(self.told), 2)
         self.assertEqual(self.by_tcp(), [7])
-        self.assertEqual(self.clients[7].by_tcp, list(self.losses(flight, 0.05, 7)))
+        self.assertEqual(self.clients[7].by_tcp, [1300, 1301])
 
     def test_a_first_request_while_a_later_round_leaves(self) -> None:
         """It has heard of the first run, and is told of the second with the others."""

@@ -1471,8 +1471,10 @@ class OutcomeTests(_ServerTestCase):
     """What the operator and the report are told when it went well."""
 
     def test_the_report(self) -> None:
-        server = self.network.serve(MemorySource(_IMAGE, name="kolla.tgz", size=999), clients=2)
-        self.assertEqual(server.server.progress().bytes_total, 999)
+        server = self.network.serve(
+            MemorySource(_IMAGE, name="kolla.tgz", size=len(_IMAGE)), clients=2
+        )
+        self.assertEqual(server.server.progress().bytes_total, len(_IMAGE))
         self.others(1)
         raw = self.raw(BufferCtl, Sent)
         self.network.run_for(2.0)
@@ -1481,6 +1483,7 @@ class OutcomeTests(_ServerTestCase):
             packets_multicast=13,
             packets_dropped=7,
             packets_damaged=-1,
+            packets_forged=2,
             receive_buffer_bytes="many",
             seconds_writing=1.5,
         )
@@ -1506,8 +1509,11 @@ class OutcomeTests(_ServerTestCase):
                 "packets_multicast": 13,
                 "packets_repaired": 0,
                 "packets_fetched": 0,
+                "packets_done": 14,
                 "packets_dropped": 7,
                 "packets_damaged": None,
+                "packets_forged": 2,
+                "pieces_wrong": None,
                 "receive_buffer_bytes": None,
                 "receive_buffer_wanted_bytes": None,
                 "seconds_answering": 0.0,

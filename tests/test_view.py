@@ -51,6 +51,9 @@ class _Console(Console):
         self.emulator.feed(text.replace("\n", "\r\n"))
         return len(text)
 
+    def has_room(self) -> bool:
+        return True
+
     def isatty(self) -> bool:
         return True
 

@@ -309,6 +309,8 @@ class SimulatedHost:
                 lacking = min(flight.missing, default=flight.ctl.packet_id_base)
                 break
         self._flights.clear()
+        # Who has all already, and has not been heard yet, is told of the end once more.
+        self._end = None
         self._next_seq = self._asked = lacking
         return self._fetch()
 

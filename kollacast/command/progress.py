@@ -15,6 +15,7 @@ from kollacast.command.view import MOST_HOSTS, View
 from kollacast.operator.outcome import Progress
 
 _LOOK_S = 0.5  # between two looks at the run
+_LONGEST_S = 2.0  # the same where a look takes long
 _LINE_S = 5.0  # between two lines while nothing but bytes moves
 _MOST_SHARE = 0.01  # of the time may go into looking: a thousand hosts are a lot to look at
 
@@ -117,7 +118,6 @@ class ProgressWatch:
 
     def start(self) -> None:
         """Look now, and every half second from now on; less often where a look takes long."""
-        self._not_before = 0.0
         self._loop.start(_LOOK_S)
 
     def stop(self) -> None:
@@ -127,15 +127,17 @@ class ProgressWatch:
             self._show(self._display.close)
 
     def _show_if_due(self) -> None:
-        began_s = self._clock.seconds()
-        if began_s >= self._not_before:
+        if self._clock.seconds() >= self._not_before:
             self._show(self._display.show)
-            ended_s = self._clock.seconds()
-            self._not_before = ended_s + (ended_s - began_s) / _MOST_SHARE
 
     def _show(self, how: Callable[[Progress], None]) -> None:
         try:
-            how(self._look(self._display.most_hosts))
+            began_s = self._clock.seconds()
+            progress = self._look(self._display.most_hosts)
+            ended_s = self._clock.seconds()
+            pause_s = min((ended_s - began_s) / _MOST_SHARE, _LONGEST_S)
+            self._not_before = ended_s + pause_s
+            how(progress)
         except Exception:  # a display that fails must not take the run with it
             _log.failure("cannot show progress", event="progress-failed")
 

@@ -14,7 +14,8 @@ import select
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-_STALL_MS = 1000  # how long a non-blocking standard error that is full may hold a line up
+_STALL_MS = 1000  # how long a standard error that takes nothing may hold the run up, once
+_PIECE = 4096  # bytes that a pipe takes at once where it takes any: PIPE_BUF of pipe(7)
 
 
 class Console:
@@ -22,6 +23,7 @@ class Console:
 
     def __init__(self, fd: int = 2) -> None:
         self._fd = fd
+        self._takes = True  # more, when it was asked last
         self.program = "kollacast"  #: opens every line
         #: Entered around each line, so that what is drawn on the terminal can step aside.
         self.line_guard: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -43,19 +45,32 @@ class Console:
             self.write(f"{line}\n")
 
     def write(self, text: str) -> int:
-        """Write `text` as it is. Never raises: nobody is left to be told."""
+        """Write `text` as it is. Never raises: nobody is left to be told.
+
+        A terminal that is stopped (Ctrl-S), or a pipe that nobody reads, costs lines, and the run
+        no more than a moment.
+        """
         data = memoryview(text.encode(self.encoding, "backslashreplace"))
-        while data:
+        while data and self._waits_for_room():
             try:
-                data = data[os.write(self._fd, data) :]
-            except BlockingIOError:
-                poller = select.poll()
-                poller.register(self._fd, select.POLLOUT)
-                if not poller.poll(_STALL_MS):
-                    break
+                data = data[os.write(self._fd, data[:_PIECE]) :]
             except OSError:
                 break
         return len(text)
+
+    def has_room(self) -> bool:
+        """Whether it takes more at this moment. What is broken does: it says so when written to."""
+        return self._poll(0)
+
+    def _waits_for_room(self) -> bool:
+        """Wait for that, though not again as long as it has not come."""
+        self._takes = self._poll(_STALL_MS if self._takes else 0)
+        return self._takes
+
+    def _poll(self, timeout_ms: int) -> bool:
+        poller = select.poll()
+        poller.register(self._fd, select.POLLOUT)
+        return bool(poller.poll(timeout_ms))
 
     def flush(self) -> None:
         """Nothing is ever held back."""

@@ -50,6 +50,8 @@ class Screen:
         None may fill the last column, where a terminal would go on in the next line.
         """
         with self._lock:
+            if not self._console.has_room():
+                return  # one that is stopped shows what it shows
             self._size = self.size()
             # What stands above the first row, no cursor comes back to.
             shown = lines[: max(self._size[1] - 1, 1)]

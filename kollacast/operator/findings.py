@@ -43,6 +43,7 @@ class HostFacts:
     received: int | None = None  #: by multicast, by its own account; None before it has given one
     dropped: int = 0  #: datagrams for which its kernel had no room
     damaged: int = 0  #: datagrams that were foreign, or damaged
+    forged: int = 0  #: packets and pieces that claimed to be the server's, and were not
     buffer_bytes: int | None = None  #: for so many its kernel had
     buffer_wanted_bytes: int | None = None
     answering_s: float = 0.0  #: from the end of a buffer to all of it kept, of all buffers
@@ -158,9 +159,10 @@ def some_lose(run: RunFacts) -> str | None:
         return None
     run.told.update(losing)
     others = median_low([host.loss for host in rest])
+    whose = "their switch ports and cables" if len(losing) > 1 else "its switch port and cable"
     return (
         f"{run.names(losing)} lost {_percent(losing)} while the rest lost"
-        f" {_share(others) if others >= 0.001 else 'none'}: look at their switch port and cable"
+        f" {_share(others) if others >= 0.001 else 'none'}: look at {whose}"
     )
 
 
@@ -202,6 +204,16 @@ def disks_are_the_limit(run: RunFacts) -> str | None:
     return f"the disks of {run.names(hosts)} were busy nearly all the time: they are the limit"
 
 
+def some_are_lied_to(run: RunFacts) -> str | None:
+    hosts = [host for host in run.hosts if host.forged]
+    if not hosts:
+        return None
+    return (
+        f"{run.names(hosts)} received what claims to be the server's and is not, and kept none of"
+        f" it: somebody else sends to {run.group}; where it is one host, its memory may be bad"
+    )
+
+
 def foreign_datagrams(run: RunFacts) -> str | None:
     hosts = [h for h in run.hosts if h.damaged >= max(_MANY_DAMAGED, _DAMAGED_SHARE * h.sent)]
     if not hosts:
@@ -227,6 +239,7 @@ def some_were_late(run: RunFacts) -> str | None:
 
 
 _RULES: tuple[Callable[[RunFacts], str | None], ...] = (
+    some_are_lied_to,
     nobody_hears,
     some_hear_nothing,
     kernels_drop,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Sequence
 from itertools import groupby, islice
@@ -12,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from kollacast.packets.losses import NOTHING_LOST, Lost
 from kollacast.sending.barrier import ClientGroup, Phase
 from kollacast.sending.control import ControlStream
+from kollacast.sending.owed import Owed
 from kollacast.sending.reach import Listener
 from kollacast.sending.repairs import Repairs
 from kollacast.transport.outgoing import Outgoing
@@ -80,7 +82,7 @@ class Member:
         self._asked: int | None = None
         # The packets owed. Some of them are asked for again by who is told to ask anew, which its
         # own requests may cross on the way: once for each time that all were told.
-        self._owed: set[int] = set()
+        self._owed = Owed()
         self._rounds_known = 0
 
     def enter(
@@ -161,7 +163,8 @@ class Member:
     def repaired(self) -> None:
         """What the client has asked for has been multicast: it asks anew for what it lacks."""
         self.packets_owed = len(self._requested)
-        self._owed.intersection_update(self._requested)
+        self._owed.clear()
+        self._owed.update(self._requested)
 
     # From the client.
 
@@ -185,6 +188,8 @@ class Member:
         self.packets_done = ctl.packet_id_base + ctl.pkt_count
         if not self._sent:
             self._close_requests()
+        elif self._owed:
+            self._owed.forget(self.packets_done)
         self._repairs.done(self, ctl.buffer_id, lost)
         if ctl.is_end:
             # At once: who has kept all need not wait for the others to bring it to disk.
@@ -238,18 +243,22 @@ class Member:
     def request(self, seqs: tuple[int, ...]) -> None:
         if not self._sent or not self._ready:
             raise WireError("a request before SENT")
-        if self._rounds_known < self._repairs.rounds_told and not self._owed.isdisjoint(seqs):
-            # All were told to ask anew, and it does not know what is under way.
-            self._rounds_known += 1
-            seqs = tuple([seq for seq in seqs if seq not in self._owed])
+        if self._rounds_known < self._repairs.rounds_told and self._owed:
+            new = self._owed.without(seqs)
+            if len(new) < len(seqs):
+                # All were told to ask anew, and it does not know what is under way.
+                self._rounds_known += 1
+                seqs = tuple(new)
         most = self._repairs.plan.max_request
         if self.packets_owed + len(seqs) > most:
             raise WireError(f"requests for more than {most} packets at once")
         if not self._dialect.answers_all and not self._repairs.window.holds_all(seqs):
             raise WireError("a request for a packet that is not held")
         self.packets_owed += len(seqs)
-        self._owed.update(seqs)
-        self._repairs.requested(self, seqs)
+        if not self._dialect.answers_all:
+            self._owed.update(seqs)
+        # They may be kept for a while, and then by all: four bytes each.
+        self._repairs.requested(self, array("I", seqs))
 
     def reported(self) -> None:
         self._has_reported = True
@@ -330,8 +339,8 @@ class Member:
         for _ in seqs:
             self._requested.popleft()
         self.packets_owed -= len(seqs)
-        self._owed.difference_update(seqs)
-        self._repairs.resending(len(seqs) * capacity)
+        self._owed.discard(seqs)
+        self._repairs.resending(len(seqs))
         for buffer, run in groupby(seqs, self._repairs.window.held):
             if buffer is not None:
                 slots = [slot for seq in run if (slot := buffer.slot_of(seq)) is not None]

@@ -58,7 +58,7 @@ class _Gathering:
     times: AnswerTimes
     began_at: float
     unheard: set[Requester]  #: who has not answered
-    wanted: dict[Requester, tuple[int, ...]] = field(default_factory=dict)
+    wanted: dict[Requester, Sequence[int]] = field(default_factory=dict)
     asked_s: list[float] = field(default_factory=list)  #: when each client asked, from the begin on
     is_open: bool = True  #: whether requests are waited for
     is_late: bool = False  #: whether most should have asked by now
@@ -78,7 +78,7 @@ class _Repair:
     #: For whom coded packets are made, or under way.
     serving: set[Requester] = field(default_factory=set)
     #: Who has asked for the first time meanwhile, and for what.
-    late: dict[Requester, tuple[int, ...]] = field(default_factory=dict)
+    late: dict[Requester, Sequence[int]] = field(default_factory=dict)
 
 
 class Repairs:
@@ -109,6 +109,8 @@ class Repairs:
         self._coding = Coding(clock, sender, plan.capacity)
         # Whoever asks again has solved before for what it lacks.
         self._first_times, self._later_times = AnswerTimes(), AnswerTimes()
+        #: Repairs that left by TCP.
+        self.packets_resent = 0
         #: How often clients have been told to ask anew.
         self.rounds_told = 0
         self._is_stopped = False
@@ -150,7 +152,7 @@ class Repairs:
         self._repairs[flight.buffer.ctl.buffer_id] = current
         self._gather(current, self._first_times, clients)
 
-    def requested(self, client: Requester, seqs: tuple[int, ...]) -> None:
+    def requested(self, client: Requester, seqs: Sequence[int]) -> None:
         """``client`` asks for ``seqs``, all of them held."""
         current = self._repair_of(seqs)
         if current is None:
@@ -170,8 +172,15 @@ class Repairs:
             if gathering.is_open and decodes:
                 self._want(current, client, seqs)
                 return
-        if is_first and decodes and current.serving and not self.reach.is_deaf(client.client):
+        if not is_first or not decodes or self.reach.is_deaf(client.client):
+            client.repair(seqs)
+        elif current.serving:
             current.late[client] = seqs
+        elif gathering.is_open and len(seqs) >= _MIN_REQUESTED:
+            # It did not wait for the word of the parity before: many may be as late, and TCP
+            # would carry as much for each of them.
+            self._want(current, client, seqs)
+            return
         else:
             client.repair(seqs)
         self._decide_if_all(current)
@@ -185,12 +194,13 @@ class Repairs:
         current.gathering.unheard.discard(client)
         self._decide_if_all(current)
 
-    def resending(self, size: int) -> None:
-        """So many bytes of retransmissions are about to leave by TCP."""
+    def resending(self, packets: int) -> None:
+        """So many packets are about to leave once more, by TCP."""
+        self.packets_resent += packets
         # In stop-and-wait the link is free again before the next buffer leaves, and who waits for
         # that in the jasmine dialect does not do so for long.
         if self.plan.dialect.max_window > 1:
-            self._pacer.sent(size)
+            self._pacer.sent(packets * self.plan.capacity)
 
     def left(self, client: Requester) -> None:
         """``client`` is out, and not waited for."""
@@ -221,7 +231,7 @@ class Repairs:
         if current is not None:
             self._measure(current.gathering)
 
-    def _repair_of(self, seqs: tuple[int, ...]) -> _Repair | None:
+    def _repair_of(self, seqs: Sequence[int]) -> _Repair | None:
         buffer = self.window.held(min(seqs)) if seqs else None
         if buffer is None or buffer.slot_of(max(seqs)) is None:
             return None
@@ -234,7 +244,7 @@ class Repairs:
         gathering.end = self._guard.call_later(self._clock, times.wait_s, self._look, current)
         current.gathering = gathering
 
-    def _want(self, current: _Repair, client: Requester, seqs: tuple[int, ...]) -> None:
+    def _want(self, current: _Repair, client: Requester, seqs: Sequence[int]) -> None:
         gathering = current.gathering
         gathering.wanted[client] = seqs
         if not gathering.unheard:
@@ -301,7 +311,7 @@ class Repairs:
         if wanted:
             self._guard.run(self._send_coded(current, wanted))
 
-    async def _send_coded(self, current: _Repair, wanted: dict[Requester, tuple[int, ...]]) -> None:
+    async def _send_coded(self, current: _Repair, wanted: dict[Requester, Sequence[int]]) -> None:
         """Multicast what mends the most with the fewest packets."""
         current.serving = set(wanted)
         try:
@@ -330,7 +340,7 @@ class Repairs:
         self._post(told, told.buffer_id)
 
     async def _make(
-        self, current: _Repair, wanted: dict[Requester, tuple[int, ...]]
+        self, current: _Repair, wanted: dict[Requester, Sequence[int]]
     ) -> Repaired | None:
         """Make it and send it; None where all goes by TCP.  Raises Over."""
         buffer = current.flight.buffer
