@@ -52,8 +52,8 @@ _LIKE_JASMINE = (
 )
 #: The same of one that has spoken TLS.
 _LIKE_A_STRANGER = (
-    "it closed the connection at the first word, as a client does that has no --token-file, or"
-    " lacks the digest of this run: it says so itself"
+    "it closed the connection at the first word, as a client does that has no --token-file, or that"
+    " calls another address than this end's certificate names: it says so itself"
 )
 #: What is said of a connection that has ended by itself.
 _LOST = "the connection was lost"
@@ -165,7 +165,7 @@ class Participant:
     def lost(self, *, silent: bool, why: str | None = None) -> None:
         """Its connection has ended, by ``why``; whether it has never said anything."""
         if why is None and silent and self._dialect.introduces:
-            why = _LIKE_A_STRANGER if self._peer.binding else _LIKE_JASMINE
+            why = _LIKE_A_STRANGER if self._host.credentials.are_on_tls else _LIKE_JASMINE
         self.talk.lose(why or _LOST)
         if self.fetching is not None:
             self.fetching.stop()
