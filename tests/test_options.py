@@ -316,6 +316,27 @@ class ServerTests(_OptionsTestCase):
         line = self.refused_server("127.0.0.1", "3")
         self.assertIn("is a terminal: redirect the image to it, or give --input", line)
 
+    def test_strangers_links(self) -> None:
+        """Each option that names what is written refuses one, in a line, and nothing is made."""
+        link = self.folder / "link"
+        link.symlink_to(self.folder / "elsewhere")
+        if os.geteuid() == 0:
+            os.lchown(link, 4711, -1)
+        else:
+            self.patch(os, "geteuid", lambda: 4711)
+        reason = "symbolic link: not followed"
+        for words in (("--output", str(link)), ("--report", str(link))):
+            self.assertIn(reason, self.refused_client("127.0.0.1", "h", *words))
+        (self.folder / "elsewhere").mkdir()
+        for path in (link, link / "below"):
+            (self.folder / "elsewhere" / "below").mkdir(exist_ok=True)
+            self.folder.chmod(0o777)
+            line = self.refused_client("127.0.0.1", "h", "--registry-root", str(path))
+            self.assertIn(f"--registry-root {path}: cannot be written: ", line)
+            self.assertIn(reason, line)
+        self.assertIn(reason, self.refused_server("127.0.0.1", "3", "--spool", str(link)))
+        self.assertIn(reason, self.refused_server("127.0.0.1", "3", "--report", str(link)))
+
     def test_report_over_the_secret(self) -> None:
         self.image.write_bytes(b"0123456789abcdef")
         self.image.chmod(0o600)
