@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from fuzz import checks
 from fuzz.control_stream import control_reader
 from fuzz.deliveries import WAYS, Delivery
+from fuzz.image_files import archives, manifests
 from kollacast.client.terms import of_greeting
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake
@@ -242,7 +243,7 @@ def _received(
     """What was counted and told, and what lies in the buffers in the end."""
     intake = Intake(dialect.codec(_SALT, _ENGINE), _CAPACITY, coded=dialect is KOLLACAST)
     told: list[bytes] = []
-    intake.control = told.append
+    intake.control = lambda seq, data: told.append(data)
     buffers = [_Buffer(ctl) for ctl in _CTLS]
     for buffer in buffers:
         intake.arm(buffer)
@@ -318,5 +319,7 @@ TARGETS: dict[str, Target] = {
         recipes,
         control_parts,
         control_reader,
+        archives,
+        manifests,
     )
 }

@@ -233,10 +233,10 @@ class ServerTests(_OptionsTestCase):
             self.assertIn("must be a multicast address", line)
 
     def test_mtu_holds_one_packet(self) -> None:
-        """One of the control stream, too, with its longest notice."""
-        self.assertEqual(self.server("127.0.0.1", "3", "--mtu=68").config.mtu, 68)
-        self.assertIn("from 68 to 65535", self.refused_server("127.0.0.1", "3", "--mtu=67"))
-        self.assertIn("from 68 to 65535", self.refused_server("127.0.0.1", "3", "--mtu=65536"))
+        """One with the digest of a piece and a signature, too."""
+        self.assertEqual(self.server("127.0.0.1", "3", "--mtu=144").config.mtu, 144)
+        self.assertIn("from 144 to 65535", self.refused_server("127.0.0.1", "3", "--mtu=143"))
+        self.assertIn("from 144 to 65535", self.refused_server("127.0.0.1", "3", "--mtu=65536"))
 
     def test_mtu_of_the_interface(self) -> None:
         self.patch(local_host, "interface_mtu", lambda local_ip, group: 1450)
@@ -253,10 +253,10 @@ class ServerTests(_OptionsTestCase):
         self.assertEqual(self.server("127.0.0.1", "3").config.mtu, 1500)
 
     def test_mtu_of_an_interface_that_takes_no_packet(self) -> None:
-        self.patch(local_host, "interface_mtu", lambda local_ip, group: 67)
-        self.assertIn("takes 67 bytes", self.refused_server("127.0.0.1", "3"))
-        self.patch(local_host, "interface_mtu", lambda local_ip, group: 68)
-        self.assertEqual(self.server("127.0.0.1", "3").config.mtu, 68)
+        self.patch(local_host, "interface_mtu", lambda local_ip, group: 143)
+        self.assertIn("takes 143 bytes", self.refused_server("127.0.0.1", "3"))
+        self.patch(local_host, "interface_mtu", lambda local_ip, group: 144)
+        self.assertEqual(self.server("127.0.0.1", "3").config.mtu, 144)
 
     def test_mtu_of_an_unknown_interface(self) -> None:
         self.patch(local_host, "interface_mtu", lambda local_ip, group: None)
@@ -526,6 +526,47 @@ class LocalHostTests(SynchronousTestCase):
         self.assertEqual(
             local_host.interface_mtu("127.0.0.1", "239.238.0.31"), min(int(told), 65535)
         )
+
+
+class StatusTests(_OptionsTestCase):
+    """The status page."""
+
+    def test_off(self) -> None:
+        config = self.server("127.0.0.1", "3").config
+        self.assertIsNone(config.status_at)
+
+    def test_where(self) -> None:
+        for text, expected in (
+            ("8080", ("127.0.0.1", 8080)),
+            ("0.0.0.0:9100", ("0.0.0.0", 9100)),
+            ("127.0.0.1:1", ("127.0.0.1", 1)),
+        ):
+            config = self.server("127.0.0.1", "3", "--status-port", text).config
+            self.assertEqual(config.status_at, expected)
+            self.assertEqual((config.status_linger_s, config.metrics_per_host), (0.0, False))
+
+    def test_more_of_it(self) -> None:
+        words = ("--status-port=80", "--status-linger", "10m", "--metrics-per-host")
+        config = self.server("127.0.0.1", "3", *words).config
+        self.assertEqual((config.status_linger_s, config.metrics_per_host), (600.0, True))
+
+    def test_refused(self) -> None:
+        for text in ("", "0", "65536", "http", "-1", "1 2", ":", "127.0.0.1:", "8080:127.0.0.1"):
+            line = self.refused_server("127.0.0.1", "3", f"--status-port={text}")
+            self.assertIn("must be a port from 1 to 65535", line)
+        for address, why in (
+            ("192.0.2.1", "no network interface of this host has this address"),
+            ("239.1.1.1", "not a group"),
+            ("localhost", "must be an IPv4 address"),
+            ("", "must be an IPv4 address"),
+        ):
+            line = self.refused_server("127.0.0.1", "3", f"--status-port={address}:8080")
+            self.assertIn(f"--status-port '{address}'" if "no network" not in why else why, line)
+            self.assertIn(why, line)
+        taken = self.refused_server("127.0.0.1", "3", "--status-port", "18383")
+        self.assertIn("is the port of the clients", taken)
+        for words in (("--status-linger", "5"), ("--metrics-per-host",)):
+            self.assertIn("needs --status-port", self.refused_server("127.0.0.1", "3", *words))
 
 
 class LadderTests(_OptionsTestCase):

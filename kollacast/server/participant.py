@@ -37,6 +37,7 @@ from kollacast.wire.messages import (
     Report,
     Request,
 )
+from kollacast.wire.pieces import Want
 from kollacast.wire.structures import WireError
 
 _log = Logger()
@@ -50,8 +51,8 @@ _LIKE_JASMINE = (
 )
 #: The same of one that has spoken TLS.
 _LIKE_A_STRANGER = (
-    "it closed the connection at the first word, as a client does that has no --token-file, or"
-    " lacks the digest of this run: it says so itself"
+    "it closed the connection at the first word, as a client does that has no --token-file, or that"
+    " calls another address than this end's certificate names: it says so itself"
 )
 #: What is said of a connection that has ended by itself.
 _LOST = "the connection was lost"
@@ -161,7 +162,7 @@ class Participant:
     def lost(self, *, silent: bool, why: str | None = None) -> None:
         """Its connection has ended, by ``why``; whether it has never said anything."""
         if why is None and silent and self._dialect.introduces:
-            why = _LIKE_A_STRANGER if self._peer.binding else _LIKE_JASMINE
+            why = _LIKE_A_STRANGER if self._host.credentials.are_on_tls else _LIKE_JASMINE
         self.talk.lose(why or _LOST)
         if self.fetching is not None:
             self.fetching.stop()
@@ -412,6 +413,8 @@ class Participant:
             member.request(answer.seqs)
         elif isinstance(answer, Ask):
             member.ask(answer.known)
+        elif isinstance(answer, Want):
+            member.want(answer.buffer_id)
         elif isinstance(answer, Ready):
             member.ready()
         elif isinstance(answer, Done):
@@ -445,6 +448,9 @@ class Participant:
             self.talk.drop(report.reason, Departure.GAVE_UP)
             return
         self._proof.report()
+        if report.fields.get("tree") != self._host.stream.digests["tree"].hex():
+            # Nobody was told it, so who knows it has the image, unless it is what all are told.
+            raise WireError("a report that does not know the image's tree")
         self.record.take(report)
         self._verify()
         if self.member is not None:
@@ -490,6 +496,7 @@ class Participant:
     def leave(self, how: Departure = Departure.PUT_OUT) -> None:
         if self.fetching is not None:
             self.fetching.stop()
+        self.record.packets_done = self.packets_done
         # In this order: a barrier that falls for want of clients must not go on to the end.
         self._host.left(self, how)
         member, self.member = self.member, None

@@ -213,6 +213,7 @@ class Server:
             bytes_done=transfer.bytes_done if transfer else 0,
             digests=transfer.digests if transfer else {},
             packets_multicast=self._sender.packets_sent,
+            packets_resent=transfer.repairs.packets_resent if transfer else 0,
             bytes_multicast=self._sender.bytes_sent,
             bytes_tcp=self._factory.bytes_sent,
             rate_bps=self._pacer.rate_bps,
