@@ -94,12 +94,13 @@ class SealTests(SynchronousTestCase):
     def test_no_seq_is_used_for_something_else(self) -> None:
         """Those that are counted modulo a span end the session where they would begin anew."""
         seal = Seal(_KEY, _SALT)
-        for kind in (control_seq, parity_seq):
+        for kind, span in ((control_seq, SEQ_SPAN // 2), (parity_seq, SEQ_SPAN)):
             _sealed(seal, kind(5), [b"again"])
             _sealed(seal, kind(3), [b"a little before"])
-            _sealed(seal, kind(SEQ_SPAN - 1), [b"the last"])
+            for number in (SEQ_SPAN // 2 - 1, span - 1):
+                _sealed(seal, kind(number), [b"the last of a part"])
             with self.assertRaises(SealError):
-                _sealed(seal, kind(SEQ_SPAN), [b"the first of the next"])
+                _sealed(seal, kind(span), [b"the first of the next round"])
         _sealed(seal, 3, [b"the image's own are never as many"])
 
 
