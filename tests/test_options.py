@@ -20,6 +20,7 @@ from kollacast.command.logs import STDERR_OBSERVER
 from kollacast.command.server_options import ServerOptions
 from kollacast.files.digest import ExpectedDigest
 from kollacast.operator.expectation import Expectation
+from kollacast.wire.structures import MIN_MTU
 
 
 class _Twistd(Options):
@@ -671,6 +672,21 @@ class LadderTests(_OptionsTestCase):
             self.assertIn(
                 "addresses or networks", self.refused_server("127.0.0.1", "3", "--allow", wrong)
             )
+
+    def test_sealed_packets_need_a_connection_that_nobody_reads(self) -> None:
+        token = self.folder / "token"
+        token.write_bytes(b"a secret of many words")
+        token.chmod(0o600)
+        words = ("127.0.0.1", "3", "--encrypt")
+        self.assertIn("give --tls-dir or --token-file, too", self.refused_server(*words))
+        secret = ("--token-file", str(token))
+        config = self.server(*words, *secret).config
+        self.assertTrue(config.encrypt)
+        self.assertFalse(self.server(*words[:2], *secret).config.encrypt)
+        line = self.refused_server(*words, "--dialect", "jasmine")
+        self.assertIn("--encrypt: the jasmine dialect encrypts nothing", line)
+        line = self.refused_server(*words, *secret, "--mtu", str(MIN_MTU + 15))
+        self.assertIn(f"needs an MTU of {MIN_MTU + 16} bytes", line)
 
     def test_secret(self) -> None:
         token = self.folder / "token"
