@@ -9,6 +9,7 @@ from random import Random
 from twisted.logger import capturedLogs, formatEvent
 
 from kollacast.files import tree_digest
+from kollacast.files.tree_digest import digest_pieces
 from kollacast.operator.outcome import Outcome, Status
 from kollacast.sending.member import Member
 from kollacast.wire.dialect import KOLLACAST
@@ -249,6 +250,23 @@ class RawServerTests(MemoryTestCase):
         self.assertEqual(outcome.status, Status.FAILED)
         self.assertEqual(outcome.line, "the server's own packets are not what it has said of them")
         self.assertEqual(outcome.report["pieces_wrong"], 3)
+
+    def test_packets_of_another_length_and_then_other_packets(self) -> None:
+        """By multicast twice, and what was behind them never looked at: it is not the server."""
+        server, client = self.meet()
+        image = bytes(CAPACITY) + b"\x01" * CAPACITY
+        server.announce(1, len(image), 0, 2)
+        server.send(self.pieces(*digest_pieces(memoryview(image), 0)))
+        forged = server.packet(0, b"\x02" * CAPACITY)
+        server.multicast(forged, server.packet(1, b"\x02"))
+        server.sent()
+        self.assertEqual(server.client.heard[-1], Request((1,)))
+        server.multicast(server.packet(1, b"\x02"))
+        self.assertEqual(server.client.heard[-1], Request((0, 1)))
+        for seq in range(2):
+            server.repair(seq, image[seq * CAPACITY :][:CAPACITY])
+        self.assertEqual(client.sink.data, image)
+        self.assertIsNone(client.outcome)
 
     def test_digests_that_a_buffer_has_not(self) -> None:
         server, client = self.meet()

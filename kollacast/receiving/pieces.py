@@ -1,12 +1,21 @@
-"""What the pieces of one buffer must be, as far as the server has told."""
+"""What the pieces of buffers must be, as far as the server has told, and what is said of others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
 from kollacast.files.tree_digest import bounds
+from kollacast.receiving.tally import Tally
 from kollacast.wire.messages import BufferCtl
 from kollacast.wire.pieces import Pieces
+
+_log = Logger()
+
+#: Seconds between two lines about wrong pieces.
+_SAY_AGAIN_S = 10.0
 
 
 class ExpectedPieces:
@@ -50,3 +59,31 @@ class ExpectedPieces:
         """The first and the last packet of the buffer, from 0 on, that have a part of a piece."""
         start, end = self._bounds[number]
         return start // self._capacity, (end - 1) // self._capacity
+
+
+class WrongPieces:
+    """Counts in ``tally`` those that were not the server's, and says so: at once, and summed up."""
+
+    def __init__(self, clock: IReactorTime, tally: Tally) -> None:
+        self._clock = clock
+        self._tally = tally
+        # Of which no line has told, and when the last line did.
+        self._unsaid = 0
+        self._said_at = -_SAY_AGAIN_S
+
+    def found(self, count: int, buffer_id: int) -> None:
+        """So many of this buffer."""
+        self._tally.pieces_wrong += count
+        self._unsaid += count
+        now = self._clock.seconds()
+        if now - self._said_at < _SAY_AGAIN_S:
+            return
+        _log.warn(
+            "{count} pieces have come by multicast that are not the server's, the last of them of"
+            " buffer {buffer_id}: somebody else sends to the group, or packets are damaged on their"
+            " way. They are asked for again",
+            event="pieces-wrong",
+            count=self._unsaid,
+            buffer_id=buffer_id,
+        )
+        self._unsaid, self._said_at = 0, now

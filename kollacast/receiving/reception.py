@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 
 from kollacast.events.guard import Guard
 from kollacast.packets.buffer import InconsistentBuffer, PacketBuffer
@@ -28,7 +27,7 @@ from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.flight import Flight
 from kollacast.receiving.hearing import Hearing
 from kollacast.receiving.output import Output, Writer
-from kollacast.receiving.pieces import ExpectedPieces
+from kollacast.receiving.pieces import ExpectedPieces, WrongPieces
 from kollacast.receiving.shape import Shape
 from kollacast.receiving.signatures import Signatures
 from kollacast.receiving.tally import Tally
@@ -37,16 +36,12 @@ from kollacast.wire.packets import PacketCodec
 from kollacast.wire.pieces import Pieces, Want
 from kollacast.wire.structures import WireError
 
-_log = Logger()
-
 #: How often a packet may arrive damaged by TCP before the server is given up.
 _MAX_DAMAGED = 16
 #: Packets for which a buffer has room, however few are announced: as many as most sessions ever do.
 _LEAST_ROOM = 8192
 #: How often a buffer may be refuted: by multicast, by multicast again, and by TCP never.
 _MOST_REFUTED = 2
-#: Seconds between two lines about wrong pieces.
-_SAY_AGAIN_S = 10.0
 
 
 class Reception:
@@ -95,9 +90,7 @@ class Reception:
         self._first_id = 1 << 32
         self._end_announced = False
         self._damaged = 0
-        # Wrong pieces of which no line has told, and when the last line did.
-        self._unsaid = 0
-        self._said_at = -_SAY_AGAIN_S
+        self._wrong = WrongPieces(clock, tally)
         self._stopped = False
 
     def stop(self) -> None:
@@ -325,7 +318,12 @@ class Reception:
         if flight.pieces is None:
             keeping = self._keep(buffer.views(), None)
         elif misfits := buffer.misfits():
-            self._refute(flight, buffer, [(slot, slot) for slot in misfits])
+            wrong = [(slot, slot) for slot in misfits]
+            if flight.refuted == _MOST_REFUTED - 1:
+                # From here on only TCP counts, and nobody has looked at the others.
+                wrong = [(0, flight.ctl.pkt_count - 1)]
+            self._refute(flight, buffer, wrong)
+            self._ask_for_lost()
             return
         else:
             flight.proving = True
@@ -347,7 +345,7 @@ class Reception:
         self, flight: Flight, buffer: PacketBuffer, wrong: Sequence[tuple[int, int]]
     ) -> None:
         """From one slot to another, packets of a buffer are not the server's: they are lost."""
-        self._say_wrong(flight, len(wrong))
+        self._wrong.found(len(wrong), flight.ctl.buffer_id)
         flight.refuted += 1
         if flight.refuted > _MOST_REFUTED:
             raise InconsistentBuffer("the server's own packets are not what it has said of them")
@@ -360,22 +358,6 @@ class Reception:
         flight.parity.clear()
         if flight.takes_multicast:
             self.intake.arm(buffer)
-
-    def _say_wrong(self, flight: Flight, count: int) -> None:
-        self._tally.pieces_wrong += count
-        self._unsaid += count
-        now = self._clock.seconds()
-        if now - self._said_at < _SAY_AGAIN_S:
-            return
-        _log.warn(
-            "{count} pieces have come by multicast that are not the server's, the last of them of"
-            " buffer {buffer_id}: somebody else sends to the group, or packets are damaged on their"
-            " way. They are asked for again",
-            event="pieces-wrong",
-            count=self._unsaid,
-            buffer_id=flight.ctl.buffer_id,
-        )
-        self._unsaid, self._said_at = 0, now
 
     def _flushed(self, _: None, flight: Flight) -> None:
         flight.flushed = True

@@ -59,7 +59,8 @@ class _Gathering:
     began_at: float
     unheard: set[Requester]  #: who has not answered
     wanted: dict[Requester, Sequence[int]] = field(default_factory=dict)
-    asked_s: list[float] = field(default_factory=list)  #: when each client asked, from the begin on
+    wanted_s: float = 0.0  #: when that was asked for last, from the begin on
+    asked_s: list[float] = field(default_factory=list)  #: when each client asked, likewise
     is_open: bool = True  #: whether requests are waited for
     is_late: bool = False  #: whether most should have asked by now
     seen: int = -1  #: how many had asked when it was looked last
@@ -247,6 +248,7 @@ class Repairs:
     def _want(self, current: _Repair, client: Requester, seqs: Sequence[int]) -> None:
         gathering = current.gathering
         gathering.wanted[client] = seqs
+        gathering.wanted_s = self._clock.seconds() - gathering.began_at
         if not gathering.unheard:
             self._decide(current)
         elif len(gathering.wanted) == 1 and gathering.is_late:
@@ -261,7 +263,8 @@ class Repairs:
         waited_s = self._clock.seconds() - gathering.began_at
         again_s = MOST_S - waited_s
         if gathering.wanted:
-            again_s = min(again_s, asked_s[-1] + _QUIET_S - waited_s)
+            last_s = max(gathering.wanted_s, *asked_s[-1:])
+            again_s = min(again_s, last_s + _QUIET_S - waited_s)
         elif not current.losses.is_reported:
             # Nobody may have lost anything, and that is known of those who have said so.
             current.losses.report()

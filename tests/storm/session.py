@@ -197,7 +197,9 @@ class Session:
         client = self.network.join(sink=sink, **self._client_options(**options))
         client.host.hears_multicast = random.random() < 0.9
         if is_full:
+            # Who has no room for the image is out before it begins, and the others miss it.
             self.note(client, "full disk")
+            self.causes[ALL].add("missing")
         self.clients.append(client)
         return client
 
