@@ -263,7 +263,7 @@ class Repairs:
         waited_s = self._clock.seconds() - gathering.began_at
         again_s = MOST_S - waited_s
         if gathering.wanted:
-            last_s = max(gathering.wanted_s, *asked_s[-1:])
+            last_s = max((gathering.wanted_s, *asked_s[-1:]))
             again_s = min(again_s, last_s + _QUIET_S - waited_s)
         elif not current.losses.is_reported:
             # Nobody may have lost anything, and that is known of those who have said so.
