@@ -109,7 +109,8 @@ def _measure(options: argparse.Namespace) -> Iterator[tuple[Row, dict[str, Any]]
 
 def _contenders(options: argparse.Namespace, row: Row) -> list[Contender]:
     if row.is_simulated:
-        return [KollacastToCrowd(), *([watched_by_crowd()] if row.is_watched else [])]
+        crowd = KollacastToCrowd(digest="tree")
+        return [crowd, watched_by_crowd()] if row.is_watched else [crowd]
     if row.is_watched:
         return [Kollacast(), watched()]
     return [*sweep()] if row.goal is None else options.contenders

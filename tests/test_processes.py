@@ -108,7 +108,7 @@ async def test_seventy_clients_in_two_groups(crew: Crew) -> None:
         (30_000, "--window 3 --buffer-packets 1"),
         (300_000, "--group-size 1 --buffer-packets 20"),
         (300_000, "--mtu 9000 --buffer-packets 5"),
-        (3_000, "--mtu 68 --buffer-packets 100"),
+        (3_000, "--mtu 144 --buffer-packets 100"),
         (300_000, "--rate 20M --ttl 0"),
         (300_000, "--group 239.1.2.3"),
     ],
@@ -344,10 +344,12 @@ async def test_plain_progress_and_none(crew: Crew) -> None:
     await server.said("waiting for clients: 0 B of 50.0 kB (0 %), ", "/3 clients, 0 repaired")
     third = crew.client("--progress", "none", "--name", "c")
     await _all_well(server, plain, quiet, third)
-    assert plain.lines[0] == "kollacast-client: connecting: 0 B, 0 repaired"
+    assert "nobody is proved" in plain.lines[0]
+    assert plain.lines[1] == "kollacast-client: connecting: 0 B, 0 repaired"
     for program in (quiet, third):
         # The output is a pipe, and that is said.
-        unsynced, line = program.lines
+        unproved, unsynced, line = program.lines
+        assert "nobody is proved" in unproved
         assert "standard output is no file and no disk" in unsynced
         assert line.startswith("kollacast-client: the image is here: 50000 bytes")
     for program in (server, plain):

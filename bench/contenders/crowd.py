@@ -53,4 +53,4 @@ class KollacastToCrowd(Kollacast):
 
 def watched_by_crowd() -> KollacastToCrowd:
     """The same while somebody looks at its page, its metrics and its terminal."""
-    return KollacastToCrowd(WATCHED_SUBJECT, is_watched=True)
+    return KollacastToCrowd(WATCHED_SUBJECT, digest="tree", is_watched=True)

@@ -30,6 +30,7 @@ from kollacast.sending.plan import Plan
 from kollacast.sending.ration import Ration
 from kollacast.sending.read_ahead import ReadAhead
 from kollacast.sending.repairs import Repairs
+from kollacast.sending.signed_packets import SignedPackets
 from kollacast.sending.window import Flight
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol
@@ -89,11 +90,19 @@ class Transfer:
         self._ration = ration
         self._clock = clock
         self._started_at = 0.0
+        # When the first announcement was made, and a window of buffers was told to be sent.
+        self._begun_at = 0.0
+        self._sent_at: deque[float] = deque(maxlen=plan.window)
         # How fast the last buffer left, as far as that is known.
         self._sent_bps = 0.0
         # Where clients are told by multicast; else each is by its member.
         self._notices = (
-            ControlStream(clock, plan.dialect, plan.capacity, sender, guard)
+            ControlStream(
+                clock,
+                plan.dialect,
+                SignedPackets(plan.capacity, plan.signer, sender, guard),
+                guard,
+            )
             if plan.dialect.multicasts_control
             else None
         )
@@ -133,6 +142,7 @@ class Transfer:
         for _ in range(len(self._next)):
             flight, _ready = self._next.popleft()
             self._next.append((flight, self._begin(flight)))
+        self._begun_at = self._clock.seconds()
 
     def stop(self) -> None:
         """The stream is over, for whatever reason."""
@@ -154,7 +164,7 @@ class Transfer:
         """Fires when every member is ready for it."""
         _flight, ready = self._next[0]
         if not ready.called:
-            self.hold_up.begin()
+            self.hold_up.begin(self._due_at)
         return ready
 
     def send(self) -> Deferred[bool]:
@@ -223,7 +233,7 @@ class Transfer:
         seq = 0
         for buffer_id in itertools.count(1):
             await self.window.places.acquire()
-            buffer, size = await self._reader.next()
+            buffer, size, pieces = await self._reader.next()
             ctl = buffer.announce(buffer_id, seq, size)
             seq += ctl.pkt_count
             if seq > SEQ_LIMIT:
@@ -236,18 +246,26 @@ class Transfer:
             self.announced = ctl
             flight = Flight(buffer)
             self.window.flights.append(flight)
+            if self._notices is not None:
+                self._notices.pieces.hold(buffer_id, pieces)
             self._post(ctl, buffer_id)
+            self._begun_at = self._begun_at or self._clock.seconds()
             self._next.append((flight, self._begin(flight)))
             self._go_on_if_prepared()
             if ctl.is_end:
                 return
 
     def _enter(self, member: Member, known: int) -> None:
+        self.patience.enter(member.client.name, member.client.address)
         member.enter(self._chain.join(member), self.repairs, self._notices, known)
 
     def _post(self, notice: Notice, buffer_id: int, *more: Notice) -> None:
         if self._notices is not None:
             self._notices.post(notice, buffer_id, *more)
+
+    def _tell_pieces(self, ctl: BufferCtl) -> None:
+        if self._notices is not None:
+            self._notices.pieces.tell(ctl.buffer_id)
 
     def _begin(self, flight: Flight) -> Deferred[None]:
         return self._chain.begin(Phase.ANNOUNCE, flight.buffer.ctl)
@@ -268,11 +286,14 @@ class Transfer:
             flight.has_left = False
         # With nobody in step, the image is only read.
         if members and flight.has_left:
+            self._tell_pieces(ctl)
             self._ration.begin()
             leaving = self._sender.multicast(flight.buffer)
             following = Deferred.fromCoroutine(self.repairs.send_ahead(flight))
             flight.sent_bps = await leaving
             await following
+            # Once more: whoever has lost some of them would have to ask.
+            self._tell_pieces(ctl)
             self._ration.end()
         flight.sent = True
         flight.has_left = flight.has_left and not self._sender.is_refused
@@ -282,15 +303,19 @@ class Transfer:
         self.repairs.begin(flight, members)
         self.bytes_done += ctl.buffer_size
         self._tell_sent(flight)
+        self._sent_at.append(self._clock.seconds())
         self._through = self._chain.begin(Phase.SENT, ctl)
         self._through.addCallback(lambda _: self._retire(flight)).addErrback(self._guard.failed)
         return not ctl.is_end
 
-    def _absent(self, most: int) -> list[tuple[str, float]] | None:
+    @property
+    def _due_at(self) -> float:
+        """Since when members could have room for the next buffer, for they grant a window of it."""
+        return self._sent_at[0] if len(self._sent_at) == self.plan.window else self._begun_at
+
+    def _absent(self, most: int) -> list[str] | None:
         members = self._chain.absent(Phase.ANNOUNCE, most)
-        if members is None:
-            return None
-        return [(member.client.name, member.owed_s()) for member in members]
+        return None if members is None else [member.client.name for member in members]
 
     def _may_go(self, client: Hashable) -> bool:
         return isinstance(client, Member) and client.client.may_go

@@ -147,6 +147,8 @@ class MemoryListener:
         self._number = number
         self._factory = factory
         self._waiting: deque[MemoryTransport] = deque()
+        self.numberAccepts = 1
+        self._rests = False
         self._accept = Task(host.network, self._accept_one)
 
     def getHost(self) -> IPv4Address:
@@ -155,12 +157,19 @@ class MemoryListener:
     def startListening(self) -> None:
         raise NotImplementedError
 
+    def pauseProducing(self) -> None:
+        self._rests = True
+
+    def resumeProducing(self) -> None:
+        self._rests = False
+        self._accept.wake()
+
     def knock(self, transport: MemoryTransport) -> None:
         self._waiting.append(transport)
         self._accept.wake()
 
     def _accept_one(self) -> None:
-        if not self._waiting:
+        if not self._waiting or (self._rests and not self.host.is_gone):
             return
         if self.host.is_gone:
             self._refuse()
@@ -265,6 +274,8 @@ class Fabric(Links):
         self.stalled: list[Task] = []
         #: Which datagrams reach a port, and as what; None leaves it to the weather.
         self.fate: Callable[[MemoryReceivePort, bytes], Sequence[bytes]] | None = None
+        #: What comes to a port, of a datagram and what has become of it; None where nobody meddles.
+        self.stranger: Callable[[bytes, Sequence[bytes]], Sequence[bytes]] | None = None
 
     def host(self, address: str) -> Host:
         if address not in self.hosts:
@@ -277,7 +288,10 @@ class Fabric(Links):
         self.note("udp", data)
         for port in self.ports:
             if port.group == address and port.host.hears_multicast and not port.host.is_cut_off:
-                for copy in self._fates(port, data):
+                copies = self._fates(port, data)
+                if self.stranger is not None:
+                    copies = self.stranger(data, copies)
+                for copy in copies:
                     port.fly(copy)
 
     def _fates(self, port: MemoryReceivePort, data: bytes) -> Sequence[bytes]:
