@@ -140,10 +140,9 @@ class ExampleTests(SynchronousTestCase):
             "kollacast",
             [
                 ("S>C", greeting.encode()),
-                ("C>S", Hello("host-1", 45964, coding=True).encode()),
+                ("C>S", Hello("host-1", 45964, coding=True, room=4).encode()),
                 ("S>C", Control(1, 1, (self.ctl,)).encode(KOLLACAST)),
                 *control[:2],
-                ("C>S", Credit(0, 4).encode(KOLLACAST)),
                 *(("udp", datagram) for datagram in self.datagrams),
                 *control[2:],
                 ("S>C", bytes((Tag.DIGEST,)) + hashlib.sha256(vectors.IMAGE).digest()),
