@@ -19,7 +19,7 @@ SECONDS ?= 60
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test test-large check-crowd soak hostile check fuzz bench bench-quick clean
+.PHONY: demo test test-large check-crowd screenshots soak hostile check fuzz bench bench-quick clean
 
 # A real server and three real clients, as processes of their own, over loopback multicast.
 demo: $(VENV)/installed
@@ -40,6 +40,10 @@ test-large: $(VENV)/installed-test
 # The benchmark's simulated hosts beside real clients, as root, on a quiet machine.
 check-crowd: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/crowd_beside_clients.py
+
+# Pictures of the status page for docs/reading.md, as root; wants chromium and chromium-driver.
+screenshots: $(VENV)/installed-test $(VENV)/installed-bench
+	PYTHONPATH=. $(BIN)/python scripts/screenshots.py
 
 # Transfers back to back under random faults, for half an hour, as root; ends with the figures. More
 # options as in `make soak SOAK="--minutes 120 --report figures.json"`.

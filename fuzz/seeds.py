@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import struct
+import tarfile
 from collections.abc import Iterator
 
-from fuzz import recorded
+from fuzz import image_files, recorded
 from kollacast.repair.xor import combine
 from kollacast.wire import parity, recipes
 from kollacast.wire.dialect import KOLLACAST
@@ -143,6 +146,75 @@ def _record(kind: int, *body: int) -> bytes:
     return bytes((kind, len(body), *body))
 
 
+def _archives() -> Iterator[bytes]:
+    """Whole images, and the attacks on what unpacks them."""
+    layer, config = b"layer", b'{"of":"one"}'
+    parts = [f"sha256:{hashlib.sha256(data).hexdigest()}" for data in (config, layer)]
+    fields = {
+        "schemaVersion": 2,
+        "config": {"digest": parts[0]},
+        "layers": [{"digest": parts[1]}],
+    }
+    manifest = json.dumps(fields, separators=(",", ":")).encode()
+    digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+    file = tarfile.REGTYPE
+    blobs = b"".join(image_files.record(file, "", data, 1) for data in (config, layer, manifest))
+    places = [f"_layers/{part.replace(':', '/')}" for part in parts]
+    places += [f"_manifests/revisions/{digest.replace(':', '/')}", "_manifests/tags/t/current"]
+    links = [
+        image_files.record(file, f"a/{place}/link", content.encode(), 2)
+        for place, content in zip(places, [*parts, digest, digest], strict=True)
+    ]
+    image = blobs + b"".join(links)
+    yield image
+    yield image + links[0] + blobs
+    yield blobs + b"".join(links[:-1])
+    tag = "_manifests/tags/t/current/link"
+    deep, long = b"29 path=" + b"a/" * 10 + b"\n", b"a/" * 120
+    yield image_files.record(tarfile.XHDTYPE, "", deep) + image_files.record(file, "", b"")
+    # a path of many folders, of one kind of header and the other
+    for flags in (0, 1):
+        name = image_files.record(tarfile.GNUTYPE_LONGNAME, "", long, 0, flags)
+        yield name + image_files.record(file, "", b"") + image
+    # a repository in many folders, again and again
+    yield image + b"".join(
+        image_files.record(file, f"{number}/{'a/' * 60}{tag}", digest.encode(), 2)
+        for number in range(20)
+    )
+    # records that reach into each other, and records for all members
+    for kind in (tarfile.XHDTYPE, tarfile.XGLTYPE):
+        yield image_files.record(kind, "", b"2 ", 0, 1) + image_files.record(file, "", b"")
+        yield (
+            image_files.record(kind, "", b"5 a=\n" * 30) + image_files.record(file, "", b"") + image
+        )
+    # zeros that are not in it
+    holes = b"26 GNU.sparse.map=99999,0\n25 GNU.sparse.size=99999\n"
+    yield image_files.record(tarfile.XHDTYPE, "", holes) + image_files.record(file, "x", b"")
+    yield image_files.record(file, "zeros", bytes(255), 0, 1) + image
+    # a size that is not that of the content, and an archive that does not end
+    yield image_files.record(file, "", b"layer", 1, 2) + image
+    yield image[:-30] + bytes((0, 0, 4))
+
+
+def _manifests() -> Iterator[bytes]:
+    """A manifest, an index, a record, and what is too deep or too much."""
+    digest = "sha256:" + "ab" * 32
+    named = [{"digest": digest, "size": 5}]
+    for fields in (
+        {"schemaVersion": 2, "config": named[0], "layers": named},
+        {"schemaVersion": 2, "manifests": named},
+        {"schemaVersion": 1, "fsLayers": [{"blobSum": digest}]},
+        {"schemaVersion": 2, "layers": [{"digest": digest, "urls": ["x"]}]},
+    ):
+        yield json.dumps(fields).encode()
+    image = {"repository": "a/b", "tag": "t", "digest": digest, "bytes": 5, "absent": [digest]}
+    fields = {"digest": digest, "bytes": 5, "received_at": "2024", "images": [image]}
+    yield json.dumps(fields).encode()
+    yield b'{"schemaVersion":2,"layers":' + b"[" * 40 + b"]" * 40 + b"}"
+    yield b'{"schemaVersion":2,"layers":[' + b"{}," * 100 + b"{}]}"
+    yield b'{"schemaVersion":2,"' + b'"\\' * 100
+
+
 _SEEDS = {
     "client_of_kollacast": [
         *_streams("C>S", "kollacast"),
@@ -160,4 +232,6 @@ _SEEDS = {
     "recipes": recipes.pack([[1, 2], [3, 4, 5]], 0, 40) + recipes.pack([[7, 8]], -1, 24),
     "control_parts": [control.data(KOLLACAST) for control in _CONTROLS],
     "control_reader": list(_control_streams()),
+    "archives": list(_archives()),
+    "manifests": list(_manifests()),
 }

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from fuzz import checks
 from fuzz.control_stream import control_reader
 from fuzz.deliveries import WAYS, Delivery
+from fuzz.image_files import archives, manifests
 from kollacast.client.terms import of_greeting
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake
@@ -318,5 +319,7 @@ TARGETS: dict[str, Target] = {
         recipes,
         control_parts,
         control_reader,
+        archives,
+        manifests,
     )
 }

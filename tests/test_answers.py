@@ -21,7 +21,9 @@ from tests.vectors import PROPERTY
 
 
 def _shape(dialect: Dialect, window: int) -> Shape:
-    return Shape(dialect, 7, ("239.1.1.1", 18383), None, 1500, 1460, 8192, window, 1 << 20, True)
+    return Shape(
+        dialect, 7, ("239.1.1.1", 18383), None, None, 1500, 1460, 8192, window, 1 << 20, True
+    )
 
 
 def _ctl(number: int, packets: int = 4) -> BufferCtl:

@@ -228,7 +228,7 @@ async def test_output_folder_that_runs_full(crew: Crew) -> None:
     mount = "mkdir small && mount -t tmpfs -o size=1m none small && cp older small/copy"
     look = "status=$?; ls -A small >listing; cmp older small/copy && exit $status"
     client = crew.client(
-        *("--output", "small/copy", "--name", "full"),
+        *("--output", "small/copy", "--name", "full", "--reserve", "0"),
         prefix=_with_mounts(f'{mount} && "$@"; {look}'),
     )
     other = crew.client("--name", "other")

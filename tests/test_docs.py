@@ -292,13 +292,14 @@ class ReadmeTests(MemoryTestCase):
 
 
 class FailuresTests(SynchronousTestCase):
-    """The tests that docs/failures.md names."""
+    """The tests that docs/failures.md names, and docs/security.md."""
 
     def setUp(self) -> None:
         self.page = _page("docs/failures.md")
 
     def test_they_exist(self) -> None:
-        named = set(re.findall(r"`(test_\w+)\.(test_\w+)`", self.page))
+        pages = self.page + _page("docs/security.md")
+        named = set(re.findall(r"`(test_\w+)\.(test_\w+)`", pages))
         self.assertTrue(named)
         for module, test in sorted(named):
             text = _page(f"tests/{module}.py")

@@ -8,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from fuzz import CORPUS, control_stream, seeds, targets
+from fuzz import CORPUS, control_stream, image_files, seeds, targets
+from kollacast.images import archive, limits
+from kollacast.images.catalog import Catalog
+from kollacast.images.layout import BadImage, Link
 from kollacast.packets.intake import Intake
 from kollacast.receiving.control import ControlReader
 from kollacast.wire.parser import ClientStream, ServerStream
@@ -139,3 +142,29 @@ class TargetTests(SynchronousTestCase):
     def test_a_reader_that_leaves_a_timer(self) -> None:
         self.patch(ControlReader, "stop", lambda reader: None)
         self.sees("control_reader", seeds.of("control_reader")[0], "a timer is left")
+
+    def test_an_archive_that_makes_too_many_folders(self) -> None:
+        self.patch(limits.Account, "file", lambda account, path: None)
+        self.sees("archives", seeds.of("archives")[6], "1314 folders and 27 files are made")
+
+    def test_an_archive_that_makes_what_it_has_not(self) -> None:
+        self.patch(image_files, "_GROWTH", -(10**6))
+        self.patch(limits.Account, "content", lambda account, size: None)
+        self.sees("archives", seeds.of("archives")[0], "bytes are written")
+
+    def test_an_archive_that_leads_out(self) -> None:
+        self.patch(archive, "locate", lambda name: Link(name, None, "a", "t"))
+        self.sees("archives", seeds.of("archives")[0], "is made")
+
+    def test_an_archive_that_reads_otherwise_when_it_is_unpacked(self) -> None:
+        answers = iter(("", "refused"))
+
+        def read(stream: object, create: object) -> Catalog:
+            raise BadImage(f"it is {next(answers)}")
+
+        self.patch(image_files, "read_storage", read)
+        self.sees("archives", seeds.of("archives")[0], "unpacked")
+
+    def test_json_that_is_read_in_another_way(self) -> None:
+        self.patch(limits, "read_json", lambda data: None)
+        self.sees("manifests", seeds.of("manifests")[0], "in another way")

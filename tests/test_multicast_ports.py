@@ -22,15 +22,17 @@ from twisted.trial import unittest
 from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.packets.intake import Intake, Landing
+from kollacast.packets.sealed_run import SealedRun
 from kollacast.transport import frames, interfaces, multicast, receiver, segments, sender
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_GRO, UDP_SEGMENT
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.receiver import MulticastReceiver, open_receiver
-from kollacast.transport.sender import MulticastProtocol, open_sender
+from kollacast.transport.sender import MOST_AT_ONCE, MulticastProtocol, open_sender
 from kollacast.wire.checksum import best_crc32c
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.messages import BufferCtl
 from kollacast.wire.recipes import control_seq
+from kollacast.wire.sealing import SEAL_SIZE, Seal
 from kollacast.wire.structures import MIN_MTU, payload_capacity
 
 _LOOPBACK = "127.0.0.1"
@@ -53,8 +55,8 @@ def _free_port() -> int:
 class _Intake(Intake):
     """Counts the batches by the way in which they came."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.ways: Counter[str] = Counter()
 
     def landed(self, landing: Landing, count: int) -> None:
@@ -79,14 +81,17 @@ class _PortsTest(unittest.TestCase):
 
     timeout = 120
     salt = 0xCAFE
+    #: Whether packets cross sealed.
+    is_sealed = False
 
     def open(
         self, dialect: Dialect = KOLLACAST, mtu: int = 1500, rate_bps: float | None = None
     ) -> None:
-        self.capacity = payload_capacity(mtu)
+        self.capacity = payload_capacity(mtu - self.overhead)
         codec = dialect.codec(self.salt, _ENGINE)
         group = (_GROUP, _free_port())
-        self.intake = _Intake(codec, self.capacity)
+        seal = Seal(b"k" * 16, self.salt) if self.is_sealed else None
+        self.intake = _Intake(codec, self.capacity, seal=seal)
         self.receiver = MulticastReceiver(reactor, self.intake, self.arrived, _GUARD)
         self.waiting: list[tuple[PacketBuffer, Deferred[None]]] = []
         listening = open_receiver(reactor, self.receiver, group, _LOOPBACK, _WINDOW, _LOOPBACK)
@@ -97,11 +102,19 @@ class _PortsTest(unittest.TestCase):
             Pacer(reactor, rate_bps),
             group,
             descending=dialect.descending,
+            sealed_run=None
+            if seal is None
+            else SealedRun(seal, codec, self.capacity, MOST_AT_ONCE),
         )
         sending = open_sender(reactor, self.sender, _LOOPBACK, 0)
         self.addCleanup(sending.stopListening)
         self.next_seq = 0
         self.number = 0
+
+    @property
+    def overhead(self) -> int:
+        """Bytes that a packet has beside header and payload."""
+        return SEAL_SIZE if self.is_sealed else 0
 
     def arrived(self) -> None:
         for buffer, complete in self.waiting:
@@ -220,22 +233,13 @@ class Ways(_PortsTest):
         await self.bring_every_size()
         self.assertEqual(set(self.intake.ways), {"plain"})
 
-    async def test_from_the_last_packet_to_the_first(self) -> None:
-        self.open(JASMINE)
-        await self.bring_every_size()
-
-    async def test_from_the_last_to_the_first_one_by_one(self) -> None:
-        self.one_by_one()
-        self.open(JASMINE)
-        await self.bring_every_size()
-
     async def test_jumbo_frames(self) -> None:
         self.open(mtu=9000)
-        self.assertEqual(self.capacity, 8960)
+        self.assertEqual(self.capacity, 8960 - self.overhead)
         await self.bring_every_size(packets=18)
 
     async def test_the_smallest_and_the_largest_packets(self) -> None:
-        for mtu in (44, MIN_MTU, 65535):
+        for mtu in (44 + self.overhead, MIN_MTU + self.overhead, 65535):
             self.open(mtu=mtu)
             for size in (1, self.capacity, 3 * self.capacity + 1):
                 await self.bring(size)
@@ -277,6 +281,25 @@ class Ways(_PortsTest):
             self.sender.writable()
         self.receiver.drain()
         self.assertTrue(target.complete)
+
+
+class SealedWays(Ways):
+    """The same with packets that are sealed, from their first to their last."""
+
+    is_sealed = True
+
+
+class DescendingWays(_PortsTest):
+    """The order of the jasmine dialect."""
+
+    async def test_from_the_last_packet_to_the_first(self) -> None:
+        self.open(JASMINE)
+        await self.bring_every_size()
+
+    async def test_from_the_last_to_the_first_one_by_one(self) -> None:
+        self.one_by_one()
+        self.open(JASMINE)
+        await self.bring_every_size()
 
 
 class Doors(_PortsTest):

@@ -527,6 +527,47 @@ class LocalHostTests(SynchronousTestCase):
         )
 
 
+class StatusTests(_OptionsTestCase):
+    """The status page."""
+
+    def test_off(self) -> None:
+        config = self.server("127.0.0.1", "3").config
+        self.assertIsNone(config.status_at)
+
+    def test_where(self) -> None:
+        for text, expected in (
+            ("8080", ("127.0.0.1", 8080)),
+            ("0.0.0.0:9100", ("0.0.0.0", 9100)),
+            ("127.0.0.1:1", ("127.0.0.1", 1)),
+        ):
+            config = self.server("127.0.0.1", "3", "--status-port", text).config
+            self.assertEqual(config.status_at, expected)
+            self.assertEqual((config.status_linger_s, config.metrics_per_host), (0.0, False))
+
+    def test_more_of_it(self) -> None:
+        words = ("--status-port=80", "--status-linger", "10m", "--metrics-per-host")
+        config = self.server("127.0.0.1", "3", *words).config
+        self.assertEqual((config.status_linger_s, config.metrics_per_host), (600.0, True))
+
+    def test_refused(self) -> None:
+        for text in ("", "0", "65536", "http", "-1", "1 2", ":", "127.0.0.1:", "8080:127.0.0.1"):
+            line = self.refused_server("127.0.0.1", "3", f"--status-port={text}")
+            self.assertIn("must be a port from 1 to 65535", line)
+        for address, why in (
+            ("192.0.2.1", "no network interface of this host has this address"),
+            ("239.1.1.1", "not a group"),
+            ("localhost", "must be an IPv4 address"),
+            ("", "must be an IPv4 address"),
+        ):
+            line = self.refused_server("127.0.0.1", "3", f"--status-port={address}:8080")
+            self.assertIn(f"--status-port '{address}'" if "no network" not in why else why, line)
+            self.assertIn(why, line)
+        taken = self.refused_server("127.0.0.1", "3", "--status-port", "18383")
+        self.assertIn("is the port of the clients", taken)
+        for words in (("--status-linger", "5"), ("--metrics-per-host",)):
+            self.assertIn("needs --status-port", self.refused_server("127.0.0.1", "3", *words))
+
+
 class LadderTests(_OptionsTestCase):
     """For clients that are few, late or slow."""
 

@@ -21,7 +21,9 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 _CHECKOUT = Path(__file__).parent.parent
-_DEPENDENCIES = ("twisted", "automat", "crcmod", "crc32c", "rich", "zstandard")
+_PROJECT = (_CHECKOUT / "pyproject.toml").read_text("utf-8")
+[_LISTED] = re.findall(r"^dependencies = \[\n(.*?)^\]", _PROJECT, re.DOTALL | re.MULTILINE)
+_DEPENDENCIES = tuple(re.findall(r'^ *"([\w-]+)', _LISTED, re.MULTILINE))
 _BUILD_TOOLS = ("setuptools", "pip")
 _COMMANDS = ("kollacast-server", "kollacast-client")
 _PATIENCE_S = 600.0
@@ -158,6 +160,8 @@ class PackagingTests(SynchronousTestCase):
         modules = {path.relative_to(home) for path in home.rglob("*.py")}
         package = self.source / "kollacast"
         self.assertEqual(modules, {path.relative_to(package) for path in package.rglob("*.py")})
+        page = "from kollacast.status.page import page; print(len(page()[0]))"
+        self.assertGreater(int(self._output([self.python, "-c", page])), 10_000)
         # the plugin's folder is Twisted's own, and must outlive the plugin
         self._output([self.python, "-m", "pip", "uninstall", "--quiet", "--yes", "kollacast"])
         self.assertEqual(self._commands(), [])

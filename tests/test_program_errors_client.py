@@ -40,11 +40,12 @@ from kollacast.transport.receiver import MulticastReceiver
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.messages import Detach
 from kollacast.wire.parser import ServerStream
+from kollacast.wire.sealing import SEAL_SIZE
 from tests.simulation.image import MemorySink, MemorySource
 from tests.simulation.multicast import MemoryReceivePort
 from tests.simulation.network import Network
 from tests.simulation.runs import ClientRun
-from tests.simulation.settings import BUFFER_PACKETS, CAPACITY
+from tests.simulation.settings import BUFFER_PACKETS, CAPACITY, MTU
 from tests.simulation.testcase import MemoryTestCase
 
 _IMAGE = Random(3).randbytes(30 * BUFFER_PACKETS * CAPACITY + 7)
@@ -135,6 +136,12 @@ def _lossy(network: Network) -> None:
     _serve(network, clients=5, buffer_packets=60, min_clients=1, accept_timeout_s=5.0)
     for reads in ("coalesced", "frames", "plain", "plain", "plain"):
         network.join(reads=reads)
+
+
+def _sealed(network: Network) -> None:
+    """Packets that only those who take part can open."""
+    _serve(network, clients=1, buffer_packets=60, encrypt=True, mtu=MTU + SEAL_SIZE)
+    network.join()
 
 
 def _combined(network: Network) -> None:
@@ -309,6 +316,7 @@ def _server_that_stays(network: Network) -> None:
 
 _TRANSFERS: tuple[Callable[[Network], None], ...] = (
     _lossy,
+    _sealed,
     _combined,
     _secret,
     _plain,

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 
+from tests import hostile_images
 from tests.images_program import done as _done
 from tests.images_program import images as _images
 from tests.images_program import listed as _listed
@@ -326,10 +327,42 @@ async def test_bad_images_leave_the_version_before(crew: Crew, source: _Source) 
             assert pull(address, name, crew.folder / name.replace("/", "-")) == digest
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")
 @on_the_reactor
-async def test_image_larger_than_the_disk(crew: Crew, source: _Source) -> None:
-    """Which has room for the version before, and for half of the next."""
+async def test_images_that_were_made_to_do_harm(crew: Crew, source: _Source) -> None:
+    """Whatever comes, a host takes the next image; where it was is what it was, and no memory."""
+    good, root = crew.folder / "good.tgz", crew.folder / "host"
+    await _done(_images(crew, "pack", "--output", good, "storage", source.root))
+    for name, archive, reason in (
+        ("deep", hostile_images.deep(1900), "has a name of more than 1024 bytes"),
+        ("inodes", hostile_images.inodes(300, 124), "files and folders, in its first"),
+        ("records", hostile_images.overlapping_records(), "an extended header that makes no sense"),
+    ):
+        path = crew.file(name, hostile_images.compressed(archive))
+        server = crew.server("--input", str(path))
+        client = crew.client("--registry-root", str(root), prefix=_IN_LITTLE_MEMORY)
+        assert await ends(server, client) == [1, 1], client.errors
+        assert "cannot write the image: it" in client.lines[-1]
+        assert reason in client.lines[-1]
+        assert reason in server.lines[-1]
+        assert "Traceback" not in client.errors
+        assert not root.exists()
+    server = crew.server("--input", str(good))
+    client = crew.client("--registry-root", str(root), prefix=_IN_LITTLE_MEMORY)
+    assert await ends(server, client) == [0, 0], client.errors
+
+
+#: Address space of a client that unpacks; one such image took a gigabyte more.
+_IN_LITTLE_MEMORY = ("sh", "-c", 'ulimit -v 1100000; exec "$@"', "sh")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file system of its own needs root")
+@pytest.mark.parametrize("reserve", ["5", "0"])
+@on_the_reactor
+async def test_image_larger_than_the_disk(crew: Crew, source: _Source, reserve: str) -> None:
+    """Which has room for the version before, and for half of the next.
+
+    That is seen before it begins, or by the kernel where nothing is to stay free.
+    """
     image, older = crew.folder / "image.tgz", crew.folder / "older"
     await _done(_images(crew, "pack", "--output", image, "storage", source.root))
     await _done(_images(crew, "unpack", "--root", older, image))
@@ -342,10 +375,13 @@ async def test_image_larger_than_the_disk(crew: Crew, source: _Source) -> None:
     )
     server = crew.server("--input", str(image))
     client = crew.client(
-        "--registry-root", "small", prefix=("unshare", "-m", "sh", "-c", script, "sh")
+        *("--registry-root", "small", "--reserve", reserve),
+        prefix=("unshare", "-m", "sh", "-c", script, "sh"),
     )
     assert await ends(server, client) == [1, 1], client.errors
-    assert client.lines[-1] == ("kollacast-client: cannot write the image: No space left on device")
+    reason = "kollacast-client: cannot write the image: No space left on device"
+    assert client.lines[-1].startswith(reason)
+    assert client.lines[-1].endswith("(--reserve)") == (reserve != "0")
     assert "cannot write the image: No space left on device" in server.lines[-1]
     assert (crew.folder / "listing").read_text() == "1\n"
 

@@ -1484,8 +1484,10 @@ class OutcomeTests(_ServerTestCase):
     """What the operator and the report are told when it went well."""
 
     def test_the_report(self) -> None:
-        server = self.network.serve(MemorySource(_IMAGE, name="kolla.tgz", size=999), clients=2)
-        self.assertEqual(server.server.progress().bytes_total, 999)
+        server = self.network.serve(
+            MemorySource(_IMAGE, name="kolla.tgz", size=len(_IMAGE)), clients=2
+        )
+        self.assertEqual(server.server.progress().bytes_total, len(_IMAGE))
         self.others(1)
         raw = self.raw(BufferCtl, Sent)
         self.network.run_for(2.0)
@@ -1520,6 +1522,7 @@ class OutcomeTests(_ServerTestCase):
                 "packets_multicast": 13,
                 "packets_repaired": 0,
                 "packets_fetched": 0,
+                "packets_done": 14,
                 "packets_dropped": 7,
                 "packets_damaged": None,
                 "packets_forged": 2,

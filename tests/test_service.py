@@ -179,6 +179,80 @@ class StartNowTests(_RunCase):
         self.assertEqual(self.starts, 0)
 
 
+class _Page:
+    """A status page that the test ends."""
+
+    def __init__(self) -> None:
+        self.is_there = False
+        self.shown: list[tuple[Outcome, bool]] = []
+        self.over: Deferred[None] = Deferred()
+
+    def start(self) -> None:
+        self.is_there = True
+
+    def end(self, outcome: Outcome, *, at_once: bool) -> Deferred[None]:
+        self.shown.append((outcome, at_once))
+        return self.over
+
+
+class PageTests(_RunCase):
+    """A page where others watch."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.page = _Page()
+
+    def prepare(self) -> Running:
+        return Running(self.program, self.release, page=self.page)
+
+    def test_it_stays_for_as_long_as_it_wants(self) -> None:
+        self.start()
+        self.assertTrue(self.page.is_there)
+        self.program.ending.callback(_DONE)
+        # All but the process has ended by then.
+        self.assertEqual((self.announced, self.statuses), ([_DONE.line], [Status.OK]))
+        self.assertTrue(self.report.exists())
+        self.assertEqual((self.page.shown, self.releases), ([(_DONE, False)], 1))
+        self.assertEqual(self.reactor.stops, 0)
+        self.page.over.callback(None)
+        self.assertEqual(self.reactor.stops, 1)
+
+    def test_a_signal_while_it_stays(self) -> None:
+        made = self.start()
+        self.program.ending.callback(_DONE)
+        self.assertIsNone(made.stopService())
+        self.assertEqual(self.program.reasons, [])
+
+    def test_a_signal_before(self) -> None:
+        made = self.start()
+        over = made.stopService()
+        assert over is not None
+        self.program.ending.callback(_DONE)
+        self.assertEqual(self.page.shown, [(_DONE, True)])
+        self.assertNoResult(over)
+        self.page.over.callback(None)
+        self.successResultOf(over)
+        self.assertEqual(self.reactor.stops, 0)
+
+    def test_it_cannot_be_there(self) -> None:
+        def start() -> None:
+            raise OSError("cannot serve the status page at 127.0.0.1 port 80: Permission denied")
+
+        self.page.start = start  # type: ignore[method-assign]
+        self.page.over.callback(None)
+        self.start()
+        self.assertFalse(self.program.is_running)
+        self.assertEqual((self.statuses, self.reactor.stops), ([Status.FAILED], 1))
+        self.assertIn("Permission denied", self.announced[0])
+
+    def test_it_fails_in_the_end(self) -> None:
+        self.start()
+        self.page.over.errback(ZeroDivisionError())
+        self.program.ending.callback(_DONE)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual((self.statuses, self.reactor.stops), ([Status.OK], 1))
+
+
 class TroubleTests(_RunCase):
     def test_input_gone_since_the_check(self) -> None:
         def prepare() -> Running:

@@ -38,6 +38,7 @@ def _snapshot(*clients: ClientEntry, stage: Stage = Stage.SENDING) -> Snapshot:
         digests={"sha256": b"\xab\xcd"},
         packets_multicast=685,
         packets_coded=3,
+        packets_resent=4,
         bytes_multicast=1_003_000,
         bytes_tcp=3000,
         rate_bps=None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kollacast.packets.buffer import InconsistentBuffer
+from kollacast.receiving.output import TooLong
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class NoCopy(Exception):
 
 def failed_by(error: BaseException | None) -> Failed:
     """What an exception in the middle of a run means for it."""
-    if isinstance(error, NoCopy | InconsistentBuffer):
+    if isinstance(error, NoCopy | InconsistentBuffer | TooLong):
         return Failed(str(error))
     # Another source of the image would not help from here on.
     if isinstance(error, BrokenPipeError):

@@ -101,8 +101,16 @@ class LocalCopy:
         if self.output is None:
             digester = Digester(*self._digest_names(terms))
             self.output = Output(
-                self._sink, digester, self._disk, self._digest_worker, kept, self._failed
+                self._sink,
+                digester,
+                self._disk,
+                self._digest_worker,
+                kept,
+                self._failed,
+                terms.greeting.size,
             )
+            if terms.greeting.size is not None:
+                self._disk.run(self._sink.expect, terms.greeting.size).addErrback(self._failed)
             if kept:
                 _log.info(
                     "{kept} bytes are here already: going on behind them",
@@ -122,7 +130,9 @@ class LocalCopy:
         """
         assert self.output is not None
         assert self.terms is not None
-        name = self.terms.greeting.digest
+        name, size = self.terms.greeting.digest, self.terms.greeting.size
+        if size is not None and size != self.bytes_kept:
+            raise NoCopy(f"the image has {self.bytes_kept} bytes, and was announced with {size}")
         digests = self.digests = await self.output.digests()
         digest = digests[name]
         if self._is_given_up:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from kollacast.receiving.shape import Shape, Way
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, GroupInfo
-from kollacast.wire.structures import payload_capacity
+from kollacast.wire.sealing import SEAL_KEY_SIZE, SEAL_METHOD, SEAL_SIZE, Seal
+from kollacast.wire.structures import MIN_MTU, WireError, payload_capacity
 
 #: Payload bytes of the buffers that this client is willing to hold, where it has a say.
 _MEMORY = 64 * 1024 * 1024
@@ -35,12 +36,13 @@ class Terms:
     def is_same_image(self, other: Terms) -> bool:
         """Whether what was kept on these terms can be gone on with on the ``other`` ones."""
         mine, its = self.greeting, other.greeting
-        return (mine.image, mine.digest) == (its.image, its.digest) and other.shape.can_fetch
+        same = (mine.image, mine.digest, mine.size) == (its.image, its.digest, its.size)
+        return same and other.shape.can_fetch
 
 
 def of_greeting(greeting: Greeting) -> Terms:
-    """The terms of a server that speaks the kollacast dialect."""
-    capacity = payload_capacity(greeting.mtu)
+    """The terms of a server that speaks the kollacast dialect.  Raises WireError for none."""
+    capacity = _capacity(greeting)
     packets = max(_MEMORY // capacity, 1)
     buffer_packets = min(greeting.buffer_packets, packets)
     window = min(greeting.window, packets // buffer_packets)
@@ -55,15 +57,34 @@ def of_group_info(info: GroupInfo) -> Terms:
     return Terms(greeting, _shape(greeting, JASMINE, packets, window, _JASMINE_UNREAD), packets)
 
 
+def _seal(greeting: Greeting) -> Seal | None:
+    """What opens the packets.  Raises WireError where this host cannot."""
+    if greeting.seal is None:
+        return None
+    key = bytes.fromhex(greeting.seal_key)
+    if greeting.seal != SEAL_METHOD or len(key) != SEAL_KEY_SIZE:
+        raise WireError(f"packets are sealed by {greeting.seal}, in a way not known here")
+    return Seal(key, greeting.salt)
+
+
+def _capacity(greeting: Greeting) -> int:
+    """Payload bytes of a packet.  Raises WireError where the MTU leaves none."""
+    mtu = greeting.mtu - (0 if greeting.seal is None else SEAL_SIZE)
+    if mtu < MIN_MTU:
+        raise WireError(f"the peer's mtu {greeting.mtu} holds no sealed packet")
+    return payload_capacity(mtu)
+
+
 def _shape(
     greeting: Greeting, dialect: Dialect, buffer_packets: int, window: int, unread_packets: int
 ) -> Shape:
-    capacity = payload_capacity(greeting.mtu)
+    capacity = _capacity(greeting)
     return Shape(
         dialect=dialect,
         salt=greeting.salt,
         group=(greeting.group, greeting.port),
         source=greeting.source,
+        seal=_seal(greeting),
         mtu=greeting.mtu,
         capacity=capacity,
         buffer_packets=buffer_packets,

@@ -45,19 +45,19 @@ def makeService(options: ClientOptions) -> KollacastService:
     def prepare() -> Running:
         sink: Sink
         if root is not None:
-            sink = _registry_sink(reactor, root)
+            sink = _registry_sink(reactor, root, config.reserve)
         else:
-            sink = StreamSink(image_fd) if output is None else FileSink(output)
+            sink = StreamSink(image_fd) if output is None else FileSink(output, config.reserve)
         return Running(Client(reactor, config, sink), sink.abandon)
 
     return service_of(reactor, config, prepare)
 
 
-def _registry_sink(reactor: IMainReactor, root: str) -> Sink:
+def _registry_sink(reactor: IMainReactor, root: str, reserve: float) -> Sink:
     """A sink that unpacks; what it leaves of an image that is not whole goes before the process."""
     from kollacast.images.registry_sink import RegistrySink
 
-    sink = RegistrySink(root)
+    sink = RegistrySink(root, reserve=reserve)
 
     def clear() -> Deferred[None]:
         cleared = ThreadWorker(reactor, "clear").run(sink.clear)

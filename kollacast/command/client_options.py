@@ -64,6 +64,13 @@ class ClientOptions(CommandOptions):
             "What to be called in the server's report, default the host name.",
             partial(values.label, most_bytes=255),
         ),
+        option(
+            "reserve",
+            "Per cent of the file system that stay free, of bytes and of files; 0 lets an image"
+            " fill it.",
+            values.per_cent,
+            default=100 * ClientConfig.reserve,
+        ),
         *SHARED_PARAMETERS,
     ]
 
@@ -97,6 +104,7 @@ class ClientOptions(CommandOptions):
             any_source=bool(self["any-source"]),
             output_path=self["output"],
             registry_root=self["registry-root"],
+            reserve=self["reserve"] / 100,
         )
 
     def _check_output(self) -> None:

@@ -181,6 +181,18 @@ class ServerOptions(CommandOptions):
             "Bytes of the image, as in 3000000000 or 20G: nobody keeps an image of another size.",
             partial(values.size_bytes, least_bytes=1, most_bytes=1 << 62),
         ),
+        option(
+            "status-port",
+            "Serve a status page, /status.json and /metrics at this port of 127.0.0.1, or with"
+            " ADDRESS:PORT at another address of this host's, to whoever reaches it.",
+            values.listen_address_and_port,
+        ),
+        option(
+            "status-linger",
+            "Time for which the status page stays after the end, as in 90, 30s or 5m.",
+            partial(values.duration_s, least_s=0),
+            default=ServerConfig.status_linger_s,
+        ),
         *SHARED_PARAMETERS,
     ]
 
@@ -196,6 +208,11 @@ class ServerOptions(CommandOptions):
             "allow-empty",
             None,
             "Send an image of 0 bytes, too; by default it counts as a mistake, and nobody gets it.",
+        ],
+        [
+            "metrics-per-host",
+            None,
+            "Have each host in /metrics: several series for every one of them.",
         ],
     ]
 
@@ -222,6 +239,7 @@ class ServerOptions(CommandOptions):
         self._check_input()
         self._check_spool()
         self._check_clients()
+        self._check_status()
         self._check_file_to_write("report")
         self._check_apart("input", 0)
         self.config = ServerConfig(
@@ -248,6 +266,9 @@ class ServerOptions(CommandOptions):
             input_path=self["input"],
             spool_path=self["spool"],
             spool_bytes=self["spool-size"] or _SPOOL_BYTES,
+            status_at=self["status-port"],
+            status_linger_s=self["status-linger"],
+            metrics_per_host=bool(self["metrics-per-host"]),
         )
 
     def _expectation(self) -> Expectation:
@@ -282,6 +303,18 @@ class ServerOptions(CommandOptions):
             )
         if least is not None and least > self["clients"]:
             raise UsageError(f"--min-clients {least}: there are {self['clients']} clients in all")
+
+    def _check_status(self) -> None:
+        if self["status-port"] is None:
+            for name in ("status-linger", "metrics-per-host"):
+                if self[name]:
+                    raise UsageError(f"--{name}: is of the status page, and needs --status-port")
+            return
+        address, port = self["status-port"]
+        if address not in (values.ALL_ADDRESSES, values.LOOPBACK):
+            local_host.prove_local(address, "--status-port")
+        if port == self["port"]:
+            raise UsageError(f"--status-port {port}: is the port of the clients")
 
     def _check_spool(self) -> None:
         if self["unicast"] and self["spool"] is None and not is_read_twice(self["input"]):

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from constantly import NamedConstant
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.interfaces import IReactorCore, IReactorTime
 from twisted.logger import Logger, LogLevel
@@ -53,6 +53,16 @@ class Program(Protocol):
         """Tell the peers why and end the run early."""
 
 
+class Page(Protocol):
+    """Where others watch the run."""
+
+    def start(self) -> None:
+        """Be there from now on; raises OSError where it cannot."""
+
+    def end(self, outcome: Outcome, *, at_once: bool) -> Deferred[None]:
+        """Show how it went; fires once the process may end."""
+
+
 class Announce(Protocol):
     """Tells the operator of an event in one line."""
 
@@ -66,6 +76,7 @@ class Running:
     program: Program
     release: Callable[[], None]  #: gives it back, from any state, and wakes a thread that waits
     start_now: Callable[[], None] | None = None  #: begins with those who came, where that is a word
+    page: Page | None = None
 
 
 @dataclass(eq=False)
@@ -126,6 +137,8 @@ class KollacastService(Service):
         # Whatever is raised here, the reactor would log and forget, and do nothing for ever.
         try:
             self._running = self._prepare()
+            if self._running.page is not None:
+                self._running.page.start()
             ending = maybeDeferred(self._running.program.run)
             self._watch = ProgressWatch(self._clock, self._running.program.progress, self._display)
             if not ending.called:
@@ -159,6 +172,18 @@ class KollacastService(Service):
             _log.failure("while ending", event="ending-failed")
             status = outcome.status or Status.FAILED
         self._end_process_with(status)
+        self._end_page(outcome).addBoth(lambda _: self._leave())
+
+    def _end_page(self, outcome: Outcome) -> Deferred[None]:
+        if self._running is None or self._running.page is None:
+            return succeed(None)
+        page = self._running.page
+        ending: Deferred[None] = maybeDeferred(page.end, outcome, at_once=self._is_stopping)
+        return ending.addErrback(
+            lambda failure: _log.failure("while ending the page", failure, event="status-failed")
+        )
+
+    def _leave(self) -> None:
         if self._over is not None:
             self._over.callback(None)
         if not self._is_stopping:

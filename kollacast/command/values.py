@@ -18,6 +18,8 @@ from kollacast.files.digest import DIGEST_SIZE, KNOWN_DIGESTS, ExpectedDigest
 
 #: Listens on whatever addresses this host has.
 ALL_ADDRESSES = "0.0.0.0"
+#: Listens for this host alone.
+LOOPBACK = "127.0.0.1"
 #: No more digits than make sense, and than Python takes.
 _NUMBER = r"\d{1,30}(?:\.\d{1,30})?"
 _DURATION = re.compile(rf"({_NUMBER}|\.\d{{1,30}})\s*(s|m|h)?", re.ASCII)
@@ -75,6 +77,14 @@ def size_bytes(what: str, text: str, least_bytes: int, most_bytes: int) -> int:
     if not least_bytes <= size <= most_bytes:
         raise UsageError(f"{what} {text!r}: must be bytes, as in 500M or 20G")
     return size
+
+
+def per_cent(what: str, text: str) -> float:
+    """A part of a whole, from 0 to 90 per cent."""
+    match = re.fullmatch(rf"({_NUMBER})\s*%?", text.strip(), re.ASCII)
+    if match is None or float(match[1]) > 90:
+        raise UsageError(f"{what} {text!r}: must be per cent, as in 5 or 2.5, from 0 to 90")
+    return float(match[1])
 
 
 def expected_digest(what: str, text: str) -> ExpectedDigest:
@@ -169,6 +179,17 @@ def networks(what: str, text: str) -> tuple[ipaddress.IPv4Network, ...]:
                 f" host, {network} for the network"
             )
     return tuple(around)
+
+
+def listen_address_and_port(what: str, text: str) -> tuple[str, int]:
+    """A port, and the address to listen at, as ``ADDRESS:PORT`` or, for loopback, ``PORT``."""
+    address, colon, number = text.strip().rpartition(":")
+    if not re.fullmatch(r"\d{1,5}", number, re.ASCII) or not 1 <= int(number) <= 65535:
+        raise UsageError(
+            f"{what} {text!r}: must be a port from 1 to 65535, as in 8080, or the address of one"
+            " interface and a port, as in 10.0.0.1:8080"
+        )
+    return listen_address(what, address) if colon else LOOPBACK, int(number)
 
 
 def host_and_port(what: str, text: str) -> str:

@@ -35,6 +35,13 @@ class Sink(Protocol):
         `digest` is the image's, as in "sha256:2c26b4…", for a sink that makes a note of it.
         """
 
+    def expect(self, size: int) -> None:
+        """The image has so many bytes in all. Blocks.
+
+        Asked before the first `write`, and after `resume`. Raises OSError (ENOSPC) where they
+        have no room.
+        """
+
     def resume(self, identity: str, unit: int) -> int:
         """Take up what an earlier run has kept of the image called `identity`, if anything.
 
@@ -61,6 +68,9 @@ class OneWay:
     """What a `Sink` has in common with others where what is written stays written."""
 
     can_skip = False
+
+    def expect(self, size: int) -> None:
+        pass
 
     def mark(self, size: int | None) -> None:
         raise OSError(errno.ESPIPE, os.strerror(errno.ESPIPE))

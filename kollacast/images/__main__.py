@@ -25,6 +25,7 @@ from kollacast.command.service import describe
 from kollacast.command.streams import console, fill_closed_streams
 from kollacast.files.atomic_file import prove_writable
 from kollacast.files.digest import Digester, ExpectedDigest
+from kollacast.files.room import DEFAULT_RESERVE
 from kollacast.images.archive import read_storage
 from kollacast.images.catalog import Catalog, Image
 from kollacast.images.check import check_registry
@@ -194,6 +195,13 @@ def _parser() -> argparse.ArgumentParser:
     unpack.add_argument(
         "--root", metavar="DIR", required=True, help="the registry root; DIR/current is the image"
     )
+    unpack.add_argument(
+        "--reserve",
+        metavar="PERCENT",
+        type=partial(values.per_cent, "--reserve"),
+        default=100 * DEFAULT_RESERVE,
+        help="of the file system that stay free; default 5",
+    )
     unpack.set_defaults(run=_unpack)
 
     status = commands.add_parser("status", help="say which image a registry root has")
@@ -293,7 +301,7 @@ def _unpack(options: argparse.Namespace) -> None:
     with values.refusing(f"--root {options.root}: cannot be written"):
         prove_root(options.root)
     with _opened(options.file) as file:
-        is_new = unpack_file(file, options.root, console.write_line)
+        is_new = unpack_file(file, options.root, console.write_line, options.reserve / 100)
     if not is_new:
         console.write_line(f"{options.root}: has this image already")
 

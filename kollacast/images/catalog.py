@@ -6,7 +6,7 @@ in a directory or in an archive, is judged here, so the same storage is judged i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kollacast.images.layout import (
@@ -28,8 +28,10 @@ _MAX_ENTRIES = 100_000
 _MAX_MANIFESTS = 32 * 1024 * 1024
 #: Blobs and manifests of all images together, those of several counted for each.
 _MAX_PARTS = 1_000_000
-#: Remarks of a kind that are shown; the others are counted.
+#: Remarks of a kind, and names in one, that are shown; the others are counted.
 _SHOWN = 10
+#: Characters of a name; a sha512 has 135.
+_LONGEST_SHOWN = 135
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,8 @@ class Catalog:
             yield f"left out: {more} more"
         partial = [image for image in self.images() if image.absent]
         for image in partial[:_SHOWN]:
-            names = ", ".join(image.absent)
-            yield f"{image.name} is without what was never pushed of its index: {names}"
+            names = _some_of(image.absent)
+            yield f"{_short(image.name)} is without what was never pushed of its index: {names}"
         if partial[_SHOWN:]:
             yield f"and so are {len(partial) - _SHOWN} more images"
 
@@ -167,9 +169,8 @@ class Catalog:
             left -= len(parts)
         if problems:
             first, *others = problems
-            more = f" and {len(others) - _SHOWN} more" if others[_SHOWN:] else ""
-            also = f"; not whole, either: {', '.join(others[:_SHOWN])}{more}" if others else ""
-            raise BadImage(f"its image {first} {problems[first]}{also}")
+            also = f"; not whole, either: {_some_of(others)}" if others else ""
+            raise BadImage(f"its image {_short(first)} {problems[first]}{also}")
         return images, needed
 
     def _judge(self, repository: str, tag: str, most: int) -> tuple[Image, set[str]]:
@@ -254,6 +255,17 @@ class Catalog:
 def _prove_digest(text: str) -> None:
     if not is_digest(text):
         raise _LackingError(f"needs {quoted(text)}, a digest of no algorithm that is known here")
+
+
+def _some_of(names: Sequence[str]) -> str:
+    """The first ones, for a line, and how many there are beside."""
+    more = f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else ""
+    return ", ".join(map(_short, names[:_SHOWN])) + more
+
+
+def _short(name: str) -> str:
+    """A name of an image, or a digest, for a line."""
+    return name if len(name) <= _LONGEST_SHOWN else f"{name[: _LONGEST_SHOWN - 1]}…"
 
 
 def _list_of(digests: tuple[str, ...]) -> str:

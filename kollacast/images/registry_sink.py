@@ -15,6 +15,7 @@ from typing import BinaryIO, cast
 from twisted.logger import Logger
 
 from kollacast.files import fdio
+from kollacast.files.room import DEFAULT_RESERVE
 from kollacast.files.sink import OneWay
 from kollacast.images.archive import read_storage
 from kollacast.images.catalog import Catalog
@@ -31,16 +32,27 @@ _log = Logger()
 class RegistrySink(OneWay):
     """A `Sink` that makes a new current version in `root` once the image is verified."""
 
-    def __init__(self, root: str, say: Callable[[str], object] | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        say: Callable[[str], object] | None = None,
+        reserve: float = DEFAULT_RESERVE,
+    ) -> None:
         """Raises OSError when `root` cannot be used, or another process uses it.
+
+        `reserve` is the share of the file system that stays free.
 
         Once the image is committed, `say` is given each line about it that an operator should see.
         """
         self._say = say or _warn
-        self._versions = Versions(root)
+        self._versions = Versions(root, reserve)
         self._lending = fdio.Lending(lambda: self._unpacking.stop())
         self._is_committed = False
         self._unpacking = _Unpacking(self._versions)
+
+    def expect(self, size: int) -> None:
+        with self._lending.lend():
+            self._versions.expect(size)
 
     def write(self, views: Sequence[memoryview], offset: int) -> None:
         with self._lending.lend():

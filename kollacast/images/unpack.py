@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Callable
 from typing import BinaryIO
 
+from kollacast.files.room import DEFAULT_RESERVE
 from kollacast.images.registry_sink import RegistrySink
 from kollacast.images.tar import PIECE
 from kollacast.images.versions import read_record
 
 
-def unpack_file(file: BinaryIO, root: str, say: Callable[[str], object]) -> bool:
+def unpack_file(
+    file: BinaryIO, root: str, say: Callable[[str], object], reserve: float = DEFAULT_RESERVE
+) -> bool:
     """Make the image in `file` the current version in `root`; `say` what is to be known of it.
 
-    Returns False when it was that before. Raises OSError, BadImage among them, and then the
-    version before is still the current one.
+    `reserve` is the share of the file system that stays free. Returns False when it was that
+    before. Raises OSError, BadImage among them, and then the version before is still the current
+    one.
     """
     record = read_record(root)
-    if record is not None and record.bytes == os.fstat(file.fileno()).st_size:
+    found = os.fstat(file.fileno())
+    if record is not None and record.bytes == found.st_size:
         if record.digest == _read(file, None):
             return False
         file.seek(0)
-    sink = RegistrySink(root, say)
+    sink = RegistrySink(root, say, reserve)
     try:
+        if stat.S_ISREG(found.st_mode):
+            sink.expect(found.st_size)
         sink.commit(_read(file, sink))
     finally:
         sink.abandon()

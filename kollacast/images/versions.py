@@ -23,6 +23,8 @@ from typing import Any, BinaryIO
 from kollacast.files import trusted_path
 from kollacast.files.atomic_file import sync_folder
 from kollacast.files.removal import remove_tree
+from kollacast.files.room import DEFAULT_RESERVE, Room
+from kollacast.images.archive import Writer
 from kollacast.images.catalog import Image
 from kollacast.images.layout import Link, is_digest, parse, tag_link
 
@@ -53,10 +55,11 @@ class Record:
 class Versions:
     """The versions in one folder; only one object at a time, of all processes, may change them."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, reserve: float = DEFAULT_RESERVE) -> None:
         """Make the folder if need be. Raises OSError, also when another process is at it.
 
-        And when the place of a link to a version is taken by something else.
+        And when the place of a link to a version is taken by something else. `reserve` is the
+        share of the file system that stays free.
         """
         _prove_links(root)
         self._path = os.path.abspath(root)
@@ -64,6 +67,7 @@ class Versions:
         self._made: list[str] = []
         self._fds = ExitStack()
         self._part: int | None = None
+        self._room = Room(reserve)
         try:
             _make_folders(self._path, self._made)
             self._root = self._open(self._path)
@@ -91,6 +95,10 @@ class Versions:
                 os.rmdir(path)
         self._fds.close()
 
+    def expect(self, size: int) -> None:
+        """So many bytes are to come, or more. Raises OSError (ENOSPC) where they have no room."""
+        self._room.prove(self._folder, size)
+
     def begin(self) -> None:
         """Begin a version; what was begun before, by whomever, is removed. Raises OSError."""
         self.discard()
@@ -107,17 +115,18 @@ class Versions:
             self._part = None
 
     @contextmanager
-    def create(self, path: str) -> Iterator[BinaryIO]:
+    def create(self, path: str) -> Iterator[Writer]:
         """A new file in what was begun, in the place of one that is there. Raises OSError.
 
         When the context ends by an exception, there is none.
         """
         assert self._part is not None
         part = self._part
+        self._room.take(part, 0, files=1)
         with open(_new_file(part, path), "wb") as file:
             try:
                 os.fchmod(file.fileno(), _FILE_MODE)
-                yield file
+                yield _Roomed(file, self._room)
             except BaseException:
                 os.unlink(path, dir_fd=part)
                 raise
@@ -190,6 +199,18 @@ class Versions:
             os.unlink(temporary, dir_fd=self._root)
         os.symlink(target, temporary, dir_fd=self._root)
         os.rename(temporary, name, src_dir_fd=self._root, dst_dir_fd=self._root)
+
+
+class _Roomed:
+    """A file that is written as far as there is room."""
+
+    def __init__(self, file: BinaryIO, room: Room) -> None:
+        self._file = file
+        self._room = room
+
+    def write(self, data: bytes) -> None:
+        self._room.take(self._file.fileno(), len(data))
+        self._file.write(data)
 
 
 def read_record(root: str) -> Record | None:

@@ -65,6 +65,7 @@ class ServerConfig(Config):
     #: what the clients are called that are expected; None for whoever comes
     expected_names: frozenset[str] | None = None
     min_clients: int | None = None  #: enough to start when the time to wait is over
+    encrypt: bool = False  #: whether what is multicast is sealed
     unicast: bool = False  #: no multicast: every client fetches by TCP
     patience_s: float = 5.0  #: for which one client may hold up the others, or stay away
     rate_bps: int | None = None  #: bits a second on the wire; None lets the server find it
@@ -74,6 +75,9 @@ class ServerConfig(Config):
     input_path: str | None = None  #: file that holds the image; None for standard input
     spool_path: str | None = None  #: folder for a copy of what a pipe brings; None for no copy
     spool_bytes: int = 0  #: the most bytes of that copy
+    status_at: tuple[str, int] | None = None  #: address and port of the status page; None for none
+    status_linger_s: float = 0.0  #: for which it stays after the end
+    metrics_per_host: bool = False  #: whether its metrics have each host
 
     @property
     def has_names(self) -> bool:
@@ -94,3 +98,4 @@ class ClientConfig(Config):
     output_path: str | None = None  #: file for the image
     #: folder for the image, unpacked; standard output takes it where this and the file are None
     registry_root: str | None = None
+    reserve: float = 0.05  #: share of the file system that stays free

@@ -8,6 +8,9 @@ seqs say.
 
 A batch that is longer than the free slots goes on into the scratch buffer,
 and so nothing that has arrived already is ever overwritten.
+
+Packets that are sealed land in the scratch buffer, and are opened from there
+into another one, out of which they are copied likewise.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from kollacast.wire.messages import BufferCtl
 from kollacast.wire.packets import Opened, PacketCodec, header_at
 from kollacast.wire.parity import ParityRun
 from kollacast.wire.recipes import CONTROL_BASE
+from kollacast.wire.sealing import SEAL_SIZE, Seal
 from kollacast.wire.structures import SEQ_LIMIT
 
 #: The most packets of one batch: what recvmmsg is asked for at once, and more
@@ -53,6 +57,7 @@ class Intake:
     """The buffers that are being received, oldest first.
 
     ``coded`` says whether the reserved seqs mean coded repairs; packets are added to ``counts``.
+    With a ``seal`` only those are taken which it opens.
     """
 
     def __init__(
@@ -62,11 +67,15 @@ class Intake:
         *,
         coded: bool = True,
         counts: IntakeCounts | None = None,
+        seal: Seal | None = None,
     ) -> None:
         self.counts = counts or IntakeCounts()
         self.capacity = capacity
+        self._seal = seal
+        # Payload bytes of a full packet as it comes.
+        self._full = capacity + (0 if seal is None else SEAL_SIZE)
         # The first slots are for what is moved, the last ones for what overflows a landing.
-        self.scratch = PacketBuffer(capacity, RUN + BATCH)
+        self.scratch = PacketBuffer(self._full, RUN + BATCH)
         self.scratch.init(BufferCtl(0, 0, 0, RUN + BATCH))
         self._layout = self.scratch.layout
         self.stride = self._layout.stride
@@ -76,7 +85,12 @@ class Intake:
         #: Told the data of each control packet, between the packets that came before and after.
         self.control: Callable[[bytes], None] = lambda data: None
         self._expected = 0
-        self._full_sizes = (capacity,) * RUN
+        self._full_sizes = (self._full,) * RUN
+        # What the scratch slots hold, opened.
+        self._opened = self.scratch
+        if seal is not None:
+            self._opened = PacketBuffer(capacity, RUN)
+            self._opened.init(BufferCtl(0, 0, 0, RUN))
 
     def arm(self, buffer: PacketBuffer) -> None:
         """Receive into ``buffer`` from now on; its packets follow all others'."""
@@ -96,6 +110,8 @@ class Intake:
 
     def landing(self, most: int = BATCH) -> Landing:
         """The slots where the next batch most likely belongs, ``most`` of them up to `RUN`."""
+        if self._seal is not None:
+            return Landing(self.scratch, 0, most)
         buffer = self._buffer_of(self._expected)
         if buffer is not None:
             slot = self._expected - buffer.ctl.packet_id_base
@@ -117,6 +133,8 @@ class Intake:
     def is_expected(self, landing: Landing, slot: int) -> bool:
         """Whether what has come into a slot of the landing says that it belongs there."""
         buffer = landing.buffer
+        if buffer is self.scratch:
+            return True  # there no packet is out of place
         return self._codec.seq(buffer.headers, slot) == buffer.ctl.packet_id_base + slot
 
     def coalesced(self, landing: Landing, length: int, segment: int) -> None:
@@ -137,7 +155,7 @@ class Intake:
             self._take(landing.buffer, landing.slot, self._sizes(count, last))
             return
         if in_place:
-            self._take(landing.buffer, landing.slot, self._sizes(in_place, self.capacity))
+            self._take(landing.buffer, landing.slot, self._sizes(in_place, self._full))
         self._take(self.scratch, RUN, self._sizes(count - in_place, last))
 
     def frames(self, landing: Landing, lengths: Sequence[int]) -> None:
@@ -154,7 +172,7 @@ class Intake:
     def datagram(self, data: bytes) -> None:
         """One datagram of any shape, from any other place."""
         size = self._layout.payload_size(len(data))
-        if not 0 < size <= self.capacity:
+        if not 0 < size <= self._full:
             self.counts.damaged += 1
             return
         self.scratch.headers[header_at(0)] = data[:-size]
@@ -162,7 +180,7 @@ class Intake:
         self._take(self.scratch, 0, (size,))
 
     def _sizes(self, count: int, last: int) -> tuple[int, ...]:
-        if last == self.capacity:
+        if last == self._full:
             return self._full_sizes[:count]
         return (*self._full_sizes[: count - 1], last)
 
@@ -176,7 +194,7 @@ class Intake:
         """Verify the packets in these slots of ``store`` and place each."""
         count = len(sizes)
         payloads = store.payloads[slot : slot + count]
-        if sizes.count(self.capacity) != count:
+        if sizes.count(self._full) != count:
             if self._is_noise(store, slot, sizes):
                 return
             payloads = [p[: max(s, 0)] for p, s in zip(payloads, sizes, strict=True)]
@@ -202,7 +220,23 @@ class Intake:
             payloads = [p[: max(s, 0)] for p, s in zip(self.scratch.payloads, sizes, strict=False)]
             origin = 0
         opened = self._codec.open(store.headers, slot, payloads, sizes)
-        self._place(origin, opened, payloads, sizes)
+        if self._seal is None:
+            self._place(origin, opened, payloads, sizes)
+        else:
+            self._open(self._seal, opened, payloads)
+
+    def _open(self, seal: Seal, opened: Opened, sealed: list[memoryview]) -> None:
+        """Open and place what has come sealed."""
+        seqs, intact = opened
+        sizes = tuple([max(len(data) - SEAL_SIZE, 0) for data in sealed])
+        payloads = self._opened.payloads[: len(sizes)]
+        if sizes.count(self.capacity) != len(sizes):
+            payloads = [p[:s] for p, s in zip(payloads, sizes, strict=True)]
+        if 0 in sizes:
+            # No more than a tag, or less.
+            intact = bytes([ok if size else 0 for ok, size in zip(intact, sizes, strict=True)])
+        is_open = seal.open(seqs, intact, sealed, payloads)
+        self._place(0, Opened(seqs, is_open), payloads, sizes)
 
     def _is_noise(self, store: PacketBuffer, slot: int, sizes: tuple[int, ...]) -> bool:
         """Whether these are no packets at all: who sends such is to cost no more than a look."""
@@ -218,9 +252,9 @@ class Intake:
         payloads: list[memoryview],
         sizes: tuple[int, ...],
     ) -> None:
-        """Copy the packets in the scratch slots from ``origin`` on to where they belong.
+        """Copy the packets in the opened slots from ``origin`` on to where they belong.
 
-        ``sizes`` are what the datagrams held of their ``payloads``.
+        ``sizes`` are the bytes of their ``payloads``.
         """
         seqs, intact = opened
         start = 0
@@ -246,7 +280,7 @@ class Intake:
                     size = (end - start) * self.capacity
                     target = slot * self.capacity
                     source = (origin + start) * self.capacity
-                    buffer.payload[target : target + size] = self.scratch.payload[
+                    buffer.payload[target : target + size] = self._opened.payload[
                         source : source + size
                     ]
                     self.counts.placed += buffer.mark(slot, sizes[start:end])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from twisted.internet.defer import Deferred, FirstError, gatherResults, succeed
+from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, succeed
 from twisted.python.failure import Failure
 
 from kollacast.events.observer import Observer
@@ -25,10 +25,15 @@ _PIECE = 16 * 1024 * 1024
 Writer = Callable[[Sequence[memoryview]], Deferred[None]]
 
 
+class TooLong(Exception):
+    """More comes of an image than it was announced to have; the text says so."""
+
+
 class Output:
     """Keeps an image in ``sink``, in ``disk``'s thread, and digests it in another.
 
-    The first ``bytes_resumed`` are there already, of an earlier run.  Bytes are digested in
+    The first ``bytes_resumed`` are there already, of an earlier run.  No more than ``most_bytes``
+    are kept, where that is known.  Bytes are digested in
     order: as they come, where nothing before them is left to digest, else by
     reading them back once there is no gap before them.  ``failed`` is called with the
     failure of what cannot be kept: nothing goes on behind a gap.
@@ -42,8 +47,10 @@ class Output:
         digest_worker: Worker,
         bytes_resumed: int,
         failed: Callable[[Failure], None],
+        most_bytes: int | None = None,
     ) -> None:
         self.bytes_resumed = bytes_resumed
+        self._most_bytes = most_bytes
         self._digester = digester
         self._failed = failed
         self._sink = sink
@@ -93,6 +100,10 @@ class Output:
     # Writing.
 
     def _write(self, start: int, end: int, views: Sequence[memoryview]) -> Deferred[None]:
+        if self._most_bytes is not None and end > self._most_bytes:
+            failure = Failure(TooLong(f"the image goes on beyond its {self._most_bytes} bytes"))
+            self._failed(failure)
+            return fail(failure)
         self._under_way += 1
         self._handed_over.add(start, end)
         if not self._is_marked:

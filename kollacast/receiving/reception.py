@@ -91,7 +91,9 @@ class Reception:
         guard: Guard,
         first: int | None,
     ) -> None:
-        self.intake = Intake(codec, shape.capacity, coded=shape.dialect.codes, counts=tally)
+        self.intake = Intake(
+            codec, shape.capacity, coded=shape.dialect.codes, counts=tally, seal=shape.seal
+        )
         self.ended: Deferred[None] = Deferred()
         #: Called when buffers go by of which no datagram has come.
         self.silent: Callable[[Silence], None] = lambda silence: None

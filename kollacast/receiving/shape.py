@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from kollacast.wire.dialect import Dialect
+from kollacast.wire.sealing import Seal
 
 
 class Way(Enum):
@@ -25,6 +26,7 @@ class Shape:
     group: tuple[str, int]  #: address and port of the multicast group
     #: address of the only sender whose datagrams to the group are taken; None for everybody's
     source: str | None
+    seal: Seal | None  #: opens what comes by multicast; None where it crosses as it is
     mtu: int  #: bytes of the largest datagram
     capacity: int  #: payload bytes of a packet
     buffer_packets: int  #: the most packets of a buffer

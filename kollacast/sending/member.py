@@ -343,7 +343,7 @@ class Member:
             self._requested.popleft()
         self.packets_owed -= len(seqs)
         self._owed.discard(seqs)
-        self._repairs.resending(len(seqs) * capacity)
+        self._repairs.resending(len(seqs))
         for buffer, run in groupby(seqs, self._repairs.window.held):
             if buffer is not None:
                 slots = [slot for seq in run if (slot := buffer.slot_of(seq)) is not None]

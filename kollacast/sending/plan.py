@@ -16,6 +16,7 @@ from kollacast.operator.expectation import Expectation
 from kollacast.wire.checksum import Engine
 from kollacast.wire.dialect import DIALECTS, Dialect
 from kollacast.wire.packets import PacketCodec
+from kollacast.wire.sealing import SEAL_SIZE, new_key
 from kollacast.wire.structures import payload_capacity
 
 #: Payload bytes of a buffer unless ``--buffer-packets`` says otherwise.  Each client's losses are
@@ -35,6 +36,7 @@ class Plan:
     dialect: Dialect
     salt: int  #: seeds the checksums of packets
     codec: PacketCodec
+    seal_key: bytes | None  #: seals what is multicast; None where it crosses as it is
     capacity: int  #: payload bytes of a packet
     buffer_packets: int  #: the most packets of a buffer
     window: int  #: the most buffers in flight
@@ -81,7 +83,7 @@ def offer(config: ServerConfig, engine: Engine, size: int | None, identity: str 
     ``identity`` tells apart all images that are read again; None where this one is not.
     """
     dialect = DIALECTS[config.dialect_name]
-    capacity = payload_capacity(config.mtu)
+    capacity = payload_capacity(config.mtu - (SEAL_SIZE if config.encrypt else 0))
     wanted = _BUFFER_BYTES * max(config.clients, _CLIENTS_A_BUFFER) // _CLIENTS_A_BUFFER
     default = max(min(wanted, _MAX_BUFFER_BYTES) // capacity, 1)
     salt = secrets.randbits(32) if dialect.seeds_crc else 0
@@ -89,6 +91,7 @@ def offer(config: ServerConfig, engine: Engine, size: int | None, identity: str 
         dialect=dialect,
         salt=salt,
         codec=dialect.codec(salt, engine),
+        seal_key=new_key() if config.encrypt else None,
         capacity=capacity,
         buffer_packets=min(config.buffer_packets or default, dialect.max_announced),
         window=min(config.window or _WINDOW, dialect.max_window),

@@ -109,6 +109,8 @@ class Repairs:
         self._coding = Coding(clock, sender, plan.capacity)
         # Whoever asks again has solved before for what it lacks.
         self._first_times, self._later_times = AnswerTimes(), AnswerTimes()
+        #: Repairs that left by TCP.
+        self.packets_resent = 0
         #: How often clients have been told to ask anew.
         self.rounds_told = 0
         self._is_stopped = False
@@ -192,12 +194,13 @@ class Repairs:
         current.gathering.unheard.discard(client)
         self._decide_if_all(current)
 
-    def resending(self, size: int) -> None:
-        """So many bytes of retransmissions are about to leave by TCP."""
+    def resending(self, packets: int) -> None:
+        """So many packets are about to leave once more, by TCP."""
+        self.packets_resent += packets
         # In stop-and-wait the link is free again before the next buffer leaves, and who waits for
         # that in the jasmine dialect does not do so for long.
         if self.plan.dialect.max_window > 1:
-            self._pacer.sent(size)
+            self._pacer.sent(packets * self.plan.capacity)
 
     def left(self, client: Requester) -> None:
         """``client`` is out, and not waited for."""

@@ -10,6 +10,7 @@ from kollacast.sending.plan import Plan
 from kollacast.server.admission import Situation
 from kollacast.wire import proof
 from kollacast.wire.greeting import Challenge, Greeting, GroupInfo, Response
+from kollacast.wire.sealing import SEAL_METHOD
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Credentials:
             window=offer.window,
             digest=offer.digest,
             source=config.local_ip if config.local_ip != _ANY else None,
+            seal=None if offer.seal_key is None else SEAL_METHOD,
+            seal_key="" if offer.seal_key is None else offer.seal_key.hex(),
             coding=offer.coding,
             name=name,
             size=offer.size,

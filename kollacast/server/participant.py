@@ -491,6 +491,7 @@ class Participant:
     def leave(self, how: Departure = Departure.PUT_OUT) -> None:
         if self.fetching is not None:
             self.fetching.stop()
+        self.record.packets_done = self.packets_done
         # In this order: a barrier that falls for want of clients must not go on to the end.
         self._host.left(self, how)
         member, self.member = self.member, None

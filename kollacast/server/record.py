@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 from kollacast.operator.findings import HostFacts
 from kollacast.wire.messages import Report
@@ -31,6 +32,7 @@ class ClientRecord:
     packets_multicast: int | None = None
     packets_repaired: int = 0
     packets_fetched: int = 0
+    packets_done: int = 0  #: up to which packet of the image it has all, as far as is known
     #: Datagrams for which its kernel had no room; what that has put together counts as one.
     packets_dropped: int | None = None
     packets_damaged: int | None = None  #: datagrams that were not this session's, or damaged
@@ -44,12 +46,16 @@ class ClientRecord:
 
     def copy(self) -> ClientRecord:
         """The same at this moment; made for each of a thousand hosts, again and again."""
-        return ClientRecord(*_VALUES(self))
+        return ClientRecord(*_values(self))
 
     @property
     def loss(self) -> float | None:
         """The share of packets multicast to it that did not reach it; None where none were."""
         return self.packets_lost / self.packets_sent if self.packets_sent else None
+
+    def fields(self) -> dict[str, Any]:
+        """By name, in their order."""
+        return dict(zip(_NAMES, _values(self), strict=True))
 
     def facts(self) -> HostFacts:
         """What is to be judged by."""
@@ -84,4 +90,5 @@ class ClientRecord:
         self.seconds_writing = report.measure("seconds_writing")
 
 
-_VALUES = attrgetter(*(field.name for field in fields(ClientRecord)))
+_NAMES = tuple(ClientRecord.__dataclass_fields__)
+_values = attrgetter(*_NAMES)

@@ -221,15 +221,16 @@ class Roster:
 
 def _entry(record: ClientRecord, client: Participant | None) -> ClientEntry:
     if client is None:
-        return ClientEntry(record.copy(), None)
+        return ClientEntry(record.copy(), None, packets_done=record.packets_done)
     member = client.member
     account = record.copy()
+    account.packets_done = client.packets_done
     if member is not None:
         account.seconds_answering = round(account.seconds_answering + member.answering_s, 3)
     return ClientEntry(
         account,
         state_of(client.talk),
-        packets_done=client.packets_done,
+        packets_done=account.packets_done,
         owes=client.owes,
         owed_s=client.owed_s(),
         packets_owed=0 if member is None else member.packets_owed,

@@ -19,9 +19,10 @@ from kollacast.files.spool import Spool
 from kollacast.operator.config import ServerConfig
 from kollacast.operator.expectation import UnexpectedImage
 from kollacast.operator.outcome import Outcome, Progress
+from kollacast.packets.sealed_run import SealedRun
 from kollacast.sending.history import History
 from kollacast.sending.patience import Patience
-from kollacast.sending.plan import offer
+from kollacast.sending.plan import Plan, offer
 from kollacast.sending.ration import Ration
 from kollacast.sending.transfer import Transfer
 from kollacast.server.connection import ClientFactory
@@ -30,9 +31,10 @@ from kollacast.server.lobby import Lobby
 from kollacast.server.session import Session
 from kollacast.server.snapshot import ClientEntry, Snapshot
 from kollacast.transport.pacing import Pacer
-from kollacast.transport.sender import MulticastProtocol, open_sender
+from kollacast.transport.sender import MOST_AT_ONCE, MulticastProtocol, open_sender
 from kollacast.transport.worker import MakeWorker, ThreadWorker
 from kollacast.wire.checksum import best_crc32c
+from kollacast.wire.sealing import Seal
 
 _log = Logger()
 
@@ -48,6 +50,13 @@ _UNPROVED = (
 )
 
 SenderFactory = Callable[[IReactor, MulticastProtocol, str, int], "Port"]
+
+
+def _sealed_run(plan: Plan) -> SealedRun | None:
+    """By way of which packets leave, where they are sealed."""
+    if plan.seal_key is None:
+        return None
+    return SealedRun(Seal(plan.seal_key, plan.salt), plan.codec, plan.capacity, MOST_AT_ONCE)
 
 
 class Port(Protocol):
@@ -94,6 +103,7 @@ class Server:
             pacer,
             (config.group, config.port),
             descending=plan.dialect.descending,
+            sealed_run=_sealed_run(plan),
         )
         ration = Ration(reactor, lambda: self._sender.bytes_sent)
         history = History(source, spool, looking_back, ration)
@@ -203,6 +213,7 @@ class Server:
             bytes_done=transfer.bytes_done if transfer else 0,
             digests=transfer.digests if transfer else {},
             packets_multicast=self._sender.packets_sent,
+            packets_resent=transfer.repairs.packets_resent if transfer else 0,
             bytes_multicast=self._sender.bytes_sent,
             bytes_tcp=self._factory.bytes_sent,
             rate_bps=self._pacer.rate_bps,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from kollacast.operator.config import ServerConfig
@@ -19,7 +19,8 @@ from kollacast.server.record import ClientRecord
 #: So many clients that are without the image are named in a line; the report has all.
 _MOST_NAMES = 10
 
-_PHASES = {
+#: What an operator calls each stage.
+PHASES = {
     Stage.STARTING: "starting",
     Stage.GATHERING: "waiting for clients",
     Stage.SENDING: "sending",
@@ -76,6 +77,7 @@ class Snapshot:
     digests: Mapping[str, bytes]  #: of the image by their names, once all of it is read
     packets_multicast: int
     packets_coded: int
+    packets_resent: int  #: repairs by TCP
     bytes_multicast: int  #: that left by multicast, with the headers of packets
     bytes_tcp: int  #: that left by TCP
     rate_bps: float | None  #: at which multicast may leave; None for no limit
@@ -90,7 +92,7 @@ class Snapshot:
     def progress(self, most_hosts: int = 0) -> Progress:
         """How far the run is, and so many of its slowest hosts, where any are asked for."""
         return Progress(
-            phase=_PHASES[self.stage],
+            phase=PHASES[self.stage],
             bytes_done=self.bytes_done,
             bytes_total=self.plan.size,
             clients=self.verified if self.stage is Stage.ENDED else self.present,
@@ -238,5 +240,5 @@ class Snapshot:
             "reason": reason,
             "failsafe": self.config.failsafe,
             "diagnosis": self.findings(),
-            "clients": [asdict(entry.account) for entry in self.clients],
+            "clients": [entry.account.fields() for entry in self.clients],
         }

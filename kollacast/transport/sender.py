@@ -25,11 +25,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from kollacast.packets.buffer import PacketBuffer
+from kollacast.packets.sealed_run import SealedRun
 from kollacast.transport import diagnosis, segments
 from kollacast.transport.multicast import LINUX, SOL_UDP, UDP_SEGMENT, MulticastPort
 from kollacast.transport.outage import Outage
 from kollacast.transport.pacing import Pacer
 from kollacast.wire.packets import PacketCodec
+from kollacast.wire.sealing import SEAL_SIZE
 from kollacast.wire.structures import IP_UDP_HEADER_SIZE
 
 _log = Logger()
@@ -38,6 +40,8 @@ _log = Logger()
 _MAX_DATAGRAM = 65507
 #: UDP_MAX_SEGMENTS of Linux.
 _MAX_SEGMENTS = 64
+#: Packets that leave in one batch, at the most.
+MOST_AT_ONCE = segments.MOST * _MAX_SEGMENTS
 #: Batches handed to the kernel before the reactor gets its turn again.
 _BATCHES_A_TURN = 8
 #: The kernel's queue behind the socket, which is twice this: 12 ms at 1 Gbit/s.  Short enough
@@ -93,7 +97,9 @@ class MulticastProtocol(DatagramProtocol):
         group: tuple[str, int],
         *,
         descending: bool,
+        sealed_run: SealedRun | None = None,
     ) -> None:
+        """With ``sealed_run`` packets leave by way of it, sealed; never ``descending`` then."""
         self._clock = clock
         self._codec = codec
         self._pacer = pacer
@@ -103,6 +109,7 @@ class MulticastProtocol(DatagramProtocol):
         self._urgent: deque[_Job] = deque()
         self._bits = 0
         self._wake: IDelayedCall | None = None
+        self._sealed_run = sealed_run
         self._segments = LINUX
         # Whether segments were refused, and single packets have not shown yet that it is these.
         self._doubts_segments = False
@@ -227,6 +234,8 @@ class MulticastProtocol(DatagramProtocol):
     def _send_batch(self, job: _Job) -> bool:
         """Send the job's next batch; False when the kernel takes none now."""
         stride = job.buffer.layout.stride
+        if self._sealed_run is not None:
+            stride += SEAL_SIZE
         left = job.buffer.ctl.pkt_count - job.done
         large = min(_MAX_DATAGRAM // stride, _MAX_SEGMENTS) if self._segments else 1
         most = (
@@ -275,7 +284,16 @@ class MulticastProtocol(DatagramProtocol):
         if job.sealed < end:
             self._seal(job.buffer, job.sealed, end - job.sealed)
             job.sealed = end
-        return sender.send(job.buffer, job.done, count, large)
+        buffer, first, count = self._leaving(job.buffer, job.done, count)
+        return sender.send(buffer, first, count, min(large, count))
+
+    def _leaving(
+        self, buffer: PacketBuffer, first: int, count: int
+    ) -> tuple[PacketBuffer, int, int]:
+        """Where up to ``count`` packets are as they cross the network: buffer, slot, how many."""
+        if self._sealed_run is None:
+            return buffer, first, count
+        return self._sealed_run.buffer, *self._sealed_run.hold(buffer, first, count)
 
     def _send_one(self, job: _Job, count: int) -> int:
         """The same by Python's own call, and no more than one large datagram."""
@@ -287,9 +305,10 @@ class MulticastProtocol(DatagramProtocol):
             if job.done == 0 and buffer.ctl.buffer_size % buffer.capacity:
                 count = 1
             first = left - count
-        payloads = self._seal(buffer, first, count)
+        self._seal(buffer, first, count)
+        buffer, first, count = self._leaving(buffer, first, count)
         vector = buffer.vector(first, count)
-        vector[-1] = payloads[-1]
+        vector[-1] = buffer.slots(first + count - 1, 1)[0]
         if self._descending:
             vector = [view for slot in range(count - 1, -1, -1) for view in vector[2 * slot :][:2]]
         stride = buffer.layout.stride
@@ -299,10 +318,10 @@ class MulticastProtocol(DatagramProtocol):
         self.transport.socket.sendmsg(vector, ancillary, 0, self._group)
         return count
 
-    def _seal(self, buffer: PacketBuffer, first: int, count: int) -> list[memoryview]:
+    def _seal(self, buffer: PacketBuffer, first: int, count: int) -> None:
+        """Make headers, as packets have them by TCP, too."""
         payloads = buffer.slots(first, count)
         self._codec.seal(buffer.headers, first, buffer.ctl.packet_id_base + first, payloads)
-        return payloads
 
     def _finish(self, job: _Job) -> None:
         elapsed = self._clock.seconds() - job.began_at

@@ -13,7 +13,7 @@ import re
 import socket
 import struct
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kollacast.wire.structures import (
@@ -108,7 +108,8 @@ class Greeting:
     """What a kollacast server says of the session, to everyone who connects.
 
     ``salt`` seeds the packets' CRC; ``source`` is the address that multicast comes from, None
-    where that is not known; ``size`` is the image's in bytes, None
+    where that is not known, and ``seal`` names how it is sealed, with ``seal_key`` in hexadecimal
+    digits; ``size`` is the image's in bytes, None
     where it is not known; ``coding`` says that losses of several clients may
     be mended by one coded packet.
 
@@ -131,6 +132,8 @@ class Greeting:
     window: int
     digest: str
     source: str | None = None
+    seal: str | None = None
+    seal_key: str = field(default="", repr=False)
     coding: bool = False
     name: str | None = None
     size: int | None = None
@@ -161,6 +164,7 @@ class Greeting:
         if mtu < MIN_MTU:
             raise WireError(f"the peer's mtu {mtu} holds no packet")
         source = fields.get("source")
+        seal = fields.get("seal")
         size = fields.get("size")
         name = fields.get("name")
         failsafe = fields.get("failsafe")
@@ -174,6 +178,8 @@ class Greeting:
             window=_number(fields.get("window"), "window", 1, 64),
             digest=clean_text(fields.get("digest", "")),
             source=None if source is None else _source(source),
+            seal=None if seal is None else clean_text(seal),
+            seal_key=_identity(fields.get("seal_key", "")),
             coding=fields.get("coding") is True,
             name=None if name is None else clean_text(name),
             size=None if size is None else _number(size, "size", 0, 1 << 63),

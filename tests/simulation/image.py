@@ -80,6 +80,11 @@ class MemorySink:
     def can_skip(self) -> bool:
         return not self.is_stream
 
+    def expect(self, size: int) -> None:
+        self._refuse_if_abandoned()
+        if self._room is not None and size > self._room:
+            raise system_error(errno.ENOSPC)
+
     def write(self, views: Sequence[memoryview], offset: int) -> None:
         assert not self.is_committed, "a write after the commit"
         self._refuse_if_abandoned()
