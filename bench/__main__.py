@@ -100,7 +100,7 @@ def _measure(options: argparse.Namespace) -> Iterator[tuple[Row, dict[str, Any]]
 
 def _contenders(options: argparse.Namespace, row: Row) -> list[Contender]:
     if row.is_simulated:
-        return [KollacastToCrowd()]
+        return [KollacastToCrowd(digest="tree")]
     return [*sweep()] if row.goal is None else options.contenders
 
 

@@ -18,8 +18,11 @@ from fuzz import checks
 from kollacast.events.guard import Guard
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.control import ControlReader
+from kollacast.receiving.signatures import Signatures
+from kollacast.receiving.tally import Tally
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.messages import BufferCtl, Control, Notice, Repaired
+from kollacast.wire.recipes import CONTROL_BASE
 from kollacast.wire.structures import Tag, WireError
 
 #: What is heard of no server.
@@ -67,7 +70,12 @@ class _Run:
     def __init__(self) -> None:
         self._clock = Clock()
         self._reader = ControlReader(
-            self._clock, cast(ServerConnection, self), KOLLACAST, self._hear, Guard(_failed)
+            self._clock,
+            cast(ServerConnection, self),
+            KOLLACAST,
+            Signatures(self._clock, None, Tally()),
+            self._hear,
+            Guard(_failed),
         )
         # The number that was heard last; None until TCP says where the stream begins.
         self._last: int | None = None
@@ -81,7 +89,7 @@ class _Run:
 
     def by_multicast(self, data: bytes) -> None:
         self._look(data)
-        self._reader.by_multicast(data)
+        self._reader.by_multicast(CONTROL_BASE, data)
 
     def by_tcp(self, data: bytes) -> bool:
         """Whether the server is heard on."""

@@ -26,9 +26,9 @@ from kollacast.wire.messages import (
     Report,
     Request,
     Sent,
-    TaggedMessage,
 )
 from kollacast.wire.recipes import parity_seq
+from kollacast.wire.tagged import TaggedMessage
 
 #: What opens a session of the kollacast dialect.
 _GREETING = Greeting("ab12", 7, "239.1.2.3", 4000, 1500, 4, 2, "sha256", coding=True, fetch=True)

@@ -243,7 +243,7 @@ def _received(
     """What was counted and told, and what lies in the buffers in the end."""
     intake = Intake(dialect.codec(_SALT, _ENGINE), _CAPACITY, coded=dialect is KOLLACAST)
     told: list[bytes] = []
-    intake.control = told.append
+    intake.control = lambda seq, data: told.append(data)
     buffers = [_Buffer(ctl) for ctl in _CTLS]
     for buffer in buffers:
         intake.arm(buffer)

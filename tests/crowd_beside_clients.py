@@ -115,6 +115,8 @@ async def test_simulated_hosts_cost_what_clients_do(crew: Crew, hosts: int, size
     image = image_of(size)
     packets = -(-len(image) // 1460)
     words = ["--input", str(crew.file("image", image)), "--report", "server.json", "--rate", _PACE]
+    # What simulated hosts are told is all that they know.
+    words += ["--digest", "tree"]
     clients = await _undisturbed(_of_clients, crew, hosts, words)
     crowd = await _undisturbed(_of_a_crowd, crew, hosts, words)
     for figures in (clients, crowd):

@@ -22,7 +22,19 @@ from tests.vectors import PROPERTY
 
 def _shape(dialect: Dialect, window: int) -> Shape:
     return Shape(
-        dialect, 7, ("239.1.1.1", 18383), None, None, 1500, 1460, 8192, window, 1 << 20, True
+        dialect,
+        7,
+        ("239.1.1.1", 18383),
+        None,
+        None,
+        1500,
+        1460,
+        8192,
+        window,
+        1 << 20,
+        True,
+        False,
+        None,
     )
 
 

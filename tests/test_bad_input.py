@@ -100,7 +100,7 @@ class _Destination:
         (f"{LOOPBACK} 0", "number_of_clients '0': must be a whole number from 1 to 65535"),
         (f"{LOOPBACK} -3", "number_of_clients '-3': must be a whole number from 1 to 65535"),
         (f"{LOOPBACK} four", "number_of_clients 'four': must be a whole number from 1 to 65535"),
-        (f"{LOOPBACK} 1 --mtu 67", "--mtu '67': must be a whole number from 68 to 65535"),
+        (f"{LOOPBACK} 1 --mtu 143", "--mtu '143': must be a whole number from 144 to 65535"),
         (
             f"{LOOPBACK} 1 --dialect jasmine --mtu 9000",
             "--mtu 9000: a jasmine client takes datagrams of up to 1500 bytes",

@@ -43,7 +43,7 @@ from tests.simulation.image import MemorySink
 from tests.simulation.network import Network
 from tests.simulation.raw_ends import RawServer
 from tests.simulation.runs import ClientRun
-from tests.simulation.settings import BUFFER_PACKETS, CAPACITY, GROUP, PORT, SERVER_IP
+from tests.simulation.settings import BUFFER_PACKETS, CAPACITY, GROUP, MTU, PORT, SERVER_IP
 from tests.simulation.testcase import MemoryTestCase
 
 _BUFFER = BUFFER_PACKETS * CAPACITY
@@ -337,7 +337,7 @@ class GreetingTests(_ClientTestCase):
             "salt": server.salt,
             "group": GROUP,
             "port": PORT,
-            "mtu": 68,
+            "mtu": MTU,
             "buffer_packets": BUFFER_PACKETS,
             "window": 2,
             "digest": "sha256",
@@ -836,7 +836,10 @@ class OffenceTests(_ClientTestCase):
             ((2, _BUFFER, 3, 4), "a buffer is announced that begins with seq 3"),
             ((2, _BUFFER, 5, 4), "a buffer is announced that begins with seq 5"),
             ((2, 9 * CAPACITY, 4, 9), "a buffer of 9 packets is announced, 4 is the limit"),
-            ((2, 57, 4, 2), "a buffer of 2 packets cannot hold 57 bytes"),
+            (
+                (2, 2 * CAPACITY + 1, 4, 2),
+                f"a buffer of 2 packets cannot hold {2 * CAPACITY + 1} bytes",
+            ),
             ((2, 1, 4, 2), "a buffer of 2 packets cannot hold 1 bytes"),
             ((2, 1, 4, 0), "a buffer of 0 packets cannot hold 1 bytes"),
             ((2, 56, 0x7FFFFFFF, 2), "a buffer reaches into the reserved seqs from 0x80000000 up"),
@@ -876,7 +879,9 @@ class OffenceTests(_ClientTestCase):
 
     def test_an_answer_that_is_too_large(self) -> None:
         self._offend(
-            0, lambda server: server.repair(0, bytes(29)), "a packet of 29 bytes, 28 is the limit"
+            0,
+            lambda server: server.repair(0, bytes(CAPACITY + 1)),
+            f"a packet of {CAPACITY + 1} bytes, {CAPACITY} is the limit",
         )
 
     def test_an_answer_without_the_packet(self) -> None:

@@ -18,9 +18,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.receiving.control import ControlReader
+from kollacast.receiving.signatures import Signatures
+from kollacast.receiving.tally import Tally
 from kollacast.sending.control import ControlStream
+from kollacast.sending.signed_packets import SignedPackets
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.messages import Ask, BufferCtl, Control, Notice, Repaired, Sent
+from kollacast.wire.recipes import CONTROL_BASE
+from kollacast.wire.signature import Signer, Verifier
 from kollacast.wire.structures import MIN_MTU, WireError, payload_capacity
 from tests.vectors import PROPERTY
 
@@ -69,6 +74,7 @@ class _ControlReaderTest(SynchronousTestCase):
             self.clock,
             self.connection,  # type: ignore[arg-type]
             KOLLACAST,
+            Signatures(self.clock, None, Tally()),
             self.hear,
             Guard(self.failures.append),
         )
@@ -87,7 +93,7 @@ class _ControlReaderTest(SynchronousTestCase):
         self.reader.by_tcp(_part(first, last, oldest))
 
     def by_multicast(self, first: int, last: int, oldest: int = 1) -> None:
-        self.reader.by_multicast(_part(first, last, oldest).data(KOLLACAST))
+        self.reader.by_multicast(CONTROL_BASE, _part(first, last, oldest).data(KOLLACAST))
 
     def assert_heard(self, last: int, first: int = 1) -> None:
         """The notices from ``first`` to ``last``, each once."""
@@ -299,10 +305,10 @@ class NonsenseTests(_ControlReaderTest):
         ):
             self.open()
             self.by_tcp(1, 1)
-            self.reader.by_multicast(data)
+            self.reader.by_multicast(CONTROL_BASE, data)
             self.assert_heard(1)
             self.assertEqual(self.connection.asked, [1], data)
-            self.reader.by_multicast(data)
+            self.reader.by_multicast(CONTROL_BASE, data)
             self.assertEqual(self.connection.asked, [1], data)
             self.by_tcp(2, 3)
             self.by_multicast(1, 6)
@@ -312,8 +318,8 @@ class NonsenseTests(_ControlReaderTest):
     def test_what_stands_before_it_counts(self) -> None:
         self.by_tcp(1, 1)
         data = Control(1, 1, (*_NOTICES[:3], _NONSENSE)).data(KOLLACAST)
-        self.reader.by_multicast(data)
-        self.reader.by_multicast(data)
+        self.reader.by_multicast(CONTROL_BASE, data)
+        self.reader.by_multicast(CONTROL_BASE, data)
         self.assert_heard(3)
         self.assertEqual(self.connection.asked, [3])
         self.by_tcp(4, 6)
@@ -323,7 +329,7 @@ class NonsenseTests(_ControlReaderTest):
         self.by_tcp(1, 1)
         for _ in range(5):
             self.run_for(0.2)
-            self.reader.by_multicast(b"noise")
+            self.reader.by_multicast(CONTROL_BASE, b"noise")
         self.assertEqual((self.connection.asked, self.connection.times), ([1], [0.2]))
         self.by_tcp(2, 2)
         self.assertEqual(self.connection.asked, [1, 2])
@@ -356,8 +362,10 @@ class NonsenseTests(_ControlReaderTest):
         for oldest, first in ((1, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (1, 3), (3, 3)):
             self.open()
             self.by_tcp(1, 1)
-            self.reader.by_multicast(Control(oldest, first, (_NONSENSE,)).data(KOLLACAST))
-            self.reader.by_multicast(Control(oldest, first, ()).data(KOLLACAST))
+            self.reader.by_multicast(
+                CONTROL_BASE, Control(oldest, first, (_NONSENSE,)).data(KOLLACAST)
+            )
+            self.reader.by_multicast(CONTROL_BASE, Control(oldest, first, ()).data(KOLLACAST))
             self.assertEqual(self.connection.asked, [1])
             self.by_tcp(2, 2)
             self.by_multicast(1, 6)
@@ -385,7 +393,7 @@ class StopTests(_ControlReaderTest):
         self.by_tcp(5, 6)
         self.by_multicast(1, 6)
         self.by_multicast(5, 6)
-        self.reader.by_multicast(b"noise")
+        self.reader.by_multicast(CONTROL_BASE, b"noise")
         self.run_for(60.0)
         self.assert_heard(1)
         self.assertEqual(self.connection.asked, [1])
@@ -432,7 +440,7 @@ class _Network:
 
     def __init__(self, clock: Clock, fate: Callable[[], str]) -> None:
         self._fate = fate
-        self._held: list[bytes] = []
+        self._held: list[tuple[int, bytes]] = []
         self.stream: ControlStream
         self.reader: ControlReader
         self.is_cut = False
@@ -440,17 +448,17 @@ class _Network:
 
     def multicast(self, buffer: PacketBuffer, *, urgent: bool, counts: bool) -> Deferred[float]:
         [payload] = buffer.slots(0, 1)
-        data = bytes(payload)
+        seq, data = buffer.ctl.packet_id_base, bytes(payload)
         fate = "lost" if self.is_cut else self._fate()
         if fate == "held":
-            self._held.append(data)
+            self._held.append((seq, data))
         elif fate == "damaged":
-            self.reader.by_multicast(data[:-1])
+            self.reader.by_multicast(seq, data[:-1])
         elif fate != "lost":
-            self.reader.by_multicast(data)
+            self.reader.by_multicast(seq, data)
             if fate == "overtakes":
                 for held in reversed(self._held):
-                    self.reader.by_multicast(held)
+                    self.reader.by_multicast(*held)
                 self._held.clear()
         return Deferred()
 
@@ -486,9 +494,20 @@ class TogetherTests(SynchronousTestCase):
         left = cycle(fates)
         network = _Network(clock, lambda: next(left))
         guard = Guard(failures.append)
-        capacity = data.draw(st.sampled_from((payload_capacity(MIN_MTU), 60, 1460)))
-        stream = network.stream = ControlStream(clock, KOLLACAST, capacity, network, guard)  # type: ignore[arg-type]
-        network.reader = ControlReader(clock, network, KOLLACAST, heard.append, guard)  # type: ignore[arg-type]
+        capacity = data.draw(st.sampled_from((payload_capacity(MIN_MTU), 200, 1460)))
+        signer = data.draw(st.sampled_from((None, Signer())))
+        verifier = Verifier(signer.public) if signer is not None else None
+        packets = SignedPackets(capacity, signer, network, guard)  # type: ignore[arg-type]
+        stream = network.stream = ControlStream(clock, KOLLACAST, packets, guard)
+        signatures = Signatures(clock, verifier, Tally())
+        network.reader = ControlReader(
+            clock,
+            network,  # type: ignore[arg-type]
+            KOLLACAST,
+            signatures,
+            heard.append,
+            guard,
+        )
         notices: list[Notice] = []
         before = data.draw(st.integers(0, 3))
         for number in range(1, before + 1):

@@ -17,12 +17,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from kollacast.events.guard import Guard
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.sending.control import ControlStream
+from kollacast.sending.signed_packets import SignedPackets
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.messages import BufferCtl, Control, Notice, Repaired, Sent
 from kollacast.wire.recipes import CONTROL_BASE
-from kollacast.wire.structures import MIN_MTU, WireError, payload_capacity
+from kollacast.wire.structures import MIN_MTU, SIGNATURE_SIZE, WireError, payload_capacity
 from tests.vectors import PROPERTY
 
+#: Room for one notice and no more: the least that a packet has, with a signature, is not less.
+_LEAST = 28
+assert payload_capacity(MIN_MTU) - SIGNATURE_SIZE >= _LEAST
 _CAPACITY = 1460
 #: One of each kind, of buffers 1 and 2.
 _BUFFER_1, _BUFFER_2 = BufferCtl(1, 400, 0, 4), BufferCtl(2, 300, 4, 3)
@@ -73,12 +77,12 @@ class _ControlStreamTest(SynchronousTestCase):
 
     def open(self, capacity: int) -> None:
         self.sender = _Sender(self.clock)
+        guard = Guard(self.failures.append)
         self.stream = ControlStream(
             self.clock,
             KOLLACAST,
-            capacity,
-            self.sender,  # type: ignore[arg-type]
-            Guard(self.failures.append),
+            SignedPackets(capacity, None, self.sender, guard),  # type: ignore[arg-type]
+            guard,
         )
 
     def tearDown(self) -> None:
@@ -194,7 +198,7 @@ class MulticastTests(_ControlStreamTest):
             (44, [[_BUFFER_1, _BUFFER_2], [_SENT_1, _REPAIRED_1, _SENT_2]]),
             (40, [[_BUFFER_1], [_BUFFER_2, _SENT_1], [_REPAIRED_1, _SENT_2]]),
             (
-                payload_capacity(MIN_MTU),
+                _LEAST,
                 [[_BUFFER_1], [_BUFFER_2], [_SENT_1], [_REPAIRED_1], [_SENT_2]],
             ),
         )
@@ -211,7 +215,7 @@ class MulticastTests(_ControlStreamTest):
             self.stream.stop()
 
     def test_each_part_names_the_oldest(self) -> None:
-        self.open(payload_capacity(MIN_MTU))
+        self.open(_LEAST)
         self.post_all()
         self.stream.retire(1)
         told = self.told_once()
@@ -220,7 +224,7 @@ class MulticastTests(_ControlStreamTest):
 
     def test_in_the_end_the_last_part_alone(self) -> None:
         """Who always gets the first of several, and no more, finds that it lacks something."""
-        self.open(payload_capacity(MIN_MTU))
+        self.open(_LEAST)
         self.post_all()
         self.sender.told.clear()
         self.run_for(0.15)
@@ -236,7 +240,7 @@ class MulticastTests(_ControlStreamTest):
 
     @PROPERTY
     @given(
-        st.integers(payload_capacity(MIN_MTU), 200),
+        st.integers(_LEAST, 200),
         st.lists(st.sampled_from((_BUFFER_1, _SENT_1, _REPAIRED_1)), min_size=1, max_size=40),
     )
     def test_all_is_told_once_in_order_and_in_full_packets(
@@ -289,7 +293,7 @@ class TcpTests(_ControlStreamTest):
         self.assertEqual(len(self.client.told), 5)
 
     def test_an_answer_is_whole_whatever_a_packet_holds(self) -> None:
-        self.open(payload_capacity(MIN_MTU))
+        self.open(_LEAST)
         self.post_all()
         self.stream.ask(self.client, 0)
         self.assertEqual(len(self.client.told[0].notices), 5)
@@ -431,12 +435,12 @@ class StopTests(_ControlStreamTest):
             failure.trap(ZeroDivisionError)
             self.stream.stop()
 
+        guard = Guard(ended)
         self.stream = ControlStream(
             self.clock,
             KOLLACAST,
-            payload_capacity(MIN_MTU),
-            self.sender,  # type: ignore[arg-type]
-            Guard(ended),
+            SignedPackets(_LEAST, None, self.sender, guard),  # type: ignore[arg-type]
+            guard,
         )
         self.stream.post(_BUFFER_1, 1)
         self.sender.result = fail(ZeroDivisionError())

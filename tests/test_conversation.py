@@ -11,6 +11,7 @@ from kollacast.operator.expectation import Expectation
 from kollacast.operator.outcome import Status
 from kollacast.wire.dialect import JASMINE
 from kollacast.wire.messages import BufferCtl, Packet, Request, Sent
+from kollacast.wire.structures import MIN_MTU
 from tests.simulation.links import Weather
 from tests.simulation.multicast import MemoryReceivePort
 from tests.simulation.network import Network
@@ -103,7 +104,7 @@ class SizeTests(_ConversationTestCase):
             self.assertLessEqual(max(map(len, self.network.datagrams)), mtu - 28)
 
     def test_with_the_smallest_packets(self) -> None:
-        self.converse(_image(50), mtu=68)
+        self.converse(_image(250), mtu=MIN_MTU)
 
     def test_one_packet_a_buffer(self) -> None:
         for window in (1, 5):

@@ -26,6 +26,8 @@ from kollacast.packets.intake import Intake
 from kollacast.packets.losses import lost_of
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.control import ControlReader
+from kollacast.receiving.signatures import Signatures
+from kollacast.receiving.tally import Tally
 from kollacast.repair.parity import ParityEncoder
 from kollacast.repair.scheme import Demand, Made, Slices
 from kollacast.repair.xor import XorEncoder
@@ -448,6 +450,7 @@ class _Pair:
             self._clock,
             cast(ServerConnection, self),
             KOLLACAST,
+            Signatures(self._clock, None, Tally()),
             lambda notice: self.real.append(("hear", notice.buffer_id)),
             guard,
         )
@@ -481,7 +484,7 @@ class _Pair:
         datagram = _datagram(CONTROL_BASE + self._packets, data)
         self._ears.by_multicast(datagram, self._clock.seconds())
         if not self._lost[self._packets]:
-            self._reader.by_multicast(data)
+            self._reader.by_multicast(CONTROL_BASE + self._packets, data)
         self._packets += 1
 
     def _answer(self) -> None:

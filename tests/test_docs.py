@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.trial.unittest import SynchronousTestCase
 
 from bench.results import load
@@ -18,6 +20,7 @@ from kollacast.client.terms import of_greeting, of_group_info
 from kollacast.command.client_options import ClientOptions
 from kollacast.command.server_options import ServerOptions
 from kollacast.command.service import write_report
+from kollacast.files.tree_digest import digest_pieces
 from kollacast.operator.config import ServerConfig
 from kollacast.operator.outcome import Status
 from kollacast.packets.buffer import PacketBuffer
@@ -46,8 +49,10 @@ from kollacast.wire.messages import (
     encode_sealed,
 )
 from kollacast.wire.parity import ParityRun, orders, places
+from kollacast.wire.pieces import Pieces, Want
 from kollacast.wire.proof import Agreement
-from kollacast.wire.recipes import control_seq, parity_seq
+from kollacast.wire.recipes import control_seq, parity_seq, pieces_seq
+from kollacast.wire.signature import Signer
 from kollacast.wire.structures import Tag
 from tests import vectors
 from tests.simulation.network import Network
@@ -90,6 +95,10 @@ class ExampleTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.codec = KOLLACAST.codec(_SALT, crcmod_engine())
+        # The key of the examples is the bytes 0 to 31.
+        key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+        with mock.patch.object(Ed25519PrivateKey, "generate", return_value=key):
+            self.signer = Signer()
         self.buffer = PacketBuffer(1460, 3)
         self.buffer.payload[: len(vectors.IMAGE)] = vectors.IMAGE
         self.ctl = self.buffer.announce(1, 0, len(vectors.IMAGE))
@@ -97,10 +106,14 @@ class ExampleTests(SynchronousTestCase):
         self.codec.seal(self.buffer.headers, 0, 0, payloads)
         self.datagrams = [bytes(self.buffer.vector(i, 1)[0]) + payloads[i] for i in range(3)]
 
+    def signed(self, seq: int, data: bytes) -> tuple[str, bytes]:
+        """A packet beside the image's."""
+        data = self.signer.sign(seq, data)
+        return "udp", self.codec.sealed(seq, [memoryview(data)]) + data
+
     def control(self, number: int, *notices: Notice) -> tuple[str, bytes]:
         """A control packet."""
-        data = Control(1, 1, notices).data(KOLLACAST)
-        return "udp", self.codec.sealed(control_seq(number), [memoryview(data)]) + data
+        return self.signed(control_seq(number), Control(1, 1, notices).data(KOLLACAST))
 
     def repaired(self, repaired: Repaired) -> tuple[str, bytes]:
         """The control packet behind coded repairs of the first buffer."""
@@ -127,15 +140,20 @@ class ExampleTests(SynchronousTestCase):
             window=4,
             digest="sha256",
             source="10.0.0.1",
+            pieces=True,
+            control_key=self.signer.public.hex(),
             coding=True,
             name="image.tgz",
             size=2926,
         )
-        report = encode_json({"ok": True, "packets_multicast": 2})
+        [tree] = digest_pieces(memoryview(vectors.IMAGE), 0)
+        report = encode_json({"ok": True, "tree": tree.hex(), "packets_multicast": 2})
         packet = encode_sealed(KOLLACAST, self.buffer.headers, [1], self.buffer.slots(1, 1))
         end = BufferCtl(2, 0, 3, 0)
         notices = (self.ctl, end, Sent(1, 3), Sent(2, 0))
         control = [self.control(n, *notices[: n + 1]) for n in range(4)]
+        pieces = Pieces(1, 0, tuple(digest_pieces(memoryview(vectors.IMAGE), 0)))
+        told = [self.signed(pieces_seq(n), pieces.data(KOLLACAST)) for n in range(2)]
         self.assertShown(
             "kollacast",
             [
@@ -143,7 +161,9 @@ class ExampleTests(SynchronousTestCase):
                 ("C>S", Hello("host-1", 45964, coding=True, room=4).encode()),
                 ("S>C", Control(1, 1, (self.ctl,)).encode(KOLLACAST)),
                 *control[:2],
+                told[0],
                 *(("udp", datagram) for datagram in self.datagrams),
+                told[1],
                 *control[2:],
                 ("S>C", bytes((Tag.DIGEST,)) + hashlib.sha256(vectors.IMAGE).digest()),
                 ("C>S", Request((1,)).encode(KOLLACAST)),
@@ -152,6 +172,14 @@ class ExampleTests(SynchronousTestCase):
                 ("C>S", Credit(2, 6).encode(KOLLACAST)),
                 ("C>S", bytes((Tag.REPORT,)) + report),
             ],
+        )
+
+    def test_pieces(self) -> None:
+        """What a client asks for that has heard neither of them."""
+        pieces = Pieces(1, 0, tuple(digest_pieces(memoryview(vectors.IMAGE), 0)))
+        self.assertShown(
+            "pieces",
+            [("C>S", Want(1).encode(KOLLACAST)), ("S>C", pieces.encode(KOLLACAST))],
         )
 
     def test_secret(self) -> None:

@@ -102,7 +102,7 @@ class TargetTests(SynchronousTestCase):
         known = Intake.datagram
 
         def datagram(intake: Intake, data: bytes) -> None:
-            told, intake.control = intake.control, lambda data: None
+            told, intake.control = intake.control, lambda seq, data: None
             known(intake, data)
             intake.control = told
 

@@ -36,6 +36,8 @@ GREETING = Greeting(
     window=4,
     digest="sha256",
     source="10.0.0.1",
+    pieces=True,
+    control_key="0123456789abcdef" * 4,
     seal="aes-128-gcm",
     seal_key="00112233445566778899aabbccddeeff",
     coding=True,
@@ -60,6 +62,8 @@ _FIELDS: dict[str, Any] = {
     "window": 4,
     "digest": "sha256",
     "source": "10.0.0.1",
+    "pieces": True,
+    "control_key": "0123456789abcdef" * 4,
     "seal": "aes-128-gcm",
     "seal_key": "00112233445566778899aabbccddeeff",
     "coding": True,
@@ -121,6 +125,17 @@ class Greetings(_Refused):
         fields = {key: value for key, value in _FIELDS.items() if key != "coding"}
         self.assertEqual(Greeting.decode(json.dumps(fields).encode()), self.greeting(coding=False))
 
+    def test_pieces_are_agreed_on_by_nothing_but_true(self) -> None:
+        for value in (None, False, 1, "true"):
+            greeting = self.greeting(pieces=value)
+            assert isinstance(greeting, Greeting)
+            self.assertIs(greeting.pieces, False)
+
+    def test_a_control_key_is_one_or_none(self) -> None:
+        self.assertIsInstance(self.greeting(control_key=""), Greeting)
+        for value in (None, 7, "0" * 62, "0" * 66, "g" * 64):
+            self.not_greeted("belongs", control_key=value)
+
     def test_every_other_key_must_be_there(self) -> None:
         for key in ("version", "salt", "group", "port", "mtu", "buffer_packets", "window"):
             fields = {name: value for name, value in _FIELDS.items() if name != key}
@@ -132,7 +147,7 @@ class Greetings(_Refused):
             ("salt", 0xFFFFFFFF),
             ("port", 1),
             ("port", 65535),
-            ("mtu", 68),
+            ("mtu", 144),
             ("mtu", 65535),
             ("buffer_packets", 1),
             ("buffer_packets", 65536),

@@ -349,8 +349,8 @@ class Strangers(_IntakeTest):
 
 
 def _on_word(*call: Any) -> None:
-    """Call the first argument with all that follow but the word."""
-    function, *arguments, _word = call
+    """Call the first argument with all that follow but the seq and the word."""
+    function, *arguments, _seq, _word = call
     function(*arguments)
 
 
@@ -360,7 +360,7 @@ class Controls(_IntakeTest):
     def receiver(self, sent: _Sent) -> tuple[_Receiver, list[bytes]]:
         receiver = _Receiver(sent)
         heard: list[bytes] = []
-        receiver.intake.control = heard.append
+        receiver.intake.control = lambda seq, data: heard.append(data)
         return receiver, heard
 
     def test_each_is_told_once_for_each_time_it_comes(self) -> None:
@@ -414,7 +414,7 @@ class Controls(_IntakeTest):
         for way in deliveries.WAYS:
             intake = Intake(codec, _CAPACITY, coded=False)
             heard: list[bytes] = []
-            intake.control = heard.append
+            intake.control = lambda seq, data, heard=heard: heard.append(data)  # type: ignore[misc]
             way(intake, [_datagram(control_seq(0), b"some words", codec)])
             self.assertEqual(heard, [])
             self.assertEqual(intake.counts.repeated, 1)

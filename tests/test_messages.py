@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,6 @@ from kollacast.wire.messages import (
     BufferCtl,
     Control,
     Credit,
-    Decoding,
     Detach,
     Digest,
     Done,
@@ -28,10 +28,10 @@ from kollacast.wire.messages import (
     Report,
     Request,
     Sent,
-    TaggedMessage,
     encode_sealed,
 )
 from kollacast.wire.parity import MAX_LAYERS, MAX_PARITY
+from kollacast.wire.pieces import Pieces, Want
 from kollacast.wire.structures import (
     MAX_CONTROL_SIZE,
     MAX_FETCH,
@@ -41,6 +41,7 @@ from kollacast.wire.structures import (
     WireError,
     payload_capacity,
 )
+from kollacast.wire.tagged import Decoding, TaggedMessage
 from tests.vectors import IMAGE, PROPERTY
 
 _U32 = st.integers(0, 0xFFFFFFFF)
@@ -76,6 +77,8 @@ _ANY: dict[type[TaggedMessage], st.SearchStrategy[TaggedMessage]] = {
         _U32,
     ),
     Ask: st.builds(Ask, _U32),
+    Want: st.builds(Want, _U32),
+    Pieces: st.builds(Pieces, _U32, _U32, st.lists(_VALUE, min_size=1, max_size=9).map(tuple)),
     Fetch: st.builds(Fetch, st.integers(0, SEQ_LIMIT - MAX_FETCH), st.integers(0, MAX_FETCH)),
     **_NOTICES,
     Control: _CONTROL,
@@ -93,6 +96,12 @@ _SHOWN: tuple[tuple[Dialect, str, TaggedMessage], ...] = (
     (KOLLACAST, "03 00000000 00000004 00000000 00000000", Credit(0, 4)),
     (KOLLACAST, "03 00000007 00000007 00000003 00000002", Credit(7, 7, 3, 2)),
     (KOLLACAST, "05 00000009", Ask(9)),
+    (KOLLACAST, "06 00000001", Want(1)),
+    (
+        KOLLACAST,
+        f"17 00000002 00000007 00000003 {'aa' * 32} {'bb' * 32}",
+        Pieces(7, 3, (b"\xaa" * 32, b"\xbb" * 32)),
+    ),
     (
         KOLLACAST,
         "16 00000033 00000003 00000005"
@@ -142,7 +151,7 @@ def _run(decoding: Decoding[Message], data: bytes) -> tuple[Message, bytes]:
 
 
 def _decode(
-    dialect: Dialect, kind: type[TaggedMessage], data: bytes, limit: int = _LIMIT
+    dialect: Dialect, kind: type[Any], data: bytes, limit: int = _LIMIT
 ) -> tuple[Message, bytes]:
     head = 1 if kind.tag in dialect.tags else 0
     if data[:head] != bytes((kind.tag,))[:head]:

@@ -142,7 +142,7 @@ class _PortsTest(unittest.TestCase):
     async def bring_control(self) -> None:
         """Packets of the control stream come beside a buffer's, and count as none of them."""
         heard: list[bytes] = []
-        self.intake.control = heard.append
+        self.intake.control = lambda seq, data: heard.append(data)
         said = [b"\x08", b"some words", b"z" * self.capacity]
         placed, sent = self.intake.counts.placed, self.sender.packets_sent
         for number, data in enumerate(said):

@@ -232,10 +232,10 @@ class ServerTests(_OptionsTestCase):
             self.assertIn("must be a multicast address", line)
 
     def test_mtu_holds_one_packet(self) -> None:
-        """One of the control stream, too, with its longest notice."""
-        self.assertEqual(self.server("127.0.0.1", "3", "--mtu=68").config.mtu, 68)
-        self.assertIn("from 68 to 65535", self.refused_server("127.0.0.1", "3", "--mtu=67"))
-        self.assertIn("from 68 to 65535", self.refused_server("127.0.0.1", "3", "--mtu=65536"))
+        """One with the digest of a piece and a signature, too."""
+        self.assertEqual(self.server("127.0.0.1", "3", "--mtu=144").config.mtu, 144)
+        self.assertIn("from 144 to 65535", self.refused_server("127.0.0.1", "3", "--mtu=143"))
+        self.assertIn("from 144 to 65535", self.refused_server("127.0.0.1", "3", "--mtu=65536"))
 
     def test_mtu_of_the_interface(self) -> None:
         self.patch(local_host, "interface_mtu", lambda local_ip, group: 1450)
@@ -252,10 +252,10 @@ class ServerTests(_OptionsTestCase):
         self.assertEqual(self.server("127.0.0.1", "3").config.mtu, 1500)
 
     def test_mtu_of_an_interface_that_takes_no_packet(self) -> None:
-        self.patch(local_host, "interface_mtu", lambda local_ip, group: 67)
-        self.assertIn("takes 67 bytes", self.refused_server("127.0.0.1", "3"))
-        self.patch(local_host, "interface_mtu", lambda local_ip, group: 68)
-        self.assertEqual(self.server("127.0.0.1", "3").config.mtu, 68)
+        self.patch(local_host, "interface_mtu", lambda local_ip, group: 143)
+        self.assertIn("takes 143 bytes", self.refused_server("127.0.0.1", "3"))
+        self.patch(local_host, "interface_mtu", lambda local_ip, group: 144)
+        self.assertEqual(self.server("127.0.0.1", "3").config.mtu, 144)
 
     def test_mtu_of_an_unknown_interface(self) -> None:
         self.patch(local_host, "interface_mtu", lambda local_ip, group: None)

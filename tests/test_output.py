@@ -62,7 +62,7 @@ class OutputTests(SynchronousTestCase):
             pass
 
     def keep(self, output: Output, start: int, end: int) -> None:
-        output.writer(start)([memoryview(_IMAGE[start:end])])
+        output.writer(start)([memoryview(_IMAGE[start:end])], None)
 
     def assert_whole(self, output: Output) -> None:
         self.work()

@@ -315,7 +315,7 @@ class HostileClients(_Hostile):
         self.assertEqual(_read(stream, [Request(seqs).encode(JASMINE)]), [Request(seqs)])
 
     def test_bytes_that_begin_no_message_of_a_client(self) -> None:
-        for tag in set(range(256)) - {0x02, 0x03, 0x05, 0x12, 0x14, 0x80}:
+        for tag in set(range(256)) - {0x02, 0x03, 0x05, 0x06, 0x12, 0x14, 0x80}:
             self.refused(self.introduced(), bytes((tag,)), f"{tag:#04x}")
         for tag in set(range(256)) - {0x01, 0x02, 0x04, 0x16}:
             self.refused(_client_stream(JASMINE), bytes((tag,)), f"{tag:#04x}")
@@ -411,7 +411,7 @@ class HostileServers(_Hostile):
         self.refused(stream, data, "0 is the limit")
 
     def test_bytes_that_begin_no_message_of_a_server(self) -> None:
-        for tag in set(range(256)) - {0x10, 0x14, 0x15, 0x16, 0x20, 0x40, 0x80}:
+        for tag in set(range(256)) - {0x10, 0x14, 0x15, 0x16, 0x17, 0x20, 0x40, 0x80}:
             self.refused(self.greeted(), bytes((tag,)), f"{tag:#04x}")
 
     def test_a_part_of_the_control_stream_of_four_gibibytes(self) -> None:

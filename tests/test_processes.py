@@ -108,7 +108,7 @@ async def test_seventy_clients_in_two_groups(crew: Crew) -> None:
         (30_000, "--window 3 --buffer-packets 1"),
         (300_000, "--group-size 1 --buffer-packets 20"),
         (300_000, "--mtu 9000 --buffer-packets 5"),
-        (3_000, "--mtu 68 --buffer-packets 100"),
+        (3_000, "--mtu 144 --buffer-packets 100"),
         (300_000, "--rate 20M --ttl 0"),
         (300_000, "--group 239.1.2.3"),
     ],

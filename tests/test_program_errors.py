@@ -152,7 +152,7 @@ class ServerErrorTests(MemoryTestCase):
 
     def test_threads(self) -> None:
         for owner, name in (
-            (Digester, "update"),
+            (Digester, "take"),
             (Digester, "values"),
             (History, "keep"),
             (History, "passed"),

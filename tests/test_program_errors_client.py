@@ -32,15 +32,20 @@ from kollacast.receiving.answers import Credits, Turns
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.control import ControlReader
 from kollacast.receiving.fetching import Fetcher
+from kollacast.receiving.hearing import Hearing
 from kollacast.receiving.output import Output
+from kollacast.receiving.pieces import ExpectedPieces
 from kollacast.receiving.reception import Reception
 from kollacast.receiving.route import Route
+from kollacast.receiving.signatures import Signatures
 from kollacast.receiving.tally import Tally
 from kollacast.transport.receiver import MulticastReceiver
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.messages import Detach
 from kollacast.wire.parser import ServerStream
+from kollacast.wire.recipes import PIECES_BASE
 from kollacast.wire.sealing import SEAL_SIZE
+from tests.simulation.forger import Forger
 from tests.simulation.image import MemorySink, MemorySource
 from tests.simulation.multicast import MemoryReceivePort
 from tests.simulation.network import Network
@@ -56,7 +61,9 @@ _OWNERS: tuple[type, ...] = (
     Client,
     ControlReader,
     Credits,
+    ExpectedPieces,
     Fetcher,
+    Hearing,
     Intake,
     Intervals,
     LocalCopy,
@@ -65,6 +72,7 @@ _OWNERS: tuple[type, ...] = (
     Reception,
     Retry,
     Route,
+    Signatures,
     ServerConnection,
     ServerStream,
     Tally,
@@ -155,6 +163,21 @@ def _combined(network: Network) -> None:
 def _secret(network: Network) -> None:
     _serve(network, secret=b"0123456789abcdef")
     network.join(secret=b"0123456789abcdef")
+
+
+def _forged(network: Network) -> None:
+    """Packets that are not the server's, and digests of pieces that are lost."""
+    server = network.serve(MemorySource(_IMAGE, identity="a"))
+    forger = Forger(server.snapshot.plan.salt, Random(4))
+
+    def fate(port: MemoryReceivePort, data: bytes) -> tuple[bytes, ...]:
+        seq = int.from_bytes(data[:4], "big")
+        if seq >= PIECES_BASE and seq % 3 == 0:
+            return ()
+        return (forger.payload(data), data) if seq % 9 == 0 else (data,)
+
+    network.fate = fate
+    network.join()
 
 
 def _plain(network: Network) -> None:
@@ -319,6 +342,7 @@ _TRANSFERS: tuple[Callable[[Network], None], ...] = (
     _sealed,
     _combined,
     _secret,
+    _forged,
     _plain,
     _late,
     _fetching,

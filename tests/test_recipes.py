@@ -29,8 +29,10 @@ class Recipes(unittest.SynchronousTestCase):
         self.assertEqual(recipes.recipe_seq(1), 0xC000_0001)
         self.assertEqual(recipes.recipe_seq(recipes.SEQ_SPAN), 0xC000_0000)
         self.assertEqual(recipes.control_seq(0), 0xE000_0000)
-        self.assertEqual(recipes.control_seq(recipes.SEQ_SPAN - 1), 0xFFFF_FFFF)
-        self.assertEqual(recipes.control_seq(recipes.SEQ_SPAN), 0xE000_0000)
+        for base, seq in ((0xE000_0000, recipes.control_seq), (0xF000_0000, recipes.pieces_seq)):
+            self.assertEqual(seq(0), base)
+            self.assertEqual(seq(0x0FFF_FFFF), base + 0x0FFF_FFFF)
+            self.assertEqual(seq(0x1000_0000), base)
 
     @PROPERTY
     @given(st.integers(0, 1 << 64))
@@ -42,10 +44,12 @@ class Recipes(unittest.SynchronousTestCase):
             recipes.recipe_seq(number),
             recipes.CONTROL_BASE,
             recipes.control_seq(number),
+            recipes.PIECES_BASE,
+            recipes.pieces_seq(number),
             0xFFFF_FFFF,
         ]
         self.assertEqual(seqs, sorted(seqs))
-        self.assertEqual(len({seqs[1], seqs[3], seqs[5]}), 3)
+        self.assertEqual(len({seqs[1], seqs[3], seqs[5], seqs[7]}), 4)
 
     @PROPERTY
     @given(

@@ -27,6 +27,7 @@ from kollacast.operator.expectation import Expectation
 from kollacast.operator.outcome import Outcome, Status
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.sending import read_ahead
+from kollacast.sending.read_ahead import ReadAhead
 from kollacast.server.connection import HELLO_TIMEOUT_S
 from kollacast.server.cycle import Stage, cycle, stage_of
 from kollacast.server.snapshot import Snapshot
@@ -42,7 +43,7 @@ from tests.simulation.testcase import MemoryTestCase
 
 _BUFFER = BUFFER_PACKETS * CAPACITY
 #: Three buffers and a bit.
-_IMAGE = bytes(i * 7 % 251 for i in range(3 * _BUFFER + 40))
+_IMAGE = bytes(i * 7 % 251 for i in range(3 * _BUFFER + CAPACITY + 12))
 _ALL = (BufferCtl, Sent, Digest)
 _LATE = (
     "the session has begun without this client, and its input is a pipe, which is not read twice"
@@ -972,7 +973,9 @@ class RepairTests(_ServerTestCase):
         self.network.run_until(lambda: raw.count(Sent))
         raw.request(2, 77, 1)
         packets = [message for message in raw.heard if isinstance(message, Packet)]
-        self.assertEqual([(p.seq, len(p.payload)) for p in packets], [(2, 28), (77, 0), (1, 28)])
+        self.assertEqual(
+            [(p.seq, len(p.payload)) for p in packets], [(2, CAPACITY), (77, 0), (1, CAPACITY)]
+        )
         raw.answer(Sent)
         self.assertEqual(server.finish().status, Status.OK)
 
@@ -1045,7 +1048,7 @@ class WindowTests(_ServerTestCase):
                 BufferCtl(1, _BUFFER, 0, 4),
                 BufferCtl(2, _BUFFER, 4, 4),
                 BufferCtl(3, _BUFFER, 8, 4),
-                BufferCtl(4, 40, 12, 2),
+                BufferCtl(4, CAPACITY + 12, 12, 2),
                 BufferCtl(5, 0, 14, 0),
             ],
         )
@@ -1060,7 +1063,7 @@ class WindowTests(_ServerTestCase):
                 self.assert_have_it(self.others(2))
                 self.assertEqual(server.finish().status, Status.OK)
             said = [formatEvent(event) for event in events]
-            why = "no memory for a buffer of 112 bytes: Cannot allocate memory. --buffer-packets"
+            why = f"no memory for a buffer of {_BUFFER} bytes: Cannot allocate memory. --buffer-"
             self.assertTrue(any(line.startswith(why) for line in said), said)
 
     def test_what_cannot_be_digested(self) -> None:
@@ -1096,8 +1099,8 @@ class WindowTests(_ServerTestCase):
         server = self.network.serve(_IMAGE, clients=1)
         client = self.network.join()
         why = (
-            "no memory for a buffer of 112 bytes: Cannot allocate memory. --buffer-packets and"
-            " --window take less of it"
+            f"no memory for a buffer of {_BUFFER} bytes: Cannot allocate memory."
+            " --buffer-packets and --window take less of it"
         )
         outcome = server.finish()
         self.assertEqual((outcome.status, outcome.line), (Status.FAILED, why))
@@ -1191,12 +1194,11 @@ class InterruptTests(_ServerTestCase):
         self._interrupt(server, [*self.others(1), self.raw(BufferCtl)])
 
     def test_while_it_verifies(self) -> None:
-        server = self.network.serve(_IMAGE, clients=1, threads=True)
-        server.threads["digest"].held = True
+        self.patch(ReadAhead, "digests", lambda ahead: Deferred())
+        server = self.network.serve(_IMAGE, clients=1)
         raw = self.raw(*_ALL)
         self.assertEqual(server.phase, "verifying")
         self._interrupt(server, [raw])
-        server.threads["digest"].release()
         self.assert_all_gone(self.network)
 
     def test_while_some_have_reported_and_some_have_not(self) -> None:
@@ -1212,17 +1214,15 @@ class InterruptTests(_ServerTestCase):
         self.assertEqual(self.entry(outcome)["reason"], "interrupted")
 
     def test_once_all_have_the_image_it_is_too_late(self) -> None:
-        server = self.network.serve(
-            _IMAGE[:_BUFFER], clients=1, dialect_name="jasmine", threads=True
-        )
-        server.threads["digest"].held = True
+        self.patch(ReadAhead, "digests", lambda ahead: Deferred())
+        server = self.network.serve(_IMAGE[:_BUFFER], clients=1, dialect_name="jasmine")
         raw = self.network.raw_client(JASMINE)
         raw.answer(BufferCtl, Sent)
         self.assertEqual(server.phase, "verifying")
         server.server.interrupt("interrupted")
         outcome = server.finish(limit_s=5.0)
         self.assertEqual(outcome.status, Status.OK)
-        self.assertTrue(outcome.line.startswith("1 of 1 clients have the image: 112 bytes"))
+        self.assertTrue(outcome.line.startswith(f"1 of 1 clients have the image: {_BUFFER} bytes"))
         self.assertIsNone(outcome.report["reason"])
 
     def test_after_the_end_it_changes_nothing(self) -> None:
@@ -1535,7 +1535,7 @@ class OutcomeTests(_ServerTestCase):
         )
         self.assertGreaterEqual(self.entry(outcome)["seconds"], 2.0)
         self.assertGreater(report["throughput_bytes_per_s"], 0)
-        self.assertIn("2 of 2 clients have the image: 376 bytes in 2.", outcome.line)
+        self.assertIn(f"2 of 2 clients have the image: {len(_IMAGE)} bytes in 2.", outcome.line)
         self.assertIn(report["sha256"], outcome.line)
 
     def test_the_progress(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import compileall
 import functools
 import importlib.metadata
-import importlib.util
 import json
 import shutil
 import sys
@@ -20,7 +19,7 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 #: Of every process that runs this project's code.
 ENVIRONMENT = {"PYTHONPATH": str(_CHECKOUT)}
 _QUIET = ("--progress", "none")
-_DEFAULT_DIGEST, _FAST_DIGEST = "sha256", "blake3"
+_DEFAULT_DIGEST, _FAST_DIGEST = "sha256", "tree"
 
 
 class Kollacast(Contender):
@@ -65,20 +64,13 @@ class Kollacast(Contender):
             return "checkout"
 
     def options(self, row: Row) -> str:
-        wanted = self._wanted_digest(row)
-        if wanted != self._digest_in(row):
-            return f"its defaults ({wanted} is not installed)"
+        wanted = self._digest_in(row)
         return " ".join(self._server_options(row)) or f"its defaults (--digest {wanted})"
 
-    def _wanted_digest(self, row: Row) -> str:
+    def _digest_in(self, row: Row) -> str:
         if self._digest is not None:
             return self._digest
         return _FAST_DIGEST if row.limit_bytes_per_s is None else _DEFAULT_DIGEST
-
-    def _digest_in(self, row: Row) -> str:
-        wanted = self._wanted_digest(row)
-        is_there = wanted == _DEFAULT_DIGEST or importlib.util.find_spec(wanted) is not None
-        return wanted if is_there else _DEFAULT_DIGEST
 
     def _server_options(self, row: Row) -> list[str]:
         digest = self._digest_in(row)

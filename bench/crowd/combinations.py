@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from kollacast.wire.packets import PacketCodec
 from kollacast.wire.parity import ParityRun
-from kollacast.wire.recipes import RECIPE_BASE, Recipe, is_parity
+from kollacast.wire.recipes import PIECES_BASE, RECIPE_BASE, Recipe, is_parity
 from kollacast.wire.structures import PACKET_HEADER_SIZE, SEQ_LIMIT
 
 
@@ -43,8 +43,8 @@ class Combinations:
         if not payload:
             return
         (seq,), intact = self._codec.open(datagram, 0, [payload], (len(payload),))
-        if not intact[0]:
-            return
+        if not intact[0] or seq >= PIECES_BASE:
+            return  # damaged, or digests of pieces, of which nobody here has one
         if seq < SEQ_LIMIT:
             self.of_image += 1
             return

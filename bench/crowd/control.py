@@ -15,12 +15,12 @@ from bench.crowd.passage import Passage
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.messages import Control, Notice
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.recipes import CONTROL_BASE
-from kollacast.wire.structures import PACKET_HEADER_SIZE, WireError
+from kollacast.wire.recipes import CONTROL_BASE, PIECES_BASE
+from kollacast.wire.structures import PACKET_HEADER_SIZE, SIGNATURE_SIZE, WireError
 
 #: Seconds without a control packet after which a real client asks.
 SILENCE_S = 0.6
-_FIRST_BYTE = CONTROL_BASE >> 24
+_FIRST_BYTE, _BEHIND = CONTROL_BASE >> 24, PIECES_BASE >> 24
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +50,8 @@ class Ears:
         passage: Passage,
         hear: Callable[[int, tuple[Notice, ...], float], None],
         ask: Callable[[int, int], None],
+        *,
+        is_signed: bool = False,
     ) -> None:
         self.packets = 0  #: that have come
         self.bytes = 0  #: of their payload
@@ -57,6 +59,8 @@ class Ears:
         self._passage = passage
         self._hear = hear
         self._tell_ask = ask
+        # What signatures say is what a client's processor takes: nobody forges anything here.
+        self._trailer = SIGNATURE_SIZE if is_signed else 0
         self._ears: dict[int, _Ear] = {}
         # The number of the last notice that has come by multicast, and who does not know it.
         self._last = 0
@@ -70,14 +74,14 @@ class Ears:
     @staticmethod
     def is_control(datagram: bytes) -> bool:
         """Whether this is a control packet, by its seq."""
-        return len(datagram) > PACKET_HEADER_SIZE and datagram[0] >= _FIRST_BYTE
+        return len(datagram) > PACKET_HEADER_SIZE and _FIRST_BYTE <= datagram[0] < _BEHIND
 
     def by_multicast(self, datagram: bytes, now: float) -> None:
         """A control packet has come. Raises WireError where it makes no sense."""
         payload = memoryview(datagram)[PACKET_HEADER_SIZE:]
         if not self._codec.open(datagram, 0, [payload], (len(payload),)).intact[0]:
             return
-        control = Control.of_data(KOLLACAST, bytes(payload))
+        control = Control.of_data(KOLLACAST, bytes(payload[: len(payload) - self._trailer]))
         self.packets += 1
         self.bytes += len(payload)
         self._passage.note(control, now)

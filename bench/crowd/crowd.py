@@ -248,7 +248,13 @@ class Crowd:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
         sock.setblocking(False)
         codec = KOLLACAST.codec(greeting.salt, best_crc32c()[0])
-        ears = Ears(codec, self._passage, self._tell, self._ask)
+        ears = Ears(
+            codec,
+            self._passage,
+            self._tell,
+            self._ask,
+            is_signed=bool(greeting.control_key),
+        )
         self._stream = _Stream(sock, ears, Combinations(codec))
         self._poll.register(sock.fileno(), select.EPOLLIN)
 

@@ -107,7 +107,7 @@ class SimulatedHost:
         self._next_seq = 0  # the first packet that is neither announced nor fetched
         self._asked = 0
         self._end: BufferCtl | None = None
-        self._is_digest_here = False
+        self._digest = b""
         self._packets = 0
 
     def hear(self, message: Message) -> bytes:
@@ -118,8 +118,8 @@ class SimulatedHost:
                 return self._finish()
             case Packet(seq):
                 return self._packet(seq)
-            case Digest():
-                self._is_digest_here = True
+            case Digest(value):
+                self._digest = value
                 return self._finish()
             case Greeting():
                 return self._greeted(message)
@@ -337,7 +337,7 @@ class SimulatedHost:
             if ctl.is_end:
                 self._end = ctl
         said = b"" if self.is_detached else self._credit()
-        if self._end is None or not self._is_digest_here or flights or self.has_reported:
+        if self._end is None or not self._digest or flights or self.has_reported:
             return said
         self.has_reported = True
         return said + self._report().encode(KOLLACAST)
@@ -358,6 +358,8 @@ class SimulatedHost:
         return Report(
             {
                 "ok": True,
+                # Of a server that was told to prove the image by nothing else.
+                "tree": self._digest.hex(),
                 "reason": None,
                 "name": self._name,
                 "packets_multicast": self._packets,

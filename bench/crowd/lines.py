@@ -12,9 +12,10 @@ from collections.abc import Generator, Iterator
 
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import Greeting
-from kollacast.wire.messages import Message, Packet, TaggedMessage
+from kollacast.wire.messages import Message, Packet
 from kollacast.wire.parser import ServerStream
 from kollacast.wire.structures import Tag, payload_capacity
+from kollacast.wire.tagged import TaggedMessage
 
 _SHORT = 128
 #: Tag, seq, crc and size.

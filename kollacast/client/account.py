@@ -53,6 +53,8 @@ class Account:
             "packets_decoded": tally.decoded,
             "packets_repeated": tally.repeated,
             "packets_damaged": tally.damaged,
+            "packets_forged": tally.control_wrong,
+            "pieces_wrong": tally.pieces_wrong,
             "packets_dropped": tally.dropped,
             "receive_buffer_bytes": tally.held_bytes,
             "receive_buffer_wanted_bytes": tally.wanted_bytes,

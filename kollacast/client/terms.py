@@ -8,6 +8,7 @@ from kollacast.receiving.shape import Shape, Way
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import Greeting, GroupInfo
 from kollacast.wire.sealing import SEAL_KEY_SIZE, SEAL_METHOD, SEAL_SIZE, Seal
+from kollacast.wire.signature import Verifier
 from kollacast.wire.structures import MIN_MTU, WireError, payload_capacity
 
 #: Payload bytes of the buffers that this client is willing to hold, where it has a say.
@@ -79,6 +80,7 @@ def _shape(
     greeting: Greeting, dialect: Dialect, buffer_packets: int, window: int, unread_packets: int
 ) -> Shape:
     capacity = _capacity(greeting)
+    key = bytes.fromhex(greeting.control_key)
     return Shape(
         dialect=dialect,
         salt=greeting.salt,
@@ -91,4 +93,6 @@ def _shape(
         window=window,
         unread_bytes=unread_packets * capacity,
         can_fetch=greeting.fetch and bool(greeting.image),
+        pieces=greeting.pieces,
+        verifier=Verifier(key) if key else None,
     )

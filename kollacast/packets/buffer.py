@@ -174,6 +174,13 @@ class PacketBuffer:
         """Whether the packet ``seq`` of this buffer is still missing."""
         return not self._have[seq - self.ctl.packet_id_base]
 
+    def lacking(self, seqs: Sequence[int]) -> list[int]:
+        """Those of ``seqs`` that are still missing; none where one is another buffer's."""
+        base, have = self.ctl.packet_id_base, self._have
+        if min(seqs) < base or max(seqs) >= base + len(have):
+            return []
+        return [seq for seq in seqs if not have[seq - base]]
+
     def put(self, seq: int, payload: bytes | memoryview) -> bool:
         """Copy a verified packet to its slot; False when it was there already.
 
@@ -185,6 +192,24 @@ class PacketBuffer:
         self.payloads[slot][: len(payload)] = payload
         self.mark(slot, (len(payload),))
         return True
+
+    def misfits(self) -> list[int]:
+        """The slots whose packets are not as long as the announcement has them.
+
+        That is full but for the last one.
+        """
+        count, capacity, sizes = self.ctl.pkt_count, self.capacity, self._sizes
+        last = self.ctl.buffer_size - (count - 1) * capacity
+        if sizes[-1:] == [last] and sizes.count(capacity) == count - (last != capacity):
+            return []
+        due = [*[capacity] * (count - 1), last]
+        return [slot for slot, size in enumerate(sizes) if size != due[slot]]
+
+    def lose(self, first: int, last: int) -> None:
+        """The packets from slot ``first`` to ``last`` are missing again."""
+        end = last + 1
+        self._missing += self._have.count(1, first, end)
+        self._have[first:end] = bytes(end - first)
 
     def views(self) -> list[memoryview]:
         """The payload of a complete buffer, in order, in as few views as possible.

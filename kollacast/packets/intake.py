@@ -82,8 +82,8 @@ class Intake:
         self._codec = codec
         self._decoder: Decoder | None = Decoder(capacity, self) if coded else None
         self._buffers: list[PacketBuffer] = []
-        #: Told the data of each control packet, between the packets that came before and after.
-        self.control: Callable[[bytes], None] = lambda data: None
+        #: Told seq and data of each control packet, between the packets before and after it.
+        self.control: Callable[[int, bytes], None] = lambda seq, data: None
         self._expected = 0
         self._full_sizes = (self._full,) * RUN
         # What the scratch slots hold, opened.
@@ -97,6 +97,8 @@ class Intake:
         if not self._buffers:
             self._expected = buffer.ctl.packet_id_base
         self._buffers.append(buffer)
+        if self._decoder is not None:
+            self._decoder.expect()
 
     def disarm(self, buffer: PacketBuffer) -> None:
         """Let nothing more land in ``buffer``."""
@@ -298,7 +300,7 @@ class Intake:
             # Another session's packets look like damaged ones of this session.
             self.counts.damaged += 1
         elif seq >= CONTROL_BASE and self._decoder is not None:
-            self.control(bytes(payload))
+            self.control(seq, bytes(payload))
         elif seq >= SEQ_LIMIT and self._decoder is not None:
             self._coded(self._decoder.take(seq, payload))
         elif buffer is None:
@@ -352,6 +354,11 @@ class Intake:
         """Whether this packet is of a buffer here, and has not come."""
         buffer = self._buffer_of(seq)
         return buffer is not None and buffer.lacks(seq)
+
+    def lacking(self, seqs: Sequence[int]) -> list[int]:
+        """Those of some packets of one buffer here that have not come."""
+        buffer = self._buffer_of(seqs[0])
+        return [] if buffer is None else buffer.lacking(seqs)
 
     def received(self, seq: int) -> memoryview | None:
         """The payload of a packet that has come, None without one."""

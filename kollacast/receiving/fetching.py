@@ -120,7 +120,7 @@ class Fetcher:
         data = b"".join(self._payloads)
         count = len(self._payloads)
         self._payloads.clear()
-        kept = self._keep([memoryview(data)])
+        kept = self._keep([memoryview(data)], None).kept
         kept.addCallback(self._kept, count).addErrback(self._guard.failed)
 
     def _kept(self, _: None, count: int) -> None:

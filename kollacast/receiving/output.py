@@ -8,6 +8,7 @@ image's first byte on.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from twisted.internet.defer import Deferred, FirstError, fail, gatherResults, succeed
 from twisted.python.failure import Failure
@@ -15,14 +16,26 @@ from twisted.python.failure import Failure
 from kollacast.events.observer import Observer
 from kollacast.files.digest import Digester
 from kollacast.files.sink import Sink
+from kollacast.files.tree_digest import digest_pieces
 from kollacast.packets.intervals import Intervals
+from kollacast.receiving.pieces import ExpectedPieces
 from kollacast.transport.worker import Worker
 
 #: Bytes that are read back and digested in one go.
 _PIECE = 16 * 1024 * 1024
 
-#: Keeps bytes behind those of the call before; fires once they need not be there any more.
-Writer = Callable[[Sequence[memoryview]], Deferred[None]]
+
+class Keeping(NamedTuple):
+    """Bytes on their way."""
+
+    #: fires with the numbers of wrong pieces; where there are some, nothing is kept
+    proved: Deferred[list[int]]
+    #: fires once they are kept and need not be there any more; never, where they are not kept
+    kept: Deferred[None]
+
+
+#: Keeps bytes behind those of the call before, once they are what is expected of their pieces.
+Writer = Callable[[Sequence[memoryview], ExpectedPieces | None], Keeping]
 
 
 class TooLong(Exception):
@@ -77,13 +90,27 @@ class Output:
         """What is given to the writer is kept from ``offset`` on.
 
         Behind a gap only for a sink that can :attr:`~kollacast.files.sink.Sink.skip`.
-        What it returns fails with OSError when the sink does.
+        What it returns fails with OSError when the sink does.  Where pieces are expected, ``views``
+        is one, and what is given next waits until these are proved.
         """
 
-        def keep(views: Sequence[memoryview]) -> Deferred[None]:
+        def keep(views: Sequence[memoryview], pieces: ExpectedPieces | None) -> Keeping:
             nonlocal offset
-            start, offset = offset, offset + sum(map(len, views))
-            return self._write(start, offset, views)
+            start, end = offset, offset + sum(map(len, views))
+            if pieces is None:
+                offset = end
+                return Keeping(succeed([]), self._write(start, end, views))
+
+            def proved(wrong: list[int]) -> list[int]:
+                nonlocal offset
+                if not wrong:
+                    offset = end
+                return wrong
+
+            (view,) = views
+            keeping = self._prove(start, end, view, pieces)
+            keeping.proved.addCallback(proved)
+            return keeping
 
         return keep
 
@@ -99,7 +126,36 @@ class Output:
 
     # Writing.
 
-    def _write(self, start: int, end: int, views: Sequence[memoryview]) -> Deferred[None]:
+    def _prove(self, start: int, end: int, view: memoryview, pieces: ExpectedPieces) -> Keeping:
+        """Write what is proved; with it the image is digested, where all before has been."""
+        self._under_way += 1
+        is_next = start == self._digested
+        if is_next:
+            self._digested = end
+        kept: Deferred[None] = Deferred()
+
+        def proved(wrong: list[int]) -> list[int]:
+            if not wrong:
+                self._write(start, end, [view], is_digested=is_next).chainDeferred(kept)
+            elif is_next:
+                self._digested = start
+            self._settle()
+            return wrong
+
+        proving = self._digest_worker.run(self._digest_pieces, view, pieces, is_next)
+        return Keeping(proving.addCallbacks(proved, self._not_kept), kept)
+
+    def _digest_pieces(self, view: memoryview, pieces: ExpectedPieces, is_next: bool) -> list[int]:
+        digests = digest_pieces(view, pieces.offset)
+        wrong = pieces.wrong(digests)
+        if is_next and not wrong:
+            # While it is in the processor's cache.
+            self._digester.take(view, digests)
+        return wrong
+
+    def _write(
+        self, start: int, end: int, views: Sequence[memoryview], *, is_digested: bool = False
+    ) -> Deferred[None]:
         if self._most_bytes is not None and end > self._most_bytes:
             failure = Failure(TooLong(f"the image goes on beyond its {self._most_bytes} bytes"))
             self._failed(failure)
@@ -109,7 +165,7 @@ class Output:
         if not self._is_marked:
             self._mark()
         work: list[Deferred[None]] = [self._disk.run(self._sink.write, views, start)]
-        if start == self._digested:
+        if start == self._digested and not is_digested:
             self._digested = end
             work.append(self._digest_worker.run(self._digester.update, views))
         kept = gatherResults(work, consumeErrors=True)

@@ -1,15 +1,18 @@
 """The buffers of one image as they come in: announced, received, repaired, flushed.
 
-Each announced buffer is a :class:`_Flight`; flights end in the order in which
-they were announced.  What the server says comes in through the methods named
-after its messages, and answers leave through ``send``.
+Each announced buffer is a :class:`~kollacast.receiving.flight.Flight`; flights
+end in the order in which they were announced.  What the server says comes in
+through the methods named after its messages.
+
+A buffer is kept once it is complete and its pieces are what the server has said.
+A piece that is wrong is lost: where its packets have come by multicast twice, they
+are taken from the server's connection alone.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -17,17 +20,21 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from kollacast.events.guard import Guard
-from kollacast.packets.buffer import PacketBuffer
+from kollacast.packets.buffer import InconsistentBuffer, PacketBuffer
 from kollacast.packets.intake import Intake
-from kollacast.packets.losses import NOTHING_LOST, Lost, lost_of
+from kollacast.packets.losses import NOTHING_LOST, lost_of
 from kollacast.receiving.answers import Answers, answers_of
 from kollacast.receiving.connection import ServerConnection
+from kollacast.receiving.flight import Flight
+from kollacast.receiving.hearing import Hearing
 from kollacast.receiving.output import Output, Writer
+from kollacast.receiving.pieces import ExpectedPieces
 from kollacast.receiving.shape import Shape
+from kollacast.receiving.signatures import Signatures
 from kollacast.receiving.tally import Tally
 from kollacast.wire.messages import BufferCtl, Packet, Repaired, Request, Sent
 from kollacast.wire.packets import PacketCodec
-from kollacast.wire.parity import ParityRun
+from kollacast.wire.pieces import Pieces, Want
 from kollacast.wire.structures import WireError
 
 _log = Logger()
@@ -36,38 +43,10 @@ _log = Logger()
 _MAX_DAMAGED = 16
 #: Packets for which a buffer has room, however few are announced: as many as most sessions ever do.
 _LEAST_ROOM = 8192
-#: So many buffers in a row, each of at least so many packets, are not lost by chance.
-_UNHEARD = 2
-_MANY_PACKETS = 64
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """One announced buffer: how far it is."""
-
-    ctl: BufferCtl
-    buffer: PacketBuffer | None = None
-    ready: bool = False
-    sent: bool = False
-    asks: bool = False  #: what is missing is to be asked for
-    #: What was missing once it was sent; None until that was looked for.
-    lost: Lost | None = None
-    flushing: bool = False
-    flushed: bool = False
-    mending: bool = False
-    #: Parity that is to be made use of, and None where packets have come that complete it.
-    parity: deque[ParityRun | None] = field(default_factory=deque)
-
-
-@dataclass(slots=True)
-class Silence:
-    """Buffers in a row of which nothing came."""
-
-    since: int  #: the first one's id
-    is_new: bool  #: whether something has come before them
-    in_flight_id: int  #: of the last buffer that was announced when the first one was missed
-    buffers: int = 0  #: how many of them count
-    packets: int = 0  #: of all of them
+#: How often a buffer may be refuted: by multicast, by multicast again, and by TCP never.
+_MOST_REFUTED = 2
+#: Seconds between two lines about wrong pieces.
+_SAY_AGAIN_S = 10.0
 
 
 class Reception:
@@ -89,29 +68,26 @@ class Reception:
         output: Output,
         tally: Tally,
         guard: Guard,
+        signatures: Signatures,
         first: int | None,
     ) -> None:
         self.intake = Intake(
             codec, shape.capacity, coded=shape.dialect.codes, counts=tally, seal=shape.seal
         )
         self.ended: Deferred[None] = Deferred()
-        #: Called when buffers go by of which no datagram has come.
-        self.silent: Callable[[Silence], None] = lambda silence: None
-        #: Called when a buffer has brought nothing: the host should join the group anew.
-        self.renew: Callable[[], None] = lambda: None
+        #: Whether multicast reaches this host.
+        self.hearing = Hearing(tally)
         self._clock = clock
         self._tally = tally
-        self._silence: Silence | None = None
-        self._came_before = _came(tally)
-        self._damaged_before = tally.damaged
         self._connection = connection
         self._shape = shape
         self._codec = codec
         self._output = output
         self._guard = guard
+        self._signatures = signatures
         self._answers: Answers = answers_of(connection, shape)
         self._keep: Writer | None = None
-        self._flights: deque[_Flight] = deque()
+        self._flights: deque[Flight] = deque()
         self._free: list[PacketBuffer] = []
         self._unallocated = shape.window
         self._next_seq = first
@@ -119,6 +95,9 @@ class Reception:
         self._first_id = 1 << 32
         self._end_announced = False
         self._damaged = 0
+        # Wrong pieces of which no line has told, and when the last line did.
+        self._unsaid = 0
+        self._said_at = -_SAY_AGAIN_S
         self._stopped = False
 
     def stop(self) -> None:
@@ -150,7 +129,10 @@ class Reception:
             # No other buffer follows, so none is kept for it.
             self._end_announced = True
             self._free.clear()
-        self._flights.append(_Flight(ctl))
+        pieces = None
+        if self._shape.pieces and not ctl.is_end:
+            pieces = ExpectedPieces(ctl, self._shape.capacity)
+        self._flights.append(Flight(ctl, pieces))
         self._answers.announced(ctl)
         self._make_ready()
 
@@ -163,15 +145,39 @@ class Reception:
             raise WireError("SENT for a buffer that was not announced or is not ready")
         flight.sent = flight.asks = True
         if sent.packets or not sent.buffer_id:
-            self._listen(flight)
+            self.hearing.sent(flight, self._flights[-1].ctl.buffer_id)
 
     def repaired(self, told: Repaired) -> None:
         """Coded repairs of a buffer have been multicast; :meth:`arrived` follows."""
         for flight in self._flights:
             if flight.ctl.buffer_id == told.buffer_id:
-                if told.count:
+                if told.count and flight.takes_multicast:
                     flight.parity.append(told.parity)
                 flight.asks = True
+
+    def pieces(self, part: Pieces) -> None:
+        """The server says by TCP what pieces of a buffer must be; :meth:`arrived` follows."""
+        flight = self._flight_of(part.buffer_id)
+        if flight is None or flight.pieces is None:
+            return
+        if not flight.pieces.fit(part):
+            raise WireError(f"digests of pieces that buffer {part.buffer_id} has not")
+        flight.pieces.put(part)
+
+    def pieces_by_multicast(self, seq: int, data: bytes) -> None:
+        """The same in a packet; :meth:`arrived` follows."""
+        signatures = self._signatures
+        flight = self._flight_of(int.from_bytes(data[:4], "big"))
+        if flight is None or flight.pieces is None or flight.pieces.are_known:
+            return
+        if not (signatures.are_due and signatures.may_read()):
+            return  # anybody might say so
+        try:
+            part = Pieces.of_data(self._shape.dialect, signatures.body(data))
+        except WireError:
+            return
+        if flight.pieces.lack(part) and signatures.are_right(seq, data):
+            flight.pieces.put(part)
 
     def packet(self, packet: Packet) -> None:
         """A retransmission."""
@@ -201,50 +207,29 @@ class Reception:
     def arrived(self) -> None:
         """Packets have come, or word of them: ask for what is lost, flush what is complete."""
         self._ask_for_lost()
+        self._ask_for_digests()
         # A flush that ends at once takes its flight out of the deque.
         for flight in tuple(self._flights):
             if self._stopped:
                 return  # by what the flush before has met
-            if flight.flushing:
-                continue
-            if not flight.ready or (flight.buffer is not None and not flight.buffer.complete):
-                break
-            self._flush(flight)
+            if not flight.flushing:
+                if not flight.is_complete:
+                    break
+                self._flush(flight)
+            if flight.proving or not flight.flushing:
+                break  # bytes are digested and kept in order
         self._finish_flights()
 
     # How it goes on.
 
-    def _listen(self, flight: _Flight) -> None:
-        """A buffer was sent: has anything of it come by multicast?"""
-        tally, buffer = self._tally, flight.buffer
-        damaged, self._damaged_before = self._damaged_before, tally.damaged
-        if buffer is None:
-            return
-        packets = flight.ctl.pkt_count
-        if buffer.missing_count < packets or damaged < tally.damaged:
-            if self._silence is not None and self._silence.buffers >= _UNHEARD:
-                _log.info(
-                    "multicast reaches this host again",
-                    event="host-reached-again",
-                    buffer=flight.ctl.buffer_id,
-                )
-            self._silence = None
-            return
-        if packets < _MANY_PACKETS:
-            return
-        silence = self._silence
-        if silence is None:
-            is_new = _came(tally) > self._came_before
-            last_id = self._flights[-1].ctl.buffer_id
-            silence = self._silence = Silence(flight.ctl.buffer_id, is_new, last_id)
-            self.renew()
-        silence.packets += packets
-        # A link that was down for a moment costs as many buffers as were under way, and no more.
-        if silence.is_new and flight.ctl.buffer_id <= silence.in_flight_id:
-            return
-        silence.buffers += 1
-        if silence.buffers == _UNHEARD:
-            self.silent(silence)
+    def _flight_of(self, buffer_id: int) -> Flight | None:
+        return next((f for f in self._flights if f.ctl.buffer_id == buffer_id), None)
+
+    def _ask_for_digests(self) -> None:
+        for flight in self._flights:
+            if flight.sent and not flight.is_provable and not flight.has_wanted:
+                flight.has_wanted = True
+                self._connection.send(Want(flight.ctl.buffer_id).encode(self._shape.dialect))
 
     def _ask_for_lost(self) -> None:
         for flight in self._flights:
@@ -262,25 +247,25 @@ class Reception:
             else:
                 self._ask(missing)
 
-    def _begin_to_mend(self, flight: _Flight) -> None:
+    def _begin_to_mend(self, flight: Flight) -> None:
         if not flight.mending:
             flight.mending = True
             self._guard.run(self._mend(flight))
 
-    async def _mend(self, flight: _Flight) -> None:
+    async def _mend(self, flight: Flight) -> None:
         """Solve for what is missing, slice by slice, then ask for what cannot be solved."""
-        buffer = flight.buffer
+        buffer, refuted = flight.buffer, flight.refuted
         assert buffer is not None
         for _ in self._mending(flight, buffer):
             await deferLater(self._clock, 0)
-            if self._stopped or flight.flushing:
+            if self._stopped or flight.flushing or flight.refuted != refuted:
                 return  # late datagrams have brought it meanwhile
         flight.mending = flight.asks = False
         if not buffer.complete:
             self._ask(self.intake.needed(buffer))
         self.arrived()
 
-    def _mending(self, flight: _Flight, buffer: PacketBuffer) -> Iterator[None]:
+    def _mending(self, flight: Flight, buffer: PacketBuffer) -> Iterator[None]:
         # Nothing at once: who has begun it goes through the flights, and this may end some.
         yield
         while flight.parity:
@@ -328,18 +313,71 @@ class Reception:
         room = min(max(packets, _LEAST_ROOM), self._shape.buffer_packets)
         return PacketBuffer(self._shape.capacity, room)
 
-    def _flush(self, flight: _Flight) -> None:
+    def _flush(self, flight: Flight) -> None:
         flight.flushing = True
         buffer = flight.buffer
         if buffer is None:
             flight.flushed = True
             return
-        self.intake.disarm(buffer)
+        if flight.takes_multicast:
+            self.intake.disarm(buffer)
         assert self._keep is not None
-        kept = self._keep(buffer.views())
-        kept.addCallback(self._flushed, flight).addErrback(self._guard.failed)
+        if flight.pieces is None:
+            keeping = self._keep(buffer.views(), None)
+        elif misfits := buffer.misfits():
+            self._refute(flight, buffer, [(slot, slot) for slot in misfits])
+            return
+        else:
+            flight.proving = True
+            keeping = self._keep(buffer.views(), flight.pieces)
+        keeping.proved.addCallback(self._proved, flight, buffer).addErrback(self._guard.failed)
+        keeping.kept.addCallback(self._flushed, flight).addErrback(self._guard.failed)
 
-    def _flushed(self, _: None, flight: _Flight) -> None:
+    def _proved(self, wrong: list[int], flight: Flight, buffer: PacketBuffer) -> None:
+        """All of a buffer is the server's, and on its way to the output, but for these pieces."""
+        if not flight.proving or self._stopped:
+            return
+        flight.proving = False
+        if wrong:
+            assert flight.pieces is not None
+            self._refute(flight, buffer, list(map(flight.pieces.slots, wrong)))
+        self.arrived()
+
+    def _refute(
+        self, flight: Flight, buffer: PacketBuffer, wrong: Sequence[tuple[int, int]]
+    ) -> None:
+        """From one slot to another, packets of a buffer are not the server's: they are lost."""
+        self._say_wrong(flight, len(wrong))
+        flight.refuted += 1
+        if flight.refuted > _MOST_REFUTED:
+            raise InconsistentBuffer("the server's own packets are not what it has said of them")
+        for first, last in wrong:
+            buffer.lose(first, last)
+        flight.flushing = flight.mending = False
+        flight.asks = flight.sent
+        # The network has lost nothing of it.
+        flight.lost = flight.lost or NOTHING_LOST
+        flight.parity.clear()
+        if flight.takes_multicast:
+            self.intake.arm(buffer)
+
+    def _say_wrong(self, flight: Flight, count: int) -> None:
+        self._tally.pieces_wrong += count
+        self._unsaid += count
+        now = self._clock.seconds()
+        if now - self._said_at < _SAY_AGAIN_S:
+            return
+        _log.warn(
+            "{count} pieces have come by multicast that are not the server's, the last of them of"
+            " buffer {buffer_id}: somebody else sends to the group, or packets are damaged on their"
+            " way. They are asked for again",
+            event="pieces-wrong",
+            count=self._unsaid,
+            buffer_id=flight.ctl.buffer_id,
+        )
+        self._unsaid, self._said_at = 0, now
+
+    def _flushed(self, _: None, flight: Flight) -> None:
         flight.flushed = True
         self._finish_flights()
 
@@ -357,8 +395,3 @@ class Reception:
                 self._answers.settle()
                 self.ended.callback(None)
         self._answers.settle()
-
-
-def _came(tally: Tally) -> int:
-    """How many datagrams have come."""
-    return tally.placed + tally.repeated + tally.damaged

@@ -21,9 +21,11 @@ from kollacast.events.reactor import IReactor
 from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.control import ControlReader
 from kollacast.receiving.fetching import Fetcher
+from kollacast.receiving.hearing import Silence
 from kollacast.receiving.output import Output
-from kollacast.receiving.reception import Reception, Silence
+from kollacast.receiving.reception import Reception
 from kollacast.receiving.shape import Shape, Way
+from kollacast.receiving.signatures import Signatures
 from kollacast.receiving.tally import Tally
 from kollacast.transport.diagnosis import why_not_joined
 from kollacast.transport.receiver import MulticastReceiver
@@ -38,6 +40,8 @@ from kollacast.wire.messages import (
     Sent,
 )
 from kollacast.wire.packets import PacketCodec
+from kollacast.wire.pieces import Pieces
+from kollacast.wire.recipes import PIECES_BASE
 from kollacast.wire.structures import SEQ_LIMIT, WireError
 
 _log = Logger()
@@ -111,6 +115,7 @@ class Route:
         self._shape = shape
         self._group = "group {} port {}".format(*shape.group)
         self._stream = (connection, shape, codec, output, tally, guard)
+        self._signatures = Signatures(reactor, shape.verifier, tally)
         self._output = output
         self._tally = tally
         self._local_ip = local_ip
@@ -121,7 +126,9 @@ class Route:
         self._port_closed: Deferred[None] = succeed(None)
         self._reception: Reception | None = None
         self._receiver: MulticastReceiver | None = None
-        self._control = ControlReader(reactor, connection, shape.dialect, self._notice, guard)
+        self._control = ControlReader(
+            reactor, connection, shape.dialect, self._signatures, self._notice, guard
+        )
         self._sent_at = reactor.seconds()
         # Whether datagrams wait for the first word of the control stream: the hello has granted
         # room for the first buffers, and these may come before it.
@@ -158,6 +165,9 @@ class Route:
             reception.packet(message)
         elif isinstance(message, Control) and reception is not None:
             self._hear_by_tcp(message)
+            reception.arrived()
+        elif isinstance(message, Pieces) and reception is not None:
+            reception.pieces(message)
             reception.arrived()
         elif isinstance(message, Sent) and reception is not None:
             self._read_all()
@@ -201,6 +211,13 @@ class Route:
         elif isinstance(notice, Repaired):
             reception.repaired(notice)
 
+    def _signed(self, seq: int, data: bytes) -> None:
+        """A packet beside the image's, of somebody who says to be the server."""
+        if seq < PIECES_BASE:
+            self._control.by_multicast(seq, data)
+        elif self._reception is not None:
+            self._reception.pieces_by_multicast(seq, data)
+
     def _is_before(self, seq: int) -> bool:
         """Whether the packet ``seq`` is one that is fetched."""
         return self._reception is None or (self._first is not None and seq < self._first)
@@ -229,8 +246,10 @@ class Route:
             self._receiver.look_every((now - since) / _LOOKS_A_BUFFER)
 
     def _join_group(self) -> None:
-        reception = self._reception = Reception(self._reactor, *self._stream, self._first)
-        reception.intake.control = self._control.by_multicast
+        reception = self._reception = Reception(
+            self._reactor, *self._stream, self._signatures, self._first
+        )
+        reception.intake.control = self._signed
         reception.ended.addCallback(self._received_all).addErrback(self._guard.failed)
         try:
             port = self._port = self._open_at_an_address(reception)
@@ -239,8 +258,8 @@ class Route:
             return
         self._tally.held_bytes = port.held_bytes
         self._tally.wanted_bytes = self._shape.unread_bytes
-        reception.silent = self._nothing_heard
-        reception.renew = port.rejoin
+        reception.hearing.silent = self._nothing_heard
+        reception.hearing.renew = port.rejoin
         if self._is_numbered and self._receiver is not None:
             self._is_held = True
             self._receiver.hold()

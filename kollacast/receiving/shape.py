@@ -7,6 +7,7 @@ from enum import Enum
 
 from kollacast.wire.dialect import Dialect
 from kollacast.wire.sealing import Seal
+from kollacast.wire.signature import Verifier
 
 
 class Way(Enum):
@@ -33,3 +34,5 @@ class Shape:
     window: int  #: the most buffers in flight
     unread_bytes: int  #: payload that the kernel should be able to hold
     can_fetch: bool  #: whether any packet of the image can be fetched by TCP
+    pieces: bool  #: whether the server tells what the image's pieces must be
+    verifier: Verifier | None  #: tells which packets beside the image's are the server's

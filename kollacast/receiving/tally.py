@@ -13,6 +13,8 @@ class Tally(IntakeCounts):
 
     retransmitted: int = 0
     fetched: int = 0
+    pieces_wrong: int = 0  #: of complete buffers, that were not the server's
+    control_wrong: int = 0  #: packets that say they are the server's, by their signatures
     dropped: int = 0  #: datagrams for which the kernel had no room
     held_bytes: int | None = None  #: for so many it had; None as long as no group is joined
     wanted_bytes: int | None = None  #: and so many were wanted

@@ -22,6 +22,10 @@ class Decoder:
             return None
         return self._xor.take(seq, payload) if seq < RECIPE_BASE + SEQ_SPAN else None
 
+    def expect(self) -> None:
+        """Another buffer is awaited."""
+        self._xor.expect()
+
     def forget(self, seqs: range) -> None:
         """These packets are not awaited any more."""
         self._xor.forget(seqs)

@@ -84,6 +84,9 @@ class Held(Protocol):
     def lacks(self, seq: int) -> bool:
         """Whether this packet is awaited and has not come."""
 
+    def lacking(self, seqs: Sequence[int]) -> list[int]:
+        """Those of some packets that are awaited; none where they are not all of one buffer."""
+
     def received(self, seq: int) -> memoryview | None:
         """The payload of a packet that has come, None without one."""
 

@@ -20,8 +20,12 @@ from kollacast.repair.scheme import WORTH, Demand, Held, Made, Mended, Slices
 from kollacast.wire import recipes
 from kollacast.wire.recipes import RECIPE_BASE, Recipe, combination_seq, max_terms, recipe_seq
 
-#: Combinations that are waited for at a time.
-_MAX_RECIPES = 65536
+#: Combinations that are waited for at a time: 20 MB, were each of the most packets.
+_MAX_RECIPES = 16384
+#: Bytes of recipes that are read for each buffer that comes, and at once. A server sends a few
+#: packets of them; whoever else sends more costs a client no more than these.
+_BYTES_A_BUFFER = 96 * 1024
+_MOST_LEFT = 384 * 1024
 #: Of the combinations that clients may lose, so many count.
 _AGAIN = 0.5
 #: Seqs that are planned in one go.
@@ -110,12 +114,20 @@ class XorDecoder:
         self._held = held
         # For each combination the packet that it mends, and all that it is made of.
         self._recipes: dict[int, tuple[int, tuple[int, ...]]] = {}
+        self._left = _BYTES_A_BUFFER
+
+    def expect(self) -> None:
+        """Another buffer is awaited."""
+        self._left = min(self._left + _BYTES_A_BUFFER, _MOST_LEFT)
 
     def take(self, seq: int, payload: memoryview) -> Mended | None:
         """A recipe or a combination has come, intact: what that mends, if anything."""
         if seq >= RECIPE_BASE:
+            if len(payload) > self._left:
+                return None
+            self._left -= len(payload)
             for combination, terms in Recipe.decode(payload).named():
-                lacking = [term for term in terms if self._held.lacks(term)]
+                lacking = self._held.lacking(terms)
                 if len(lacking) == 1 and len(self._recipes) < _MAX_RECIPES:
                     self._recipes[combination] = (lacking[0], terms)
             return None

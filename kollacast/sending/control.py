@@ -16,8 +16,8 @@ from typing import Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from kollacast.events.guard import Guard
-from kollacast.packets.buffer import PacketBuffer
-from kollacast.transport.sender import MulticastProtocol
+from kollacast.sending.piece_digests import PieceDigests
+from kollacast.sending.signed_packets import SignedPackets
 from kollacast.wire.dialect import Dialect
 from kollacast.wire.messages import Control, Notice
 from kollacast.wire.recipes import control_seq
@@ -35,20 +35,16 @@ class Hearer(Hashable, Protocol):
 
 
 class ControlStream:
-    """The notices of one stream in their order, for packets of ``capacity`` bytes."""
+    """The notices of one stream in their order."""
 
     def __init__(
-        self,
-        clock: IReactorTime,
-        dialect: Dialect,
-        capacity: int,
-        sender: MulticastProtocol,
-        guard: Guard,
+        self, clock: IReactorTime, dialect: Dialect, packets: SignedPackets, guard: Guard
     ) -> None:
+        #: What proves the pieces of the image.
+        self.pieces = PieceDigests(dialect, packets)
         self._clock = clock
         self._dialect = dialect
-        self._capacity = capacity
-        self._sender = sender
+        self._signed_packets = packets
         self._guard = guard
         # Each notice that may still concern somebody, and its buffer's id.
         self._notices: deque[tuple[Notice, int]] = deque()
@@ -82,6 +78,7 @@ class ControlStream:
         while self._notices and self._notices[0][1] <= buffer_id:
             self._notices.popleft()
             self._oldest += 1
+        self.pieces.retire(buffer_id)
 
     def check(self, known: int) -> None:
         """Raises WireError where nothing has this number yet, of which somebody asks."""
@@ -138,7 +135,7 @@ class ControlStream:
         parts = [(first, part)]
         for notice, _ in self._notices:
             length = len(notice.encode(self._dialect))
-            if part and size + length > self._capacity:
+            if part and size + length > self._signed_packets.room:
                 first, size, part = first + len(part), Control.HEAD_SIZE, []
                 parts.append((first, part))
             part.append(notice)
@@ -148,8 +145,5 @@ class ControlStream:
 
     def _send(self, first: int, notices: list[Notice]) -> None:
         data = Control(self._oldest, first, tuple(notices)).data(self._dialect)
-        packet = PacketBuffer(self._capacity, 1)
-        packet.payload[: len(data)] = data
-        packet.announce(0, control_seq(self._packets), len(data))
+        self._signed_packets.send(control_seq(self._packets), data)
         self._packets += 1
-        self._sender.multicast(packet, urgent=True, counts=False).addErrback(self._guard.failed)

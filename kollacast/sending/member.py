@@ -83,6 +83,8 @@ class Member:
         self._requested: deque[int] = deque()
         # What it knows of the control stream, where it has asked for more.
         self._asked: int | None = None
+        # The buffers of which it has asked for the pieces' digests.
+        self._wanted: dict[int, None] = {}
         # The packets owed. Some of them are asked for again by who is told to ask anew, which its
         # own requests may cross on the way: once for each time that all were told.
         self._owed = Owed()
@@ -243,6 +245,15 @@ class Member:
         if not self._outgoing.queue:
             self._answer()
 
+    def want(self, buffer_id: int) -> None:
+        """It lacks digests of a buffer's pieces."""
+        if self._control is None:
+            raise WireError("a question about a stream that has not begun")
+        self._control.pieces.check(buffer_id)
+        self._wanted[buffer_id] = None
+        if not self._outgoing.queue:
+            self._answer()
+
     def request(self, seqs: tuple[int, ...]) -> None:
         if not self._sent or not self._ready:
             raise WireError("a request before SENT")
@@ -326,14 +337,21 @@ class Member:
 
     def _answer(self) -> None:
         known, self._asked = self._asked, None
-        if known is not None and self._control is not None and self._group is not None:
+        wanted, self._wanted = self._wanted, {}
+        if self._control is None or self._group is None:
+            return
+        if known is not None:
             self._control.ask(self, known)
+        for buffer_id in wanted:
+            answer = self._control.pieces.answer(buffer_id)
+            if answer:
+                self.tell(answer)
 
     # Retransmissions.
 
     def refill(self, queue: SendQueue) -> None:
         """Append the next of the requested packets, a bounded piece at a time."""
-        if self._asked is not None:
+        if self._asked is not None or self._wanted:
             self._answer()
         if not self._requested:
             return

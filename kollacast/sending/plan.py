@@ -17,6 +17,7 @@ from kollacast.wire.checksum import Engine
 from kollacast.wire.dialect import DIALECTS, Dialect
 from kollacast.wire.packets import PacketCodec
 from kollacast.wire.sealing import SEAL_SIZE, new_key
+from kollacast.wire.signature import Signer
 from kollacast.wire.structures import payload_capacity
 
 #: Payload bytes of a buffer unless ``--buffer-packets`` says otherwise.  Each client's losses are
@@ -42,6 +43,8 @@ class Plan:
     window: int  #: the most buffers in flight
     resizes: bool  #: whether buffers may have fewer packets
     coding: bool  #: whether one packet may mend losses of several clients
+    #: signs what is multicast beside the image; None where nothing is
+    signer: Signer | None
     group_size: int  #: clients of a group in the barrier
     size: int | None  #: bytes of the image, None where nobody knows
     image: str  #: the same for the same image cut in the same way
@@ -97,6 +100,7 @@ def offer(config: ServerConfig, engine: Engine, size: int | None, identity: str 
         window=min(config.window or _WINDOW, dialect.max_window),
         resizes=config.buffer_packets is None and dialect.resizes,
         coding=dialect.codes,
+        signer=Signer() if dialect.multicasts_control else None,
         group_size=config.group_size,
         size=size,
         image=_image(identity, capacity),

@@ -1,12 +1,13 @@
 """Reads the image ahead of the multicast, into buffers that go round.
 
 Reading and digesting run in a thread each; a buffer comes out as soon as it
-is read, and goes in again once it is released and digested.
+is read and digested, and goes in again once it is released.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from twisted.internet.defer import Deferred, DeferredQueue
 from twisted.logger import Logger
@@ -14,6 +15,7 @@ from twisted.python.failure import Failure
 
 from kollacast.files.digest import Digester
 from kollacast.files.source import Source
+from kollacast.files.tree_digest import digest_pieces
 from kollacast.packets.buffer import PacketBuffer
 from kollacast.sending.history import History
 from kollacast.sending.plan import Plan
@@ -23,6 +25,14 @@ _log = Logger()
 
 #: Buffers that are filled while a full window is in flight.
 _READ_AHEAD = 1
+
+
+class Filled(NamedTuple):
+    """A buffer with so many bytes of the image, and the digests of the pieces in it."""
+
+    buffer: PacketBuffer
+    size: int  #: 0 behind the last one
+    pieces: Sequence[bytes]  #: see `kollacast.files.tree_digest.digest_pieces`
 
 
 class ReadAhead:
@@ -53,8 +63,7 @@ class ReadAhead:
         self._over: Deferred[None] = Deferred()
         self._failure: Failure | None = None
         self._free: DeferredQueue[PacketBuffer] = DeferredQueue()
-        self._filled: DeferredQueue[tuple[PacketBuffer, int]] = DeferredQueue()
-        self._digested: dict[PacketBuffer, Deferred[None]] = {}
+        self._filled: DeferredQueue[Filled] = DeferredQueue()
 
     def start(self) -> Deferred[None]:
         """Begin to read; fires when all is read.
@@ -65,17 +74,13 @@ class ReadAhead:
         Deferred.fromCoroutine(self._read()).addCallbacks(self._end, self._fail)
         return self._over
 
-    def next(self) -> Deferred[tuple[PacketBuffer, int]]:
-        """The next filled buffer and its payload size; 0 after the last one."""
+    def next(self) -> Deferred[Filled]:
+        """The next filled buffer; an empty one after the last one."""
         return self._filled.get()
 
     def release(self, buffer: PacketBuffer) -> None:
         """The packets of ``buffer`` are not needed any more."""
-        digested = self._digested.pop(buffer, None)
-        if digested is None:
-            self._free.put(buffer)
-        else:
-            digested.addCallback(lambda _: self._free.put(buffer))
+        self._free.put(buffer)
 
     async def digests(self) -> dict[str, bytes]:
         """The plan's digests of all that was read; ask once all is read.
@@ -91,12 +96,13 @@ class ReadAhead:
         while True:
             buffer = await self._next_free()
             size = await self._reader.run(self._fill, buffer, self._packets_next())
-            if size:
-                digested = self._digest_worker.run(self._digester.update, [buffer.payload[:size]])
-                self._digested[buffer] = digested.addErrback(self._fail)
+            digested = self._digest_worker.run(
+                self._digest, buffer.payload[:size], self._history.bytes_read
+            )
             await self._check(size)
             self._history.passed(size)
-            self._filled.put((buffer, size))
+            # The next one is read while this is digested.
+            digested.addCallback(self._digested, buffer, size).addErrback(self._fail)
             if size == 0:
                 return
 
@@ -109,6 +115,14 @@ class ReadAhead:
         self._failure = self._failure or failure
         if not self._over.called:
             self._over.errback(failure)
+
+    def _digest(self, data: memoryview, offset: int) -> Sequence[bytes]:
+        pieces = digest_pieces(data, offset)
+        self._digester.take(data, pieces)
+        return pieces
+
+    def _digested(self, pieces: Sequence[bytes], buffer: PacketBuffer, size: int) -> None:
+        self._filled.put(Filled(buffer, size, pieces))
 
     async def _check(self, size: int) -> None:
         """``size`` more bytes are read, or the end for 0."""

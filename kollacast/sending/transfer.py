@@ -30,6 +30,7 @@ from kollacast.sending.plan import Plan
 from kollacast.sending.ration import Ration
 from kollacast.sending.read_ahead import ReadAhead
 from kollacast.sending.repairs import Repairs
+from kollacast.sending.signed_packets import SignedPackets
 from kollacast.sending.window import Flight
 from kollacast.transport.pacing import Pacer
 from kollacast.transport.sender import MulticastProtocol
@@ -93,7 +94,12 @@ class Transfer:
         self._sent_bps = 0.0
         # Where clients are told by multicast; else each is by its member.
         self._notices = (
-            ControlStream(clock, plan.dialect, plan.capacity, sender, guard)
+            ControlStream(
+                clock,
+                plan.dialect,
+                SignedPackets(plan.capacity, plan.signer, sender, guard),
+                guard,
+            )
             if plan.dialect.multicasts_control
             else None
         )
@@ -223,7 +229,7 @@ class Transfer:
         seq = 0
         for buffer_id in itertools.count(1):
             await self.window.places.acquire()
-            buffer, size = await self._reader.next()
+            buffer, size, pieces = await self._reader.next()
             ctl = buffer.announce(buffer_id, seq, size)
             seq += ctl.pkt_count
             if seq > SEQ_LIMIT:
@@ -236,6 +242,8 @@ class Transfer:
             self.announced = ctl
             flight = Flight(buffer)
             self.window.flights.append(flight)
+            if self._notices is not None:
+                self._notices.pieces.hold(buffer_id, pieces)
             self._post(ctl, buffer_id)
             self._next.append((flight, self._begin(flight)))
             self._go_on_if_prepared()
@@ -248,6 +256,10 @@ class Transfer:
     def _post(self, notice: Notice, buffer_id: int, *more: Notice) -> None:
         if self._notices is not None:
             self._notices.post(notice, buffer_id, *more)
+
+    def _tell_pieces(self, ctl: BufferCtl) -> None:
+        if self._notices is not None:
+            self._notices.pieces.tell(ctl.buffer_id)
 
     def _begin(self, flight: Flight) -> Deferred[None]:
         return self._chain.begin(Phase.ANNOUNCE, flight.buffer.ctl)
@@ -268,11 +280,14 @@ class Transfer:
             flight.has_left = False
         # With nobody in step, the image is only read.
         if members and flight.has_left:
+            self._tell_pieces(ctl)
             self._ration.begin()
             leaving = self._sender.multicast(flight.buffer)
             following = Deferred.fromCoroutine(self.repairs.send_ahead(flight))
             flight.sent_bps = await leaving
             await following
+            # Once more: whoever has lost some of them would have to ask.
+            self._tell_pieces(ctl)
             self._ration.end()
         flight.sent = True
         flight.has_left = flight.has_left and not self._sender.is_refused

@@ -16,11 +16,12 @@ from automat import TypeMachineBuilder
 from kollacast.events.state import state_of
 from kollacast.wire.greeting import Hello
 from kollacast.wire.messages import Ask, Credit, Detach, Done, Fetch, Ready, Report, Request
+from kollacast.wire.pieces import Want
 from kollacast.wire.structures import WireError
 
 _P = ParamSpec("_P")
 #: What only those say that are in the barrier.
-Answer = Ready | Request | Done | Credit | Ask | Detach
+Answer = Ready | Request | Done | Credit | Ask | Want | Detach
 
 
 class Departure(enum.Enum):

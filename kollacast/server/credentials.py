@@ -48,6 +48,8 @@ class Credentials:
             window=offer.window,
             digest=offer.digest,
             source=config.local_ip if config.local_ip != _ANY else None,
+            pieces=offer.signer is not None,
+            control_key="" if offer.signer is None else offer.signer.public.hex(),
             seal=None if offer.seal_key is None else SEAL_METHOD,
             seal_key="" if offer.seal_key is None else offer.seal_key.hex(),
             coding=offer.coding,

@@ -37,6 +37,7 @@ from kollacast.wire.messages import (
     Report,
     Request,
 )
+from kollacast.wire.pieces import Want
 from kollacast.wire.structures import WireError
 
 _log = Logger()
@@ -413,6 +414,8 @@ class Participant:
             member.request(answer.seqs)
         elif isinstance(answer, Ask):
             member.ask(answer.known)
+        elif isinstance(answer, Want):
+            member.want(answer.buffer_id)
         elif isinstance(answer, Ready):
             member.ready()
         elif isinstance(answer, Done):
@@ -446,6 +449,9 @@ class Participant:
             self.talk.drop(report.reason, Departure.GAVE_UP)
             return
         self._proof.report()
+        if report.fields.get("tree") != self._host.stream.digests["tree"].hex():
+            # Nobody was told it, so who knows it has the image, unless it is what all are told.
+            raise WireError("a report that does not know the image's tree")
         self.record.take(report)
         self._verify()
         if self.member is not None:

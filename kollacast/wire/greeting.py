@@ -18,6 +18,7 @@ from typing import Any
 
 from kollacast.wire.structures import (
     GROUP_INFO_SIZE,
+    KEY_SIZE,
     MAX_JSON_SIZE,
     MAX_MTU,
     MIN_MTU,
@@ -113,6 +114,10 @@ class Greeting:
     where it is not known; ``coding`` says that losses of several clients may
     be mended by one coded packet.
 
+    With ``pieces``, every client is told the digests of all pieces of the image.  ``control_key``
+    is the key, in hexadecimal digits, with which that and all else which is multicast to control
+    the session is signed; empty where nothing is.
+
     ``fetch`` says that the server can read the image again for a client that
     is not in step with the others, and ``pull`` that this client has to be one
     and is not in step; unless there is ``late_join``, and it says so, too: then it
@@ -132,6 +137,8 @@ class Greeting:
     window: int
     digest: str
     source: str | None = None
+    pieces: bool = False
+    control_key: str = ""
     seal: str | None = None
     seal_key: str = field(default="", repr=False)
     coding: bool = False
@@ -178,6 +185,8 @@ class Greeting:
             window=_number(fields.get("window"), "window", 1, 64),
             digest=clean_text(fields.get("digest", "")),
             source=None if source is None else _source(source),
+            pieces=fields.get("pieces") is True,
+            control_key=_key(fields.get("control_key", "")),
             seal=None if seal is None else clean_text(seal),
             seal_key=_identity(fields.get("seal_key", "")),
             coding=fields.get("coding") is True,
@@ -302,6 +311,13 @@ def _identity(value: object) -> str:
     if not isinstance(value, str) or _IDENTITY.fullmatch(value) is None:
         raise WireError("the peer sent something else where an identity belongs")
     return value
+
+
+def _key(value: object) -> str:
+    key = _identity(value)
+    if len(key) not in (0, 2 * KEY_SIZE):
+        raise WireError("the peer sent something else where a key belongs")
+    return key
 
 
 def _source(value: object) -> str:

@@ -1,18 +1,15 @@
 """What both ends say to each other once they know each other: each message, made and read.
 
-``encode(dialect)`` is the whole message.  ``decode(dialect, limit)`` reads what follows the byte
-that says which message it is: a generator that yields how many bytes it needs, is sent them, and
-returns the message.  ``limit`` bounds what has no size of its own: the packets of a
-:class:`Request`, the bytes of a :class:`Packet`.  Both raise :class:`WireError` on nonsense.
+Each is a :class:`~kollacast.wire.tagged.TaggedMessage`, where a ``limit`` bounds what has no size
+of its own: the packets of a :class:`Request`, the bytes of a :class:`Packet`.
 """
 
 from __future__ import annotations
 
-import functools
 import struct
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from kollacast.wire.dialect import Dialect
 from kollacast.wire.greeting import (
@@ -29,6 +26,7 @@ from kollacast.wire.greeting import (
 )
 from kollacast.wire.packets import header_at
 from kollacast.wire.parity import MAX_LAYERS, MAX_PARITY, ParityRun
+from kollacast.wire.pieces import Pieces, Want
 from kollacast.wire.recipes import is_parity
 from kollacast.wire.structures import (
     MAX_CONTROL_SIZE,
@@ -38,52 +36,10 @@ from kollacast.wire.structures import (
     Tag,
     WireError,
 )
-
-_T = TypeVar("_T")
+from kollacast.wire.tagged import Decoding, TaggedMessage, body
 
 #: No account tells of longer times.
 _MOST_SECONDS = 1e9
-#: Yields the bytes it needs, is sent them, and returns a message.
-Decoding = Generator[int, bytes, _T]
-
-
-@functools.cache
-def _body(byte_order: str, layout: str) -> struct.Struct:
-    return struct.Struct(byte_order + layout)
-
-
-class TaggedMessage:
-    """A message whose fields follow its tag, in a struct's ``layout``; without one, it is all."""
-
-    __slots__ = ()
-    __match_args__: ClassVar[tuple[str, ...]] = ()
-    tag: ClassVar[Tag]
-    layout: ClassVar[str] = ""
-
-    def encode(self, dialect: Dialect) -> bytes:
-        """The whole message."""
-        fields = [getattr(self, name) for name in self.__match_args__]
-        return dialect.head(self.tag) + _body(dialect.byte_order, self.layout).pack(*fields)
-
-    @classmethod
-    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Message]:
-        """Read what follows the tag."""
-        if not cls.layout:
-            return cls()  # type: ignore[return-value]
-        body = _body(dialect.byte_order, cls.layout)
-        return cls(*body.unpack((yield body.size)))._checked()
-
-    @classmethod
-    def of_whole(cls, dialect: Dialect, limit: int, data: bytes) -> Message | None:
-        """The message that ``data``, which begins with its tag, is; None where that is not seen."""
-        body = _body(dialect.byte_order, cls.layout)
-        if not cls.layout or len(data) != 1 + body.size:
-            return None
-        return cls(*body.unpack_from(data, 1))._checked()
-
-    def _checked(self) -> Message:
-        """Itself, when these fields can be."""
-        return self  # type: ignore[return-value]
 
 
 # From the client.
@@ -105,8 +61,9 @@ class Request(TaggedMessage):
 
     def encode(self, dialect: Dialect) -> bytes:
         count = len(self.seqs)
-        body = struct.pack(f"{dialect.byte_order}{1 + count}I", count, *self.seqs)
-        return bytes((self.tag,)) + body
+        return bytes((self.tag,)) + struct.pack(
+            f"{dialect.byte_order}{1 + count}I", count, *self.seqs
+        )
 
     @classmethod
     def of_whole(cls, dialect: Dialect, limit: int, data: bytes) -> Request | None:
@@ -239,7 +196,7 @@ class Sent(TaggedMessage):
         return dialect.head(self.tag)
 
     @classmethod
-    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Message]:
+    def decode(cls, dialect: Dialect, limit: int) -> Decoding[Sent]:
         if dialect.multicasts_control:
             return (yield from super(Sent, cls).decode(dialect, limit))
         return cls()
@@ -352,16 +309,16 @@ class Control(TaggedMessage):
 
     def encode(self, dialect: Dialect) -> bytes:
         data = self.data(dialect)
-        return dialect.head(self.tag) + _body(dialect.byte_order, "I").pack(len(data)) + data
+        return dialect.head(self.tag) + body(dialect.byte_order, "I").pack(len(data)) + data
 
     def data(self, dialect: Dialect) -> bytes:
         """What a packet carries."""
-        head = _body(dialect.byte_order, "2I").pack(self.oldest, self.first)
+        head = body(dialect.byte_order, "2I").pack(self.oldest, self.first)
         return head + b"".join([notice.encode(dialect) for notice in self.notices])
 
     @classmethod
     def decode(cls, dialect: Dialect, limit: int) -> Decoding[Control]:
-        (size,) = _body(dialect.byte_order, "I").unpack((yield 4))
+        (size,) = body(dialect.byte_order, "I").unpack((yield 4))
         if not cls.HEAD_SIZE <= size <= MAX_CONTROL_SIZE:
             raise WireError(f"{size} bytes of the control stream")
         return cls.of_data(dialect, (yield size))
@@ -371,7 +328,7 @@ class Control(TaggedMessage):
         """Read what a packet carries."""
         if len(data) < cls.HEAD_SIZE:
             raise WireError(f"{len(data)} bytes of the control stream")
-        oldest, first = _body(dialect.byte_order, "2I").unpack_from(data)
+        oldest, first = body(dialect.byte_order, "2I").unpack_from(data)
         if not 0 < oldest <= first:
             raise WireError(
                 f"number {first} of the control stream, of which {oldest} is the oldest"
@@ -384,7 +341,7 @@ class Control(TaggedMessage):
             at += 1
             if kind is None or len(data) - at < size:
                 raise WireError("a part of the control stream that nobody writes")
-            fields = _body(dialect.byte_order, kind.layout).unpack_from(data, at)
+            fields = body(dialect.byte_order, kind.layout).unpack_from(data, at)
             notices.append(kind(*fields)._checked())  # type: ignore[arg-type]
             at += size
         if first + len(notices) > 1 << 32:
@@ -447,6 +404,7 @@ Message = (
     | Done
     | Credit
     | Ask
+    | Want
     | Fetch
     | Detach
     | Sent
@@ -455,6 +413,7 @@ Message = (
     | Packet
     | Digest
     | Control
+    | Pieces
     | Report
     | Hello
     | Response

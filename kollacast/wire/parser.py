@@ -12,6 +12,7 @@ been consumed, so its consumer may change what the stream expects next.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from kollacast.wire.dialect import JASMINE, KOLLACAST, Dialect
 from kollacast.wire.greeting import (
@@ -30,7 +31,6 @@ from kollacast.wire.messages import (
     BufferCtl,
     Control,
     Credit,
-    Decoding,
     Detach,
     Digest,
     Done,
@@ -41,16 +41,17 @@ from kollacast.wire.messages import (
     Report,
     Request,
     Sent,
-    TaggedMessage,
 )
+from kollacast.wire.pieces import Pieces, Want
 from kollacast.wire.structures import GROUP_INFO_SIZE, Tag, WireError
+from kollacast.wire.tagged import Decoding
 
 #: What each side may say, by the byte that a message begins with.
-_FROM_CLIENT: dict[int, type[TaggedMessage]] = {
-    kind.tag: kind for kind in (Ready, Request, Done, Credit, Ask, Fetch, Detach, Report)
+_FROM_CLIENT: dict[int, type[Any]] = {
+    kind.tag: kind for kind in (Ready, Request, Done, Credit, Ask, Want, Fetch, Detach, Report)
 }
-_FROM_SERVER: dict[int, type[TaggedMessage]] = {
-    kind.tag: kind for kind in (BufferCtl, Packet, Detach, Control, Digest, Report)
+_FROM_SERVER: dict[int, type[Any]] = {
+    kind.tag: kind for kind in (BufferCtl, Packet, Detach, Control, Pieces, Digest, Report)
 }
 #: The first byte of TLS, a record with a handshake.
 _TLS_RECORD = 0x16

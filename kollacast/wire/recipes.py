@@ -13,12 +13,13 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-#: Seqs of combinations begin here, those of parity, recipe and control packets there.
+#: Seqs of combinations begin here, those of parity, recipe, control and piece packets there.
 COMBINATION_BASE = 0x8000_0000
 PARITY_BASE = 0xA000_0000
 RECIPE_BASE = 0xC000_0000
 CONTROL_BASE = 0xE000_0000
-#: Each kind counts up modulo this.
+PIECES_BASE = 0xF000_0000
+#: Each kind counts up modulo this, and the last two modulo half of it.
 SEQ_SPAN = 0x2000_0000
 
 #: Packets of one combination at the most: each one more is work for everyone.
@@ -37,7 +38,12 @@ def recipe_seq(number: int) -> int:
 
 def control_seq(number: int) -> int:
     """The seq of the control packet with this running number."""
-    return CONTROL_BASE + number % SEQ_SPAN
+    return CONTROL_BASE + number % (PIECES_BASE - CONTROL_BASE)
+
+
+def pieces_seq(number: int) -> int:
+    """The seq of the packet with the digests of pieces that has this running number."""
+    return PIECES_BASE + number % (PIECES_BASE - CONTROL_BASE)
 
 
 def parity_seq(number: int) -> int:
@@ -81,7 +87,10 @@ class Recipe:
         first, *words = struct.unpack_from(f"!{count}I", payload) if count else (0,)
         combinations = []
         position = 0
-        while position < len(words) and 0 < words[position] <= len(words) - position - 1:
+        # Our server names no more terms than these, and each one more is work.
+        while position < len(words) and 0 < words[position] <= _MAX_TERMS:
+            if words[position] > len(words) - position - 1:
+                break
             end = position + 1 + words[position]
             combinations.append(tuple(words[position + 1 : end]))
             position = end

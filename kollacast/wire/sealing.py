@@ -11,7 +11,6 @@ import secrets
 import struct
 from collections.abc import Iterable, Sequence
 
-from kollacast.wire.recipes import SEQ_SPAN
 from kollacast.wire.structures import SEQ_LIMIT
 
 #: What it is called in a greeting.
@@ -20,6 +19,10 @@ SEAL_METHOD = "aes-128-gcm"
 SEAL_SIZE = 16
 #: Bytes of a key.
 SEAL_KEY_SIZE = 16
+
+
+#: Of packets that are counted modulo a span, the least one.
+_LEAST_SPAN = 0x1000_0000
 
 
 class SealError(Exception):
@@ -53,8 +56,8 @@ class Seal:
         Those are `SEAL_SIZE` bytes longer. Raises SealError where seqs begin anew.
         """
         if seq >= SEQ_LIMIT:
-            kind = seq // SEQ_SPAN
-            if seq + SEQ_SPAN // 2 < self._last.get(kind, 0):
+            kind = seq // _LEAST_SPAN
+            if seq + _LEAST_SPAN // 2 < self._last.get(kind, 0):
                 raise SealError("packets of one kind have had all seqs that there are")
             self._last[kind] = seq
         nonces = self._nonces(range(seq, seq + len(payloads)))

@@ -18,8 +18,13 @@ GROUP_INFO_SIZE = 16
 IP_UDP_HEADER_SIZE = 28
 #: The largest IPv4 datagram, and so the largest MTU that means anything.
 MAX_MTU = 65535
-#: The least one that holds a packet with a message to all clients.
-MIN_MTU = IP_UDP_HEADER_SIZE + PACKET_HEADER_SIZE + 28
+#: Bytes of an Ed25519 signature (RFC 8032), with which control packets end, and of its public key.
+SIGNATURE_SIZE = 64
+KEY_SIZE = 32
+#: Bytes of the digest of a piece of the image.
+PIECE_DIGEST_SIZE = 32
+#: The least MTU: it holds a packet with one digest or one message to all clients, and a signature.
+MIN_MTU = IP_UDP_HEADER_SIZE + PACKET_HEADER_SIZE + 8 + PIECE_DIGEST_SIZE + SIGNATURE_SIZE
 
 #: Sequence numbers from here up are not the image's: coded repairs and control packets have them.
 SEQ_LIMIT = 0x8000_0000
@@ -49,12 +54,14 @@ class Tag(enum.IntEnum):
     CREDIT = 0x03
     CLIENT_DONE = 0x04
     ASK = 0x05
+    WANT = 0x06
     SERVER_SENT = 0x08
     BUFFER = 0x10
     REPAIRED = 0x11
     FETCH = 0x12
     DETACH = 0x14
     CONTROL = 0x16
+    PIECES = 0x17
     PACKET = 0x20
     DIGEST = 0x40
     REPORT = 0x80

@@ -265,6 +265,8 @@ class Fabric(Links):
         self.stalled: list[Task] = []
         #: Which datagrams reach a port, and as what; None leaves it to the weather.
         self.fate: Callable[[MemoryReceivePort, bytes], Sequence[bytes]] | None = None
+        #: What comes to a port, of a datagram and what has become of it; None where nobody meddles.
+        self.stranger: Callable[[bytes, Sequence[bytes]], Sequence[bytes]] | None = None
 
     def host(self, address: str) -> Host:
         if address not in self.hosts:
@@ -277,7 +279,10 @@ class Fabric(Links):
         self.note("udp", data)
         for port in self.ports:
             if port.group == address and port.host.hears_multicast and not port.host.is_cut_off:
-                for copy in self._fates(port, data):
+                copies = self._fates(port, data)
+                if self.stranger is not None:
+                    copies = self.stranger(data, copies)
+                for copy in copies:
                     port.fly(copy)
 
     def _fates(self, port: MemoryReceivePort, data: bytes) -> Sequence[bytes]:

@@ -27,7 +27,7 @@ class MemorySource:
         self.name = name
         self.size = size
         self.closed = False
-        self._image = image
+        self.image = image
         self.fails_at = fails_at
         self._read_bytes = read_bytes
         self._at = 0
@@ -35,21 +35,21 @@ class MemorySource:
     def readinto(self, view: memoryview) -> int:
         if self.closed:
             raise called_off()
-        count = min(len(view), len(self._image) - self._at)
+        count = min(len(view), len(self.image) - self._at)
         if self._read_bytes is not None:
             count = min(count, self._read_bytes)
         if self.fails_at is not None:
             count = min(count, self.fails_at - self._at)
             if count == 0:
                 raise system_error(errno.EIO)
-        view[:count] = self._image[self._at : self._at + count]
+        view[:count] = self.image[self._at : self._at + count]
         self._at += count
         return count
 
     def read_at(self, offset: int, size: int) -> bytes:
         if self.closed or self.identity is None:
             raise called_off()
-        return self._image[offset : offset + size]
+        return self.image[offset : offset + size]
 
     def close(self) -> None:
         self.closed = True

@@ -246,8 +246,9 @@ class _ReceiveSocket:
         ancillary = []
         while (
             self.queue
+            and segment
             and len(data) % segment == 0
-            and len(self.queue[0]) <= segment
+            and 0 < len(self.queue[0]) <= segment
             and len(data) + len(self.queue[0]) <= min(room, 65507)
             and not network.happens(0.2 if not network.orderly else 0.0)
         ):

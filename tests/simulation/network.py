@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kollacast.files.digest import Digester
 from kollacast.wire.dialect import KOLLACAST, Dialect
 from tests.simulation.fabric import Fabric, Host
 from tests.simulation.image import MemorySource
@@ -19,6 +20,8 @@ class Network(Fabric):
     def __init__(self, seed: int | None = None, weather: Weather | None = None) -> None:
         super().__init__(seed, weather)
         self._clients = 0
+        # What was served last.
+        self._image = b""
 
     def new_host(self, hosts: str) -> Host:
         """A host that nobody has been on, in the network of which the address begins so."""
@@ -28,6 +31,7 @@ class Network(Fabric):
         """Run a server; ``options`` are of its configuration, or ``threads=True``."""
         if isinstance(source, bytes):
             source = MemorySource(source)
+        self._image = source.image
         return ServerRun(self, source, **options)
 
     def join(self, **options: Any) -> ClientRun:
@@ -38,9 +42,16 @@ class Network(Fabric):
         """Run a client on the host of ``run``, which is over, with what that one has kept."""
         return ClientRun(self, run.number, sink=run.sink.reopen(), **options)
 
+    @property
+    def tree(self) -> str:
+        """What a client that has the image which was served last says of it."""
+        digester = Digester("tree")
+        digester.update([memoryview(self._image)])
+        return digester.values()["tree"].hex()
+
     def raw_client(self, dialect: Dialect = KOLLACAST) -> RawClient:
         """A connection to the server, to be driven by hand."""
-        client = RawClient(self.new_host("10.0.9"), dialect)
+        client = RawClient(self.new_host("10.0.9"), dialect, lambda: self.tree)
         self.settle()
         return client
 

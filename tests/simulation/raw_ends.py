@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -86,12 +87,16 @@ class RawClient(RawConnection):
 
     _stream: ServerStream
 
-    def __init__(self, host: Host, dialect: Dialect = KOLLACAST) -> None:
+    def __init__(
+        self, host: Host, dialect: Dialect = KOLLACAST, tree: Callable[[], str] = str
+    ) -> None:
         stream = ServerStream()
         stream.capacity = 65535
         super().__init__(host.network, stream)
         self.host = host
         self._dialect = dialect
+        # The digest by which it shows that it has the image.
+        self._tree = tree
         # What it has said to have, and to have room for; None before the first announcement.
         self.credit: Credit | None = None
         self._early_digest: Digest | None = None
@@ -126,7 +131,7 @@ class RawClient(RawConnection):
         self.send(Request(seqs).encode(self._dialect))
 
     def report(self, **fields: Any) -> None:
-        self.send(_report(**(fields or {"ok": True})))
+        self.send(_report(**{"tree": self._tree(), **(fields or {"ok": True})}))
 
     def close(self) -> None:
         self.transport.loseConnection()
@@ -199,7 +204,7 @@ class RawClient(RawConnection):
         elif isinstance(message, Sent):
             self.transport.write(self._done())
         elif isinstance(message, Digest):
-            self.transport.write(_report(ok=True))
+            self.transport.write(_report(ok=True, tree=self._tree()))
         if isinstance(message, Sent) and self._early_digest is not None:
             digest, self._early_digest = self._early_digest, None
             self.heard.append(digest)

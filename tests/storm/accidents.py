@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from kollacast.wire.dialect import JASMINE
+from tests.simulation.forger import Forger
 from tests.simulation.raw_ends import RawClient
 from tests.simulation.runs import ClientRun, ServerRun
 from tests.simulation.settings import GROUP, PORT, SERVER_IP
@@ -249,6 +250,35 @@ def _foreign_packets(session: Session, _: ClientRun) -> None:
         session.network.multicast((GROUP, PORT), header + random.randbytes(size))
 
 
+def _adversary(session: Session, _: ClientRun) -> None:
+    """Somebody on the group forges, repeats, reorders and injects, with a CRC that is right.
+
+    That is the reason of no failure: TCP reaches everybody.
+    """
+    if session.is_jasmine or session.server is None:
+        return  # whose packets nothing proves
+    random = session.random
+    forger = Forger(session.server.snapshot.plan.salt, Random(random.getrandbits(32)))
+    often, swaps = random.choice((0.02, 0.3, 0.9)), random.random() < 0.3
+
+    def meddle(datagram: bytes, copies: Sequence[bytes]) -> Sequence[bytes]:
+        forger.hears(datagram)
+        found = list(copies)
+        while random.random() < often and len(found) < 20:
+            found.insert(random.randint(0, len(found)), forger.forge(datagram))
+        if swaps:
+            random.shuffle(found)
+        return found
+
+    session.network.stranger = meddle
+    if random.random() < 0.5:
+        _later(session, 5.0, lambda: _leave_alone(session))
+
+
+def _leave_alone(session: Session) -> None:
+    session.network.stranger = None
+
+
 _ACCIDENTS: tuple[Accident, ...] = (
     _interrupt_client,
     _interrupt_server,
@@ -274,4 +304,6 @@ _ACCIDENTS: tuple[Accident, ...] = (
     _come_too_many,
     _stranger,
     _foreign_packets,
+    _adversary,
+    _adversary,
 )

@@ -12,12 +12,15 @@ import tempfile
 import traceback
 import weakref
 from collections.abc import Iterable, Iterator
+from functools import partial
 from random import Random
 from unittest import mock
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
 from zope.interface import provider
 
+from kollacast.files import tree_digest
 from kollacast.repair import choice
 from kollacast.sending import repairs
 from tests.simulation.multicast import memory_sockets
@@ -26,6 +29,8 @@ from tests.storm.session import Session
 
 #: Seeds that a process takes at a time.
 _CHUNK = 20
+#: Bytes of a piece: less than a packet, and more than a buffer.
+_PIECES = (90, 1000, 65536)
 
 
 def command(seed: int) -> str:
@@ -93,8 +98,19 @@ def _seeded_secrets(seed: int) -> Iterator[None]:
     with (
         mock.patch.object(secrets, "token_hex", lambda size=32: random.randbytes(size).hex()),
         mock.patch.object(secrets, "randbits", random.getrandbits),
+        mock.patch.object(
+            Ed25519PrivateKey,
+            "generate",
+            partial(_key, random),
+        ),
+        # Sessions are small, and so are their pieces.
+        mock.patch.object(tree_digest, "PIECE_SIZE", Random(f"pieces {seed}").choice(_PIECES)),
     ):
         yield
+
+
+def _key(random: Random) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(random.randbytes(32))
 
 
 @contextlib.contextmanager

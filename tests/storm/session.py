@@ -86,7 +86,7 @@ class Session:
 
     def _draw_image(self) -> None:
         random = self.random
-        self.mtu = random.choice((68, 100, 200))
+        self.mtu = random.choice((144, 200, 300))
         self.buffer_packets = random.choice((1, 2, 5, 16, 40, 64))
         buffers = random.choice((0, 1, 2, 3, 7))
         capacity = self.mtu - 40
