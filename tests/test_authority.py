@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import stat
 from pathlib import Path
 from unittest import mock
@@ -88,6 +90,19 @@ class ProgramTests(SynchronousTestCase):
         self.assert_refused(1, "holds no authority", "issue", folder, "a")
         self.assert_refused(1, "No such file", "create", str(self.folder / "absent" / "deep"))
         self.assert_refused(2, "required: COMMAND")
+
+    def test_certificates_for_one_transfer(self) -> None:
+        with mock.patch("sys.stdout", io.StringIO()) as printed:
+            self.run_well("once", "--address", "10.0.0.1", "server", "host-1", "10.0.0.7")
+        made = json.loads(printed.getvalue())
+        self.assertEqual(list(made), ["server", "host-1", "10.0.0.7"])
+        for files in made.values():
+            names = ("ca.pem", "cert.pem", "key.pem")
+            self.assertEqual(tuple(files), names)
+            prove(Certificates(*(files[name].encode() for name in names)))
+        words = ("once", "--address", "10.0.0.1", "server", "server")
+        self.assert_refused(2, "is named twice", *words)
+        self.assert_refused(2, "required: --address", "once", "server", "a")
 
     def test_nothing_outlives_its_authority(self) -> None:
         self.run_well("create", str(self.folder), "--days", "1")

@@ -138,6 +138,22 @@ class StandingStillTests(MemoryTestCase):
         self.talk(raw, Fetch(0, 1).encode(KOLLACAST), 205)
         self.assert_out(server, raw, honest, "no REPORT for 200 s")
 
+    def test_coming_back_without_end(self) -> None:
+        server = self.serve()
+        honest = self.network.join()
+        hello = Hello("raw", 1 << 20, fetch=True, pull=True, run="ab").encode()
+        times = 0
+        while server.outcome is None and times < 100:
+            raw = self.network.raw_client()
+            raw.send(hello)
+            raw.send(Fetch(0, 1).encode(KOLLACAST))
+            self.network.run_for(1.0)
+            raw.close()
+            times += 1
+        self.assertEqual(honest.finish().status, Status.OK)
+        self.assertEqual(server.finish().status, Status.PARTIAL)
+        self.assertLess(times, 20)
+
     def test_one_that_gets_on_slowly_is_served(self) -> None:
         server = self.serve()
         raw = self.network.raw_client()
@@ -157,10 +173,10 @@ class PacedAnswersTests(MemoryTestCase):
     def _time(self, delay_s: float | None) -> float:
         """Seconds for which an honest host takes part beside one that answers so late."""
         network = Network()
-        # 60 buffers in windows of 4, each of which leaves in 0.15 s.
-        source = MemorySource(bytes(60 * 20 * CAPACITY), identity="file")
+        # 100 buffers in windows of 4, each of which leaves in 0.1 s.
+        source = MemorySource(bytes(100 * 20 * 1460), identity="file")
         server = network.serve(
-            source, clients=2, buffer_packets=20, rate_bps=20 * (CAPACITY + 40) * 8 * 20
+            source, clients=2, mtu=1500, buffer_packets=20, rate_bps=10 * 20 * 1500 * 8
         )
         honest = network.join()
         if delay_s is None:
@@ -168,6 +184,7 @@ class PacedAnswersTests(MemoryTestCase):
         else:
             raw = network.raw_client()
             raw.send(Hello("raw", 1 << 20, fetch=True).encode())
+            # It grants room for one buffer, where it is to be a window.
             while honest.outcome is None and not raw.count(Detach):
                 network.run_for(delay_s)
                 if raw.credit is not None:
@@ -181,5 +198,5 @@ class PacedAnswersTests(MemoryTestCase):
 
     def test_just_in_time_all_the_time(self) -> None:
         alone_s = self._time(None)
-        for delay_s in (4.9, 0.6, 0.3):
+        for delay_s in (4.9, 0.6, 0.3, 0.2, 0.1):
             self.assertLess(self._time(delay_s), 1.1 * alone_s)

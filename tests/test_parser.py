@@ -42,7 +42,7 @@ from kollacast.wire.messages import (
     encode_sealed,
 )
 from kollacast.wire.parser import ClientStream, ReceiveQueue, ServerStream
-from kollacast.wire.structures import MAX_CONTROL_SIZE, MAX_JSON_SIZE, WireError
+from kollacast.wire.structures import MAX_CONTROL_SIZE, MAX_HELLO_SIZE, MAX_JSON_SIZE, WireError
 from tests.test_greeting import GREETING
 from tests.vectors import GROUP_INFO, IMAGE, JASMINE_CLIENT, JASMINE_SERVER, PROPERTY
 
@@ -283,13 +283,13 @@ class HostileClients(_Hostile):
 
     def test_a_hello_of_four_gibibytes(self) -> None:
         self.refused(_client_stream(), b"\xff\xff\xff\xff", "4294967295 bytes of JSON")
-        self.refused(_client_stream(), struct.pack("!I", MAX_JSON_SIZE + 1), "limit")
+        self.refused(_client_stream(), struct.pack("!I", MAX_HELLO_SIZE + 1), "limit")
 
     def test_a_web_browser(self) -> None:
         self.refused(_client_stream(), b"GET / HTTP/1.1\r\n\r\n", "bytes of JSON")
 
     def test_a_hello_of_brackets(self) -> None:
-        data = struct.pack("!I", MAX_JSON_SIZE) + b"[" * MAX_JSON_SIZE
+        data = struct.pack("!I", MAX_HELLO_SIZE) + b"[" * MAX_HELLO_SIZE
         self.refused(_client_stream(), data, "cannot be read")
 
     def test_a_hello_that_is_none(self) -> None:
@@ -494,12 +494,12 @@ class ArbitraryBytes(unittest.SynchronousTestCase):
     def test_what_waits_is_bounded_by_one_message(self) -> None:
         """However much comes of a message that never ends, in pieces as a transport's."""
         piece = b" " * 65536
-        for stream, opening in (
-            (_client_stream(), struct.pack("!I", MAX_JSON_SIZE)),
-            (ServerStream(), b"KCST" + struct.pack("!I", MAX_JSON_SIZE)),
+        for stream, opening, size in (
+            (_client_stream(), b"", MAX_HELLO_SIZE),
+            (ServerStream(), b"KCST", MAX_JSON_SIZE),
         ):
-            self.survive(stream, [opening, piece[:-1]])
-            self.assertEqual(stream.buffered, MAX_JSON_SIZE - 1)
+            self.survive(stream, [opening + struct.pack("!I", size), piece[: size - 1]])
+            self.assertEqual(stream.buffered, size - 1)
             with self.assertRaises(WireError):
                 _read(stream, [piece])
 

@@ -344,10 +344,12 @@ async def test_plain_progress_and_none(crew: Crew) -> None:
     await server.said("waiting for clients: 0 B of 50.0 kB (0 %), ", "/3 clients, 0 repaired")
     third = crew.client("--progress", "none", "--name", "c")
     await _all_well(server, plain, quiet, third)
-    assert plain.lines[0] == "kollacast-client: connecting: 0 B, 0 repaired"
+    assert "nobody is proved" in plain.lines[0]
+    assert plain.lines[1] == "kollacast-client: connecting: 0 B, 0 repaired"
     for program in (quiet, third):
         # The output is a pipe, and that is said.
-        unsynced, line = program.lines
+        unproved, unsynced, line = program.lines
+        assert "nobody is proved" in unproved
         assert "standard output is no file and no disk" in unsynced
         assert line.startswith("kollacast-client: the image is here: 50000 bytes")
     for program in (server, plain):

@@ -91,7 +91,7 @@ async def test_certificates(crew: Crew) -> None:
     await client.end()
     why = "its certificate is not for the address or name that this host was told to call"
     _failed(client, f"{LOOPBACK} port {crew.port}: {why}")
-    await elsewhere.said("is no client: it says that the certificate here is for another name")
+    await elsewhere.said("calls another address than this end's certificate names")
 
 
 @on_the_reactor

@@ -6,6 +6,7 @@ Every mistake ends in one line on standard error: with exit status 2 for a comma
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from kollacast.operator.outcome import Status
 _PROGRAM = "kollacast-authority"
 #: Days for which an authority is good, and what it issues.
 _AUTHORITY_DAYS, _DAYS = 3650, 365
+#: The same of certificates for one transfer.
+_ONCE_DAYS = 2
 _MOST_DAYS = 36500
 
 
@@ -90,6 +93,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     _take_days(issued, _DAYS)
     issued.set_defaults(run=_issue)
+
+    once = commands.add_parser(
+        "once", help="print certificates as JSON, of an authority that nobody keeps"
+    )
+    once.add_argument("server", metavar="SERVER", help="what the server is called")
+    once.add_argument("names", metavar="NAME", nargs="+", help="a host")
+    once.add_argument(
+        "--address",
+        dest="addresses",
+        metavar="ADDRESS",
+        action="append",
+        required=True,
+        help="what clients are given as <server_ip>; may be given again",
+    )
+    _take_days(once, _ONCE_DAYS)
+    once.set_defaults(run=_once)
     return parser
 
 
@@ -115,6 +134,23 @@ def _issue(options: argparse.Namespace) -> None:
         identity = issue(authority, name, tuple(options.addresses), now, options.days)
         folder = os.path.join(options.folder, name)
         folders.write_identity(folder, authority, identity, replace=options.replace)
+
+
+def _once(options: argparse.Namespace) -> None:
+    """Its key is in this process alone, and so nobody can issue more."""
+    now = _now()
+    authority = make_authority("kollacast, once", now, options.days)
+    made = {
+        options.server: issue(
+            authority, options.server, tuple(options.addresses), now, options.days
+        )
+    }
+    for name in options.names:
+        if name in made:
+            raise UsageError(f"{name}: is named twice")
+        made[name] = issue(authority, name, (), now, options.days)
+    files = {name: folders.files_of(authority, identity) for name, identity in made.items()}
+    print(json.dumps(files))
 
 
 def _authority(folder: str) -> Identity:

@@ -40,11 +40,17 @@ def write_identity(
 
     Raises OSError, and FileExistsError where there is one that stays.
     """
-    _write(folder, _KEY, {
-        _AUTHORITY_CERTIFICATE: authority.certificate_pem,
-        _CERTIFICATE: identity.certificate_pem,
-        _KEY: identity.key_pem,
-    }, replace)  # fmt: skip
+    files = {name: text.encode() for name, text in files_of(authority, identity).items()}
+    _write(folder, _KEY, files, replace)
+
+
+def files_of(authority: Identity, identity: Identity) -> dict[str, str]:
+    """What a folder for ``--tls-dir`` holds: the text of each file."""
+    return {
+        _AUTHORITY_CERTIFICATE: authority.certificate_pem.decode(),
+        _CERTIFICATE: identity.certificate_pem.decode(),
+        _KEY: identity.key_pem.decode(),
+    }
 
 
 def _write(folder: str, secret: str, files: Mapping[str, bytes], replace: bool = False) -> None:

@@ -64,7 +64,7 @@ class ServerConnection(Protocol):
             self._guarded(self._read, data)
 
     def handshakeCompleted(self) -> None:
-        """The server speaks next."""
+        self._guarded(self._judge)
 
     def spoke_plainly(self, data: bytes) -> None:
         """TLS is due, and the server has said this."""
@@ -101,6 +101,13 @@ class ServerConnection(Protocol):
             watch_peer(self.transport, always_reads=True)
         except OSError:
             self.abort()  # it is closed by now
+
+    def _judge(self) -> None:
+        """Whose certificate has the server?  It speaks next, and is not heard if it is wrong."""
+        objection = None if self._secured is None else self._secured.judge()
+        if objection is not None:
+            self._lost(WireError(objection))
+            self.abort()
 
     def _lose(self, reason: Failure) -> None:
         self._outgoing.stopProducing()

@@ -30,6 +30,8 @@ class MemberClient(Listener, Protocol):
     """The client whose place it is."""
 
     @property
+    def address(self) -> str: ...  # that it has come from
+    @property
     def may_go(self) -> bool: ...  # whether the others may go on without it, which may be its end
     def sent_all(self) -> None: ...  # it has been told that the empty buffer is sent
     def kept_all(self) -> None: ...  # it has kept all that came by multicast

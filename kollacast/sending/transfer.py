@@ -90,6 +90,9 @@ class Transfer:
         self._ration = ration
         self._clock = clock
         self._started_at = 0.0
+        # When the first announcement was made, and a window of buffers was told to be sent.
+        self._begun_at = 0.0
+        self._sent_at: deque[float] = deque(maxlen=plan.window)
         # How fast the last buffer left, as far as that is known.
         self._sent_bps = 0.0
         # Where clients are told by multicast; else each is by its member.
@@ -139,6 +142,7 @@ class Transfer:
         for _ in range(len(self._next)):
             flight, _ready = self._next.popleft()
             self._next.append((flight, self._begin(flight)))
+        self._begun_at = self._clock.seconds()
 
     def stop(self) -> None:
         """The stream is over, for whatever reason."""
@@ -160,7 +164,7 @@ class Transfer:
         """Fires when every member is ready for it."""
         _flight, ready = self._next[0]
         if not ready.called:
-            self.hold_up.begin()
+            self.hold_up.begin(self._due_at)
         return ready
 
     def send(self) -> Deferred[bool]:
@@ -245,12 +249,14 @@ class Transfer:
             if self._notices is not None:
                 self._notices.pieces.hold(buffer_id, pieces)
             self._post(ctl, buffer_id)
+            self._begun_at = self._begun_at or self._clock.seconds()
             self._next.append((flight, self._begin(flight)))
             self._go_on_if_prepared()
             if ctl.is_end:
                 return
 
     def _enter(self, member: Member, known: int) -> None:
+        self.patience.enter(member.client.name, member.client.address)
         member.enter(self._chain.join(member), self.repairs, self._notices, known)
 
     def _post(self, notice: Notice, buffer_id: int, *more: Notice) -> None:
@@ -297,15 +303,19 @@ class Transfer:
         self.repairs.begin(flight, members)
         self.bytes_done += ctl.buffer_size
         self._tell_sent(flight)
+        self._sent_at.append(self._clock.seconds())
         self._through = self._chain.begin(Phase.SENT, ctl)
         self._through.addCallback(lambda _: self._retire(flight)).addErrback(self._guard.failed)
         return not ctl.is_end
 
-    def _absent(self, most: int) -> list[tuple[str, float]] | None:
+    @property
+    def _due_at(self) -> float:
+        """Since when members could have room for the next buffer, for they grant a window of it."""
+        return self._sent_at[0] if len(self._sent_at) == self.plan.window else self._begun_at
+
+    def _absent(self, most: int) -> list[str] | None:
         members = self._chain.absent(Phase.ANNOUNCE, most)
-        if members is None:
-            return None
-        return [(member.client.name, member.owed_s()) for member in members]
+        return None if members is None else [member.client.name for member in members]
 
     def _may_go(self, client: Hashable) -> bool:
         return isinstance(client, Member) and client.client.may_go

@@ -19,6 +19,7 @@ from zope.interface import implementer
 
 from kollacast.server.conversation import Departure
 from kollacast.server.credentials import Peer
+from kollacast.server.door import Door
 from kollacast.server.lobby import Lobby
 from kollacast.server.participant import Host, Participant
 from kollacast.transport.keepalive import watch_peer
@@ -47,8 +48,9 @@ class ClientProtocol(Protocol):
 
     transport: ITCPTransport
 
-    def __init__(self, host: Host, lobby: Lobby[ClientProtocol], address: str) -> None:
+    def __init__(self, host: Host, door: Door, lobby: Lobby[ClientProtocol], address: str) -> None:
         self.address = address
+        self._door = door
         #: Who is at its other end.
         self.client = Participant(host, self, address)
         #: Fires when the connection is closed.
@@ -106,19 +108,23 @@ class ClientProtocol(Protocol):
         self._set_timer(HELLO_TIMEOUT_S, self.client.talk.drop, why, Departure.LOST)
         self._enter_lobby()
 
-    def await_nothing(self) -> None:
+    def introduced(self) -> None:
         """It has said who it is."""
-        self._stop_timer()
-        self._lobby.leave(self)
+        self._await_nothing()
+        self._door.said_hello(self.address)
 
     def close(self) -> None:
         """Close once all is sent, or after a while; nothing that is heard counts any more."""
         self._is_closing = True
-        self.await_nothing()
+        self._await_nothing()
         self._set_timer(_LINGER_S, self.transport.abortConnection)
         self.outgoing.close()
 
     # Parts of it.
+
+    def _await_nothing(self) -> None:
+        self._stop_timer()
+        self._lobby.leave(self)
 
     def _begin(self) -> None:
         watch_peer(self.transport, always_reads=False)
@@ -204,8 +210,11 @@ class ClientFactory(ServerFactory):
 
     noisy = False
 
-    def __init__(self, host: Host, lobby: Lobby[ClientProtocol], max_connections: int) -> None:
+    def __init__(
+        self, host: Host, door: Door, lobby: Lobby[ClientProtocol], max_connections: int
+    ) -> None:
         self._host = host
+        self._door = door
         self._lobby = lobby
         self._max_connections = max_connections
         #: All that are open, in the order in which they came; a set's would be another each time.
@@ -226,15 +235,19 @@ class ClientFactory(ServerFactory):
             return None
 
     def _build(self, address: str) -> ClientProtocol | None:
+        if not self._door.lets_in(address):
+            self._host.crowd.closed(address)
+            return None
         if len(self.connections) >= self._max_connections:
             # Who is turned away holds its descriptor until the reactor's next turn.
-            _log.info(
-                "{address} is no client: too many come at once",
-                event="too-many-connections",
-                address=address,
-            )
+            if self._host.crowd.may_say(address):
+                _log.info(
+                    "{address} is no client: too many come at once",
+                    event="too-many-connections",
+                    address=address,
+                )
             return None
-        connection = ClientProtocol(self._host, self._lobby, address)
+        connection = ClientProtocol(self._host, self._door, self._lobby, address)
         self.connections[connection] = None
         connection.lost.addCallback(self._closed, connection)
         return connection

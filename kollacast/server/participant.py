@@ -20,6 +20,7 @@ from kollacast.server import admission
 from kollacast.server.admission import Admission, InStep, Late, Refused, Situation
 from kollacast.server.conversation import Answer, Departure, conversation, is_report_due, proving
 from kollacast.server.credentials import Credentials, Peer
+from kollacast.server.crowd_log import CrowdLog
 from kollacast.server.movement import Movement
 from kollacast.server.record import ClientRecord
 from kollacast.transport.outgoing import Outgoing
@@ -51,8 +52,8 @@ _LIKE_JASMINE = (
 )
 #: The same of one that has spoken TLS.
 _LIKE_A_STRANGER = (
-    "it closed the connection at the first word, as a client does that has no --token-file, or"
-    " lacks the digest of this run: it says so itself"
+    "it closed the connection at the first word, as a client does that has no --token-file, or that"
+    " calls another address than this end's certificate names: it says so itself"
 )
 #: What is said of a connection that has ended by itself.
 _LOST = "the connection was lost"
@@ -63,6 +64,7 @@ class Host(Protocol):
 
     clock: IReactorTime
     guard: Guard
+    crowd: CrowdLog
     credentials: Credentials
     history: History
     transfer: Transfer | None
@@ -85,7 +87,7 @@ class Connection(Protocol):
     outgoing: Outgoing
 
     def await_hello(self) -> None: ...  # give it a while to say who it is
-    def await_nothing(self) -> None: ...  # it has said who it is
+    def introduced(self) -> None: ...  # it has said who it is
     def close(self) -> None: ...  # once all is sent, or after a while
 
 
@@ -121,6 +123,7 @@ class Participant:
         """It can be talked to, and this is known of it."""
         self._peer = peer
         if not self._dialect.introduces:
+            self.connection.introduced()
             self._let_in(admission.admit(None, self.record.address, self._host.situation(self)))
             return
         refused = admission.may_speak(self.record.address, self._host.situation())
@@ -162,7 +165,7 @@ class Participant:
     def lost(self, *, silent: bool, why: str | None = None) -> None:
         """Its connection has ended, by ``why``; whether it has never said anything."""
         if why is None and silent and self._dialect.introduces:
-            why = _LIKE_A_STRANGER if self._peer.binding else _LIKE_JASMINE
+            why = _LIKE_A_STRANGER if self._host.credentials.are_on_tls else _LIKE_JASMINE
         self.talk.lose(why or _LOST)
         if self.fetching is not None:
             self.fetching.stop()
@@ -248,6 +251,11 @@ class Participant:
         return f"{self.record.name} ({self.record.address})"
 
     @property
+    def address(self) -> str:
+        """Where it has come from."""
+        return self.record.address
+
+    @property
     def can_leave(self) -> bool:
         """Whether it can leave the barrier and fetch."""
         return self.can_fetch and self._host.lack is None
@@ -298,7 +306,7 @@ class Participant:
     # What the conversation has done: who it is.
 
     def introduced(self, hello: Hello) -> None:
-        self.connection.await_nothing()
+        self.connection.introduced()
         # Who has proved a name has no other one.
         name = self._peer.name or hello.name or self.record.address
         self.hello = hello = replace(hello, name=name)
@@ -325,7 +333,7 @@ class Participant:
 
     def _let_in(self, admitted: Admission) -> None:
         if isinstance(admitted, Refused):
-            if admitted.note is not None:
+            if admitted.note is not None and self._host.crowd.may_say():
                 _log.warn(
                     "{address} is refused: {note}",
                     event="client-refused",
@@ -351,12 +359,13 @@ class Participant:
         self.connection.close()
 
     def turn_away(self, reason: str, how: Departure) -> None:
-        _log.info(
-            "{address} is no client: {reason}",
-            event="no-client",
-            address=self.record.address,
-            reason=reason,
-        )
+        if self._host.crowd.may_say(self.record.address):
+            _log.info(
+                "{address} is no client: {reason}",
+                event="no-client",
+                address=self.record.address,
+                reason=reason,
+            )
         if how is Departure.PUT_OUT:
             self._tell_and_close(reason)
         else:
@@ -393,13 +402,14 @@ class Participant:
     def leave_step(self, reason: str) -> None:
         member, self.member = self.member, None
         assert member is not None
-        _log.warn(
-            "client {name} goes on by itself: {reason}",
-            event="client-detached",
-            name=self.name,
-            host=self.record.name,
-            reason=reason,
-        )
+        if self._host.crowd.may_say():
+            _log.warn(
+                "client {name} goes on by itself: {reason}",
+                event="client-detached",
+                name=self.name,
+                host=self.record.name,
+                reason=reason,
+            )
         self._proof.leave_step()
         self._movement.moved()
         self._take_down(member)
@@ -463,21 +473,23 @@ class Participant:
 
     def put_out(self, reason: str, how: Departure) -> None:
         if self.is_unidentified:
-            _log.warn(
-                "{address} does not count as a client: {reason}",
-                event="client-uncounted",
-                address=self.record.address,
-                reason=reason,
-            )
+            if self._host.crowd.may_say(self.record.address):
+                _log.warn(
+                    "{address} does not count as a client: {reason}",
+                    event="client-uncounted",
+                    address=self.record.address,
+                    reason=reason,
+                )
         else:
             self.record.reason = reason
-            _log.warn(
-                "client {name} is out: {reason}",
-                event="client-out",
-                name=self.name,
-                host=self.record.name,
-                reason=reason,
-            )
+            if self._host.crowd.may_say():
+                _log.warn(
+                    "client {name} is out: {reason}",
+                    event="client-out",
+                    name=self.name,
+                    host=self.record.name,
+                    reason=reason,
+                )
         self._tell_and_close(reason)
         self.leave(how)
 

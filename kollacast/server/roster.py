@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from operator import itemgetter
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -21,13 +22,33 @@ _ENOUGH = 1 / 2
 _ENOUGH_TO_STAY = 1 / 8
 
 
+#: Of those that have gone without the image, so many are remembered for each that is expected, and
+#: some beside; and so many addresses from which any have come.
+_GONE = 4
+_GONE_BESIDE = 64
+_MOST_KNOWN = 65536
+
+
+#: So many times a client may lose its connection in the end until it has fetched so many packets.
+_MOST_LOSSES = 16
+_PIECE_PACKETS = 1024
+
+
 class Roster:
     """The clients of a session that expects so many.
 
-    With ``has_names``, one name is one client, wherever and however often it comes.
+    With ``has_names``, one name is one client, wherever and however often it comes.  Where they
+    ``are_meant``, nobody else can be in.
     """
 
-    def __init__(self, clock: IReactorTime, expected: int, *, has_names: bool = False) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        expected: int,
+        *,
+        has_names: bool = False,
+        are_meant: bool = False,
+    ) -> None:
         #: Those that are in, in the order in which they came, each by its name and address then.
         self.clients: dict[Participant, tuple[str, str]] = {}
         #: Of all that have ever been in, but for those that left before the start, or that never
@@ -36,6 +57,7 @@ class Roster:
         self._clock = clock
         self._expected = expected
         self._has_names = has_names
+        self._are_meant = are_meant or has_names
         # When clients were lost that may come back.
         self._absent: dict[int, float] = {}
         # The run of each client that has one: a host's address may change, and this does not.
@@ -43,6 +65,11 @@ class Roster:
         # The same of those that are in; and how many of them have a name and address.
         self._here: dict[str, Participant] = {}
         self._known_as: Counter[tuple[str, str]] = Counter()
+        # How many of those that are in have an address; and from where any has come.
+        self._from: Counter[str] = Counter()
+        self._addresses: set[str] = set()
+        # How much each had fetched when its losses of connections were counted anew, and how many.
+        self._losses: dict[int, tuple[int, int]] = {}
         #: Of those that have given up before the start, and have not come again.
         self.given_up: list[ClientRecord] = []
 
@@ -99,13 +126,9 @@ class Roster:
         kept = min((c.hello.kept if c.hello else 0 for c in self.clients), default=0)
         return offer.agreed(packets, kept)
 
-    def has_room(self, hello: Hello | None) -> bool:
-        """Whether one more may come in, or the one of ``hello`` once more."""
-        if len(self.clients) < self._expected:
-            return True
-        same = self._same(hello)
-        others = [c for c in self.clients if not (c.record.verified or c is same)]
-        return len(others) < self._expected
+    def has_room(self, client: Participant) -> bool:
+        """Whether ``client`` may come in, maybe once more, or in the place of another one."""
+        return not self._is_full_for(client) or self._crowding(client) is not None
 
     def may_be_back(self, client: Participant) -> bool:
         """Whether one that is in may be the same as ``client``, with a broken connection."""
@@ -116,15 +139,30 @@ class Roster:
         same = self._same(client.hello)
         return self._has_names and self.may_be_back(client) and same is None
 
+    def knows(self, address: str) -> bool:
+        """Whether a client has come from there."""
+        return address in self._addresses
+
     def join(self, client: Participant) -> None:
         """``client`` is in, in the place of its earlier connection if it has one."""
         same = self._same(client.hello)
         if same is not None:
             reason = "it has come back on another connection"
             same.talk.drop(reason, Departure.LOST)
+        elif self._is_full_for(client):
+            crowding = self._crowding(client)
+            if crowding is not None:
+                address = crowding.record.address
+                reason = (
+                    f"{self._from[address]} have come from {address}, and another host has come"
+                )
+                crowding.drop(reason)
         self._remember(client)
         key = self.clients[client] = self._key(client.record)
         self._known_as[key] += 1
+        self._from[client.record.address] += 1
+        if len(self._addresses) < _MOST_KNOWN:
+            self._addresses.add(client.record.address)
         run = self._run(client.hello)
         if run:
             self._here[run] = client
@@ -136,6 +174,18 @@ class Roster:
         self._remove(client)
         if is_awaited:
             self._absent[id(client.record)] = self._clock.seconds()
+
+    def gets_on(self, client: Participant) -> bool:
+        """Whether ``client``, of whom all others are rid, is worth waiting for once more.
+
+        It may lose its connection a few times for each piece of the image that it fetches.
+        """
+        fetched = client.record.packets_fetched
+        mark, times = self._losses.get(id(client.record), (fetched, 0))
+        if fetched >= mark + _PIECE_PACKETS:
+            mark, times = fetched, 0
+        self._losses[id(client.record)] = mark, times + 1
+        return times < _MOST_LOSSES
 
     def forget(self, client: Participant) -> None:
         """``client`` is out, as if it had never come: nothing has begun, or it was no client."""
@@ -170,8 +220,30 @@ class Roster:
         """The client that is in and of the same run as ``hello``."""
         return self._here.get(self._run(hello))
 
+    def _is_full_for(self, client: Participant) -> bool:
+        """Whether there is no place, neither a free one nor its own."""
+        if len(self.clients) < self._expected:
+            return False
+        same = self._same(client.hello)
+        others = [c for c in self.clients if not (c.record.verified or c is same)]
+        return len(others) >= self._expected
+
+    def _crowding(self, client: Participant) -> Participant | None:
+        """Who has to go for ``client``, if anybody: the last one of whose address have most.
+
+        Where nobody says who is meant, it goes by where they come from.
+        """
+        if client.hello is None or self._are_meant or not self._from:
+            return None
+        address, most = max(self._from.items(), key=itemgetter(1))
+        if most < max(self._from[client.record.address] + 2, 2):
+            return None
+        here = [c for c in self.clients if c.record.address == address and not c.record.verified]
+        return here[-1] if here else None
+
     def _remove(self, client: Participant) -> None:
         self._known_as[self.clients.pop(client)] -= 1
+        self._from[client.record.address] -= 1
         run = self._run(client.hello)
         if self._here.get(run) is client:
             del self._here[run]
@@ -183,6 +255,7 @@ class Roster:
         run = self._run(client.hello)
         record = self._earlier(run, new)
         if record is None:
+            self._forget_the_oldest()
             self.records.append(new)
         else:
             record.address = new.address
@@ -193,6 +266,18 @@ class Roster:
             self._absent.pop(id(record), None)
         if run:
             self._runs[run] = client.record
+
+    def _forget_the_oldest(self) -> None:
+        """Keep the records of those that have gone without the image to a number."""
+        if len(self.records) < len(self.clients) + _GONE * self._expected + _GONE_BESIDE:
+            return
+        here = {id(client.record) for client in self.clients}
+        gone = (r for r in self.records if id(r) not in here and not r.verified)
+        oldest = next(gone, None)
+        if oldest is not None:
+            self.records = [record for record in self.records if record is not oldest]
+            self._runs = {run: r for run, r in self._runs.items() if r is not oldest}
+            self._absent.pop(id(oldest), None)
 
     def _earlier(self, run: str, new: ClientRecord) -> ClientRecord | None:
         """The record of the same run, or else of one with the same name and address."""

@@ -25,8 +25,9 @@ from kollacast.sending.patience import Patience
 from kollacast.sending.plan import Plan, offer
 from kollacast.sending.ration import Ration
 from kollacast.sending.transfer import Transfer
-from kollacast.server.connection import ClientFactory
+from kollacast.server.connection import ClientFactory, ClientProtocol
 from kollacast.server.credentials import Credentials
+from kollacast.server.door import AcceptingPort, Door
 from kollacast.server.lobby import Lobby
 from kollacast.server.session import Session
 from kollacast.server.snapshot import ClientEntry, Snapshot
@@ -121,7 +122,9 @@ class Server:
         )
         # Half of what the clients leave: as many may just have been turned away.
         unidentified = min((max_connections - config.clients) // 2, _MAX_UNIDENTIFIED)
-        self._factory = ClientFactory(self._session, Lobby(max(unidentified, 1)), max_connections)
+        self._door = Door(reactor, config.clients, self._session.roster.knows)
+        lobby: Lobby[ClientProtocol] = Lobby(max(unidentified, 1))
+        self._factory = ClientFactory(self._session, self._door, lobby, max_connections)
         self._ports: list[Port] = []
         self._ended_at: float | None = None
         self._finished: Deferred[Outcome] = Deferred()
@@ -147,6 +150,7 @@ class Server:
                 interface=config.listen_ip or config.local_ip,
             )
             self._ports.append(listening)
+            self._door.watch(cast(AcceptingPort, listening))
             if not config.unicast:
                 self._ports.append(
                     self._open_port(self._reactor, self._sender, config.local_ip, config.ttl)
@@ -232,6 +236,7 @@ class Server:
         self._ended_at = self._reactor.seconds()
         stops: list[Callable[[], object]] = [
             *self._session.stops(),
+            self._door.close,
             *(worker.stop for worker in self._workers),
             self._source.close,
             *(partial(c.end, reason, later) for c in list(self._factory.connections)),

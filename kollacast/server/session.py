@@ -17,6 +17,7 @@ from kollacast.sending.transfer import CannotSend, Transfer
 from kollacast.server.admission import Situation
 from kollacast.server.conversation import Departure
 from kollacast.server.credentials import Credentials
+from kollacast.server.crowd_log import CrowdLog
 from kollacast.server.cycle import Stage, cycle, stage_of
 from kollacast.server.gathering import Gathering
 from kollacast.server.participant import Participant
@@ -47,7 +48,13 @@ class Session:
         self.credentials = credentials
         self.history = history
         self.guard = Guard(self.fail)
-        self.roster = Roster(clock, config.clients, has_names=config.has_names)
+        self.crowd = CrowdLog(clock, config.clients)
+        self.roster = Roster(
+            clock,
+            config.clients,
+            has_names=config.has_names,
+            are_meant=config.secret is not None,
+        )
         #: The stream, once it has begun.
         self.transfer: Transfer | None = None
         #: When it began.
@@ -87,7 +94,7 @@ class Session:
     def stops(self) -> list[Callable[[], object]]:
         """What is left to be stopped once it has ended, each for itself."""
         stops: list[Callable[[], object]] = [self._watch.stop, self.gathering.stop]
-        stops += [self._await_no_more, self.history.close]
+        stops += [self._await_no_more, self.history.close, self.crowd.close]
         return stops if self.transfer is None else [self.transfer.stop, *stops]
 
     # What clients ask of their host.
@@ -111,7 +118,7 @@ class Session:
             is_end_announced=announced is not None and announced.is_end,
             config=self._config,
             lack=self.lack,
-            has_room=client is None or self.roster.has_room(client.hello),
+            has_room=client is None or self.roster.has_room(client),
             is_name_taken=client is not None and self.roster.is_name_taken(client),
             may_be_back=client is not None and self.roster.may_be_back(client),
         )
@@ -119,19 +126,22 @@ class Session:
     def joined(self, client: Participant) -> None:
         self.roster.join(client)
         here, expected = len(self.roster), self._config.clients
-        _log.info(
-            "client {name} is in: {here} of {expected}",
-            event="client-in",
-            name=client.name,
-            host=client.record.name,
-            here=here,
-            expected=expected,
-        )
+        if self.crowd.may_say():
+            _log.info(
+                "client {name} is in: {here} of {expected}",
+                event="client-in",
+                name=client.name,
+                host=client.record.name,
+                here=here,
+                expected=expected,
+            )
         self.gathering.came()
         if client.member is not None and self.stage is not Stage.GATHERING:
             self.stream.join(client.member)
 
     def left(self, client: Participant, how: Departure) -> None:
+        if self.transfer is not None:
+            self.transfer.patience.leave(client.name)
         stage = self.stage
         if stage is Stage.GATHERING:
             if how is Departure.GAVE_UP:
@@ -145,7 +155,10 @@ class Session:
                 self._cycle.deserted()
                 return
         else:
-            self.roster.leave(client, is_awaited=how is Departure.LOST and self.lack is None)
+            may_be_back = how is Departure.LOST and self.lack is None
+            if stage is Stage.PROVED:
+                may_be_back = may_be_back and self.roster.gets_on(client)
+            self.roster.leave(client, is_awaited=may_be_back)
         self.consider_end()
 
     # The machine's work, state by state.

@@ -57,8 +57,6 @@ _ALERTS = {
     "unknown ca": "is not from the authority in its --tls-dir",
     "certificate expired": "has expired",
     "bad certificate": "is not valid yet, or is damaged",
-    # OpenSSL has no other word for a name that is wrong.
-    "internal error": "is for another name or address",
     "unsupported certificate": "is not for this end of a connection",
     "certificate required": "is missing: give --tls-dir",
 }
@@ -81,14 +79,12 @@ class Above(Protocol):
 class Secured(BufferingTLSTransport):
     """TLS over a connection, which hands on what it carries to :class:`Above`."""
 
-    #: What is wrong with the other end's certificate, once that is known.
-    objection: str | None = None
-
-    def __init__(self, factory: TLSMemoryBIOFactory, wrapped: Any, _connect: bool = True) -> None:
+    def __init__(self, factory: _Factory, wrapped: Any, _connect: bool = True) -> None:
         super().__init__(factory, wrapped, _connect)
         #: Whether anything has come.
         self.has_heard = False
         self._is_plain = False
+        self._host = factory.host
 
     @property
     def binding(self) -> bytes:
@@ -104,6 +100,15 @@ class Secured(BufferingTLSTransport):
         certificate = self._tlsConnection.get_peer_certificate()
         return None if certificate is None else name_of(certificate.to_cryptography())
 
+    def judge(self) -> str | None:
+        """What is wrong with the other end, once the handshake is completed; None for nothing."""
+        certificate = self._tlsConnection.get_peer_certificate()
+        if self._host is None or certificate is None:
+            return None
+        if _is_for(certificate.to_cryptography(), self._host):
+            return None
+        return "its certificate is not for the address or name that this host was told to call"
+
     def speak_plainly(self) -> None:
         """What is sent from now on is for somebody who does not speak TLS."""
         self._is_plain = True
@@ -111,12 +116,13 @@ class Secured(BufferingTLSTransport):
 
     def why_lost(self, reason: Failure) -> str | None:
         """Why TLS has failed, in a few words; None where the connection was lost without that."""
-        if self.objection is not None:
-            return f"its certificate {self.objection}"
         error = reason.value
         if not isinstance(error, SSL.Error) or not error.args or not error.args[0]:
             return None
-        return _in_words(str(error.args[0][-1][-1]))
+        words = str(error.args[0][-1][-1])
+        if "certificate verify failed" in words:
+            return f"its certificate {_objection(self._tlsConnection)}"
+        return _in_words(words)
 
     @property
     def _above(self) -> Above:
@@ -152,6 +158,8 @@ class _Factory(TLSMemoryBIOFactory):
     """Twisted's, for a factory below that may want no connection."""
 
     protocol = Secured
+    #: Whose certificate the other end has to have; None where that does not matter.
+    host: str | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
         wrapped = self.wrappedFactory.buildProtocol(addr)
@@ -165,7 +173,7 @@ def server_side(
 
     Without ``certificates`` nobody is proved by this.
     """
-    context = _context(certificates, None)
+    context = _context(certificates)
     # Nobody comes back in less time than a new handshake takes.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET)
@@ -183,8 +191,14 @@ def client_side(
     With ``certificates`` the server's has to be for that address or name; without, nobody is
     proved by this.
     """
-    context = _context(certificates, lambda certificate: _is_for(certificate, host))
-    return lambda factory: _Factory(_Creator(context), True, factory, clock)
+    context = _context(certificates)
+
+    def secured(factory: IProtocolFactory) -> IProtocolFactory:
+        made = _Factory(_Creator(context), True, factory, clock)
+        made.host = None if certificates is None else host
+        return made
+
+    return secured
 
 
 def prove(certificates: Certificates) -> None:
@@ -213,12 +227,12 @@ def prove(certificates: Certificates) -> None:
 # Contexts.
 
 
-def _context(
-    certificates: Certificates | None, is_right: Callable[[x509.Certificate], bool] | None
-) -> SSL.Context:
+def _context(certificates: Certificates | None) -> SSL.Context:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_tls13_ciphersuites(_CIPHERS)
+    # A thousand connections are silent for most of the time.
+    context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     if certificates is None:
         context.set_verify(SSL.VERIFY_NONE)
         return context
@@ -229,16 +243,18 @@ def _context(
     for authority in _load("ca.pem", certificates.authorities):
         store.add_cert(crypto.X509.from_cryptography(authority))
 
-    def judge(connection: Any, certificate: crypto.X509, number: int, depth: int, ok: int) -> bool:
-        secured: Secured = connection.get_app_data()
-        if not ok:
-            secured.objection = _OBJECTIONS.get(number, f"is refused: error {number} of OpenSSL")
-        elif depth == 0 and is_right and not is_right(certificate.to_cryptography()):
-            secured.objection = "is not for the address or name that this host was told to call"
-        return secured.objection is None
-
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, judge)
+    # Without a callback, which would need memory that can be written to and executed: services that
+    # are hardened have none.
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
     return context
+
+
+def _objection(connection: Any) -> str:
+    """Why OpenSSL does not accept the other end's certificate."""
+    # There is no public word for it, and what it says is for people alone.
+    ask = getattr(getattr(SSL, "_lib", None), "SSL_get_verify_result", None)
+    number = 0 if ask is None else ask(connection._ssl)
+    return _OBJECTIONS.get(number, f"is refused: error {number} of OpenSSL")
 
 
 def _use_chain(context: SSL.Context, chain: list[x509.Certificate], key: Any) -> None:

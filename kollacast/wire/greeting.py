@@ -265,13 +265,13 @@ def encode_json(fields: dict[str, Any]) -> bytes:
     return struct.pack("!I", len(data)) + data
 
 
-def length_prefixed() -> Generator[int, bytes, bytes]:
+def length_prefixed(limit: int = MAX_JSON_SIZE) -> Generator[int, bytes, bytes]:
     """Read JSON behind its length: yields how many bytes it needs, and is sent them."""
     (length,) = struct.unpack("!I", (yield 4))
     if length >> 16 == _TLS_START:
         raise WireError(TLS_UNEXPECTED)
-    if length > MAX_JSON_SIZE:
-        raise WireError(f"{length} bytes of JSON are announced, {MAX_JSON_SIZE} is the limit")
+    if length > limit:
+        raise WireError(f"{length} bytes of JSON are announced, {limit} is the limit")
     return (yield length)
 
 

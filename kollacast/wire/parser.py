@@ -43,7 +43,7 @@ from kollacast.wire.messages import (
     Sent,
 )
 from kollacast.wire.pieces import Pieces, Want
-from kollacast.wire.structures import GROUP_INFO_SIZE, Tag, WireError
+from kollacast.wire.structures import GROUP_INFO_SIZE, MAX_HELLO_SIZE, Tag, WireError
 from kollacast.wire.tagged import Decoding
 
 #: What each side may say, by the byte that a message begins with.
@@ -157,11 +157,11 @@ class ClientStream(_Stream):
 
     def _message(self) -> Decoding[Message]:
         if self._response_due:
-            response = Response.decode((yield from length_prefixed()))
+            response = Response.decode((yield from length_prefixed(MAX_HELLO_SIZE)))
             self._response_due = False
             return response
         if self._hello_due:
-            hello = Hello.decode((yield from length_prefixed()))
+            hello = Hello.decode((yield from length_prefixed(MAX_HELLO_SIZE)))
             self._hello_due = False
             return hello
         (tag,) = yield 1

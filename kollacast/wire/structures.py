@@ -29,8 +29,9 @@ MIN_MTU = IP_UDP_HEADER_SIZE + PACKET_HEADER_SIZE + 8 + PIECE_DIGEST_SIZE + SIGN
 #: Sequence numbers from here up are not the image's: coded repairs and control packets have them.
 SEQ_LIMIT = 0x8000_0000
 
-#: Length bound of a greeting, a hello and a report, in bytes of JSON.
+#: Length bound of a greeting and a report, in bytes of JSON; and of a hello, which anybody sends.
 MAX_JSON_SIZE = 64 * 1024
+MAX_HELLO_SIZE = 4 * 1024
 
 #: Length bound of what is told by TCP of the control stream, in bytes.
 MAX_CONTROL_SIZE = 64 * 1024

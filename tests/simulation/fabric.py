@@ -147,6 +147,8 @@ class MemoryListener:
         self._number = number
         self._factory = factory
         self._waiting: deque[MemoryTransport] = deque()
+        self.numberAccepts = 1
+        self._rests = False
         self._accept = Task(host.network, self._accept_one)
 
     def getHost(self) -> IPv4Address:
@@ -155,12 +157,19 @@ class MemoryListener:
     def startListening(self) -> None:
         raise NotImplementedError
 
+    def pauseProducing(self) -> None:
+        self._rests = True
+
+    def resumeProducing(self) -> None:
+        self._rests = False
+        self._accept.wake()
+
     def knock(self, transport: MemoryTransport) -> None:
         self._waiting.append(transport)
         self._accept.wake()
 
     def _accept_one(self) -> None:
-        if not self._waiting:
+        if not self._waiting or (self._rests and not self.host.is_gone):
             return
         if self.host.is_gone:
             self._refuse()
