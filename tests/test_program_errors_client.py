@@ -164,8 +164,10 @@ def _parity(network: Network) -> None:
 
 def _sealed(network: Network) -> None:
     """Packets that only those who take part can open."""
-    _serve(network, clients=1, buffer_packets=60, encrypt=True, mtu=MTU + SEAL_SIZE)
-    network.join()
+    secret = b"sixteen bytes or more"
+    mtu = MTU + SEAL_SIZE
+    _serve(network, clients=1, buffer_packets=60, encrypt=True, mtu=mtu, secret=secret)
+    network.join(secret=secret)
 
 
 def _combined(network: Network) -> None:
