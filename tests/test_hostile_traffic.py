@@ -26,7 +26,10 @@ _MEMORY = 64 << 20
 #: A machine has bad moments, which an attack that costs too much does not need.
 _TRIES = 3
 
-Trial = Callable[[Attack | None], Figures]
+#: An option of the server, with which both ends share a secret.
+_SEALED = ("--encrypt",)
+
+Trial = Callable[..., Figures]
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +42,27 @@ def attempt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     image = folder / "image"
     image.write_bytes(random.Random(3).randbytes(_SIZE))
     with attacked_lab(f"kh-{os.getpid()}-", _CLIENTS, _RATE_BPS, own_frames=True) as lab:
-        yield lambda attack: trial(lab, folder, image, attack)
+        token = folder / "token"
+        token.write_text("a secret of the hosts of this lab\n")
+        token.chmod(0o600)
+
+        def once(attack: Attack | None, *words: str) -> Figures:
+            both = ("--token-file", str(token)) if words == _SEALED else ()
+            return trial(lab, folder, image, attack, *words, both=both)
+
+        yield once
 
 
 @pytest.fixture(scope="module")
 def alone(attempt: Trial) -> Figures:
     """How it goes when nobody attacks."""
     return attempt(None)
+
+
+@pytest.fixture(scope="module")
+def sealed(attempt: Trial) -> Figures:
+    """The same where each packet is sealed."""
+    return attempt(None, *_SEALED)
 
 
 def _excess(figures: Figures, alone: Figures) -> list[str]:
@@ -64,11 +81,11 @@ def _excess(figures: Figures, alone: Figures) -> list[str]:
     return found
 
 
-def _assert_it_costs_little(attempt: Trial, alone: Figures, attack: Attack) -> None:
+def _assert_it_costs_little(attempt: Trial, alone: Figures, attack: Attack, *words: str) -> None:
     """Every client has the image (`trial` has compared them), at no more than this cost."""
     told = []
     for _ in range(_TRIES):
-        excess = _excess(attempt(attack), alone)
+        excess = _excess(attempt(attack, *words), alone)
         if not excess:
             return
         told += excess
@@ -103,3 +120,19 @@ def test_noise_that_seems_to_be_the_server_s(
 ) -> None:
     """The kernel lets it in; a look at many at a time is all that it costs."""
     _assert_it_costs_little(attempt, alone, attack)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Attack("data", is_spoofed=True, rate=5_000, sniffs=True),
+        Attack("recipes", is_spoofed=True, rate=5_000, sniffs=True),
+        Attack("control", is_spoofed=True, rate=5_000, sniffs=True),
+    ],
+    ids=lambda attack: attack.kind,
+)
+def test_forged_packets_where_each_is_sealed(
+    attempt: Trial, sealed: Figures, attack: Attack
+) -> None:
+    """With the right address and checksum: none comes open, and all others do."""
+    _assert_it_costs_little(attempt, sealed, attack, *_SEALED)

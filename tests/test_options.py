@@ -20,6 +20,7 @@ from kollacast.command.logs import STDERR_OBSERVER
 from kollacast.command.server_options import ServerOptions
 from kollacast.files.digest import ExpectedDigest
 from kollacast.operator.expectation import Expectation
+from kollacast.wire.structures import MIN_MTU
 
 
 class _Twistd(Options):
@@ -315,6 +316,27 @@ class ServerTests(_OptionsTestCase):
         self.patch(server_options, "prove_readable", terminal)
         line = self.refused_server("127.0.0.1", "3")
         self.assertIn("is a terminal: redirect the image to it, or give --input", line)
+
+    def test_strangers_links(self) -> None:
+        """Each option that names what is written refuses one, in a line, and nothing is made."""
+        link = self.folder / "link"
+        link.symlink_to(self.folder / "elsewhere")
+        if os.geteuid() == 0:
+            os.lchown(link, 4711, -1)
+        else:
+            self.patch(os, "geteuid", lambda: 4711)
+        reason = "symbolic link: not followed"
+        for words in (("--output", str(link)), ("--report", str(link))):
+            self.assertIn(reason, self.refused_client("127.0.0.1", "h", *words))
+        (self.folder / "elsewhere").mkdir()
+        for path in (link, link / "below"):
+            (self.folder / "elsewhere" / "below").mkdir(exist_ok=True)
+            self.folder.chmod(0o777)
+            line = self.refused_client("127.0.0.1", "h", "--registry-root", str(path))
+            self.assertIn(f"--registry-root {path}: cannot be written: ", line)
+            self.assertIn(reason, line)
+        self.assertIn(reason, self.refused_server("127.0.0.1", "3", "--spool", str(link)))
+        self.assertIn(reason, self.refused_server("127.0.0.1", "3", "--report", str(link)))
 
     def test_report_over_the_secret(self) -> None:
         self.image.write_bytes(b"0123456789abcdef")
@@ -650,6 +672,21 @@ class LadderTests(_OptionsTestCase):
             self.assertIn(
                 "addresses or networks", self.refused_server("127.0.0.1", "3", "--allow", wrong)
             )
+
+    def test_sealed_packets_need_a_connection_that_nobody_reads(self) -> None:
+        token = self.folder / "token"
+        token.write_bytes(b"a secret of many words")
+        token.chmod(0o600)
+        words = ("127.0.0.1", "3", "--encrypt")
+        self.assertIn("give --tls-dir or --token-file, too", self.refused_server(*words))
+        secret = ("--token-file", str(token))
+        config = self.server(*words, *secret).config
+        self.assertTrue(config.encrypt)
+        self.assertFalse(self.server(*words[:2], *secret).config.encrypt)
+        line = self.refused_server(*words, "--dialect", "jasmine")
+        self.assertIn("--encrypt: the jasmine dialect encrypts nothing", line)
+        line = self.refused_server(*words, *secret, "--mtu", str(MIN_MTU + 15))
+        self.assertIn(f"needs an MTU of {MIN_MTU + 16} bytes", line)
 
     def test_secret(self) -> None:
         token = self.folder / "token"

@@ -43,7 +43,7 @@ from kollacast.transport.receiver import MulticastReceiver
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.messages import Detach
 from kollacast.wire.parser import ServerStream
-from kollacast.wire.recipes import PIECES_BASE
+from kollacast.wire.recipes import PIECES_BASE, is_parity
 from kollacast.wire.sealing import SEAL_SIZE
 from tests.simulation.forger import Forger
 from tests.simulation.image import MemorySink, MemorySource
@@ -146,10 +146,28 @@ def _lossy(network: Network) -> None:
         network.join(reads=reads)
 
 
+def _parity(network: Network) -> None:
+    """Repairs of so many that combinations take more packets than sums, most of which are lost."""
+    _lose(network, 3)
+    some = network.fate
+    assert some is not None
+
+    def fate(port: MemoryReceivePort, data: bytes) -> tuple[bytes, ...]:
+        seq = int.from_bytes(data[:4], "big")
+        return () if is_parity(seq) and seq % 4 else tuple(some(port, data))
+
+    network.fate = fate
+    _serve(network, clients=8, buffer_packets=60)
+    for _ in range(8):
+        network.join()
+
+
 def _sealed(network: Network) -> None:
     """Packets that only those who take part can open."""
-    _serve(network, clients=1, buffer_packets=60, encrypt=True, mtu=MTU + SEAL_SIZE)
-    network.join()
+    secret = b"sixteen bytes or more"
+    mtu = MTU + SEAL_SIZE
+    _serve(network, clients=1, buffer_packets=60, encrypt=True, mtu=mtu, secret=secret)
+    network.join(secret=secret)
 
 
 def _combined(network: Network) -> None:
@@ -339,6 +357,7 @@ def _server_that_stays(network: Network) -> None:
 
 _TRANSFERS: tuple[Callable[[Network], None], ...] = (
     _lossy,
+    _parity,
     _sealed,
     _combined,
     _secret,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import errno
+import fcntl
 import gzip
 import io
 import lzma
@@ -273,6 +274,38 @@ class VersionTests(_TestCase):
                         error = self.assertRaises(OSError, attempt, str(self.root))
                         self.assertIn(f"{self.root / name} is a ", error.strerror)
                     self.assertEqual(os.listdir(self.root), [name])
+
+    def test_a_strangers_link_in_the_place_of_the_versions(self) -> None:
+        """And one's own, to a larger disk."""
+        disk = Path(os.path.realpath(self.mktemp()))
+        disk.mkdir()
+        self.root.mkdir()
+        (self.root / "versions").symlink_to(disk)
+        self.feed(archive_of(members_of(_FILES)))
+        self.assertEqual(os.listdir(disk), ["1"])
+        self.assertEqual(self.storage(), _FILES)
+        if os.geteuid() == 0:
+            os.lchown(self.root / "versions", 4711, -1)
+        else:
+            self.patch(os, "geteuid", lambda: 4711)
+        for attempt in (RegistrySink, versions.prove_root):
+            error = self.assertRaises(OSError, attempt, str(self.root))
+            self.assertIn("symbolic link: not followed", error.strerror)
+        self.assertEqual(os.listdir(disk), ["1"])
+
+    def test_a_folder_that_goes_when_it_is_opened(self) -> None:
+        """Who had made it has failed in this moment, and left nothing behind."""
+        flock = fcntl.flock
+
+        def flock_late(fd: int, how: int) -> None:
+            (self.root / "versions").rmdir()
+            flock(fd, how)
+
+        with mock.patch.object(fcntl, "flock", flock_late):
+            error = self.assertRaises(OSError, RegistrySink, str(self.root))
+        self.assertEqual(error.errno, errno.EBUSY)
+        self.assertFalse(self.root.exists())
+        self.feed(archive_of(members_of(_FILES)))
 
     def test_a_failure_in_the_last_moment(self) -> None:
         """Whatever fails once the version has its number: the ones before, and no other copy."""

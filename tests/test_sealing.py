@@ -22,6 +22,7 @@ from kollacast.wire.greeting import Greeting
 from kollacast.wire.recipes import SEQ_SPAN, control_seq, parity_seq
 from kollacast.wire.sealing import SEAL_METHOD, SEAL_SIZE, Seal, SealError, new_key
 from kollacast.wire.structures import MIN_MTU, WireError
+from tests.hostile.attacker import crc_before
 from tests.simulation.links import Weather
 from tests.simulation.network import Network
 from tests.simulation.settings import CAPACITY, MTU
@@ -30,6 +31,7 @@ from tests.simulation.testcase import MemoryTestCase
 _KEY = bytes(range(16))
 _SALT = 0x01020304
 _CAPACITY = 32
+_SECRET = b"sixteen bytes or more"
 _CODEC = KOLLACAST.codec(_SALT, best_crc32c()[0])
 
 
@@ -42,6 +44,16 @@ def _sealed(seal: Seal, seq: int, payloads: Sequence[bytes]) -> list[memoryview]
     sealed = _views(*(bytes(len(view) + SEAL_SIZE) for view in views))
     seal.seal(seq, views, sealed)
     return sealed
+
+
+class ForgeryTests(SynchronousTestCase):
+    """Who has seen one packet can make others that the checksum takes: so seals are needed."""
+
+    def test_a_salt_from_one_packet(self) -> None:
+        engine = best_crc32c()[0]
+        for size in (1, 4, 33):
+            data = random.Random(size).randbytes(size)
+            self.assertEqual(crc_before(engine(memoryview(data), _SALT), data), _SALT)
 
 
 class SealTests(SynchronousTestCase):
@@ -82,12 +94,13 @@ class SealTests(SynchronousTestCase):
     def test_no_seq_is_used_for_something_else(self) -> None:
         """Those that are counted modulo a span end the session where they would begin anew."""
         seal = Seal(_KEY, _SALT)
-        for kind in (control_seq, parity_seq):
+        for kind, span in ((control_seq, SEQ_SPAN // 2), (parity_seq, SEQ_SPAN)):
             _sealed(seal, kind(5), [b"again"])
             _sealed(seal, kind(3), [b"a little before"])
-            _sealed(seal, kind(SEQ_SPAN - 1), [b"the last"])
+            for number in (SEQ_SPAN // 2 - 1, span - 1):
+                _sealed(seal, kind(number), [b"the last of a part"])
             with self.assertRaises(SealError):
-                _sealed(seal, kind(SEQ_SPAN), [b"the first of the next"])
+                _sealed(seal, kind(span), [b"the first of the next round"])
         _sealed(seal, 3, [b"the image's own are never as many"])
 
 
@@ -188,11 +201,21 @@ class SessionTests(MemoryTestCase):
             with self.assertRaisesRegex(WireError, why):
                 of_greeting(replace(greeting, **wrong))
 
+    def test_a_key_that_anybody_can_read(self) -> None:
+        """A client leaves a server that tells it one."""
+        network = Network()
+        server = network.serve(b"image", encrypt=True, mtu=MTU + SEAL_SIZE)
+        outcome = network.join().finish()
+        self.assertEqual(outcome.status, Status.FAILED)
+        self.assertIn("where anybody can read it", outcome.line)
+        server.server.interrupt("enough")
+        server.finish()
+
     def test_nothing_of_the_image_crosses_readable(self) -> None:
         network = Network(weather=Weather(loss=0.2))
         image = b"a sentence that anybody knows, " * 40
-        server = network.serve(image, clients=3, encrypt=True, mtu=MTU + SEAL_SIZE)
-        clients = [network.join() for _ in range(3)]
+        server = network.serve(image, clients=3, encrypt=True, mtu=MTU + SEAL_SIZE, secret=_SECRET)
+        clients = [network.join(secret=_SECRET) for _ in range(3)]
         for client in clients:
             self.assertEqual(client.finish().status, Status.OK)
             self.assertEqual(client.sink.data, image)

@@ -26,7 +26,7 @@ from kollacast.receiving.connection import ServerConnection
 from kollacast.receiving.route import OpenReceiver, Route
 from kollacast.receiving.shape import Way
 from kollacast.wire.checksum import best_crc32c
-from kollacast.wire.greeting import Challenge, Hello, Response
+from kollacast.wire.greeting import Challenge, Greeting, Hello, Response
 from kollacast.wire.messages import Digest, Done, Message, Report
 from kollacast.wire.proof import METHOD, Agreement
 from kollacast.wire.structures import WireError
@@ -199,20 +199,25 @@ class Attempt:
     def agree(self, terms: Terms) -> None:
         self._cancel_timer()
         # Before the server is proved, nothing of what it says is looked at.
-        objection = self._objection(terms.greeting.proof)
+        objection = self._objection(terms.greeting)
         if objection is not None:
             self.fail(Failed(objection))
         else:
             self._guard.run(self._agree(terms))
 
-    def _objection(self, proof: str) -> str | None:
-        """What is wrong with how the server proves to know the shared secret."""
+    def _objection(self, greeting: Greeting) -> str | None:
+        """What is wrong with how the server proves to know the shared secret, or hands out keys."""
+        if greeting.seal is not None and not self._config.is_secure:
+            return (
+                "the server tells the key to what it multicasts where anybody can read it: the"
+                " multicast would be no secret"
+            )
         secret = self._config.secret
         if secret is None:
             return None
         if self._agreement is None:
             return "the server does not ask for the shared secret, and so does not prove it"
-        if not self._agreement.holds(secret, "server", proof):
+        if not self._agreement.holds(secret, "server", greeting.proof):
             return "the server does not know the shared secret, or somebody relays what it says"
         return None
 
@@ -271,6 +276,7 @@ class Attempt:
             fetch=can_fetch,
             pull=not is_in_step,
             late_join=way is Way.LATE,
+            room=0 if way is Way.FETCHING else terms.shape.window,
             kept=0 if is_in_step else -(-kept // terms.shape.capacity),
             run=self._run_id if can_fetch else "",
         )

@@ -17,6 +17,7 @@ from kollacast.files.spool import prove_spool
 from kollacast.operator.config import ServerConfig
 from kollacast.operator.expectation import Expectation
 from kollacast.wire.dialect import DIALECTS, JASMINE, KOLLACAST
+from kollacast.wire.sealing import SEAL_SIZE
 from kollacast.wire.structures import MAX_MTU, MIN_MTU
 
 #: What every host of an Ethernet takes.
@@ -28,6 +29,7 @@ _NOT_JASMINE = {
     "token-file": "the jasmine dialect has no proof of a secret",
     "tls-dir": "the jasmine dialect has no TLS",
     "expect-hosts": "in the jasmine dialect hosts do not say their names",
+    "encrypt": "the jasmine dialect encrypts nothing",
     "unicast": "the jasmine dialect has multicast only",
     "spool": "in the jasmine dialect nobody can fetch what was before",
     "spool-size": "in the jasmine dialect nobody can fetch what was before",
@@ -200,6 +202,12 @@ class ServerOptions(CommandOptions):
 
     optFlags: ClassVar[list[list[Any]]] = [
         [
+            "encrypt",
+            None,
+            "Encrypt what is multicast, too, so that nobody else can read or make any of it; needs"
+            " --tls-dir or --token-file.",
+        ],
+        [
             "unicast",
             None,
             "Send to each client by TCP alone, without multicast: for a few clients.",
@@ -235,6 +243,7 @@ class ServerOptions(CommandOptions):
         if self["listen"] not in (None, values.ALL_ADDRESSES):
             local_host.prove_local(self["listen"], "--listen")
         self._settle_mtu(group)
+        self._check_encrypt()
         digest = self["digest"] or ServerConfig.digest
         self._check_input()
         self._check_spool()
@@ -259,6 +268,7 @@ class ServerOptions(CommandOptions):
             expected_names=self._expected_names(),
             allowed=self.get("allow"),
             patience_s=self["patience"] or ServerConfig.patience_s,
+            encrypt=bool(self["encrypt"]),
             unicast=bool(self["unicast"]),
             rate_bps=self["rate"],
             min_rate_bps=self["min-rate"],
@@ -357,6 +367,18 @@ class ServerOptions(CommandOptions):
             raise UsageError(
                 f"--mtu {mtu}: the interface of {self['local_ip']} takes {limit} bytes"
             )
+
+    def _check_encrypt(self) -> None:
+        if not self["encrypt"]:
+            return
+        if self["token-file"] is None and self["tls-dir"] is None:
+            raise UsageError(
+                "--encrypt: hosts are told the key by TCP, where nobody else may read it: give"
+                " --tls-dir or --token-file, too"
+            )
+        least = MIN_MTU + SEAL_SIZE
+        if self["mtu"] < least:
+            raise UsageError(f"--encrypt: needs an MTU of {least} bytes, and this is {self['mtu']}")
 
     def _check_input(self) -> None:
         path = self["input"]

@@ -75,6 +75,8 @@ class Versions:
             _make_folders(path, self._made)
             self._folder = self._open(path)
             fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(self._folder).st_nlink:
+                raise BlockingIOError  # who had made it has just removed it
         except BlockingIOError:
             self.close()
             raise OSError(errno.EBUSY, "another process receives an image there", root) from None

@@ -19,9 +19,7 @@ SEAL_METHOD = "aes-128-gcm"
 SEAL_SIZE = 16
 #: Bytes of a key.
 SEAL_KEY_SIZE = 16
-
-
-#: Of packets that are counted modulo a span, the least one.
+#: Of the spans modulo which packets are counted the least: the others are multiples of it.
 _LEAST_SPAN = 0x1000_0000
 
 
@@ -47,7 +45,7 @@ class Seal:
         self._decrypt = cipher.decrypt_into
         self._invalid = InvalidTag
         self._salt = struct.pack("!Q", salt)
-        # Of each kind of packets that are counted modulo the span, the last seq.
+        # Of each part of the seqs that are counted modulo a span, the last one.
         self._last: dict[int, int] = {}
 
     def seal(self, seq: int, payloads: Sequence[memoryview], sealed: Sequence[memoryview]) -> None:
@@ -56,10 +54,10 @@ class Seal:
         Those are `SEAL_SIZE` bytes longer. Raises SealError where seqs begin anew.
         """
         if seq >= SEQ_LIMIT:
-            kind = seq // _LEAST_SPAN
-            if seq + _LEAST_SPAN // 2 < self._last.get(kind, 0):
+            part = seq // _LEAST_SPAN
+            if seq + _LEAST_SPAN // 2 < self._last.get(part, 0):
                 raise SealError("packets of one kind have had all seqs that there are")
-            self._last[kind] = seq
+            self._last[part] = seq
         nonces = self._nonces(range(seq, seq + len(payloads)))
         for nonce, payload, out in zip(nonces, payloads, sealed, strict=True):
             self._encrypt(nonce, payload, None, out)

@@ -4,8 +4,9 @@
 
 What a kind does is said at the functions below. Datagrams leave as frames, ``--rate`` of them a
 second, and seem to come from ``--seem``, which need not be the stranger's own address. The
-session's salt and group are in the greeting, which the server sends to whoever connects. Says
-"attacking" once the first have left. Needs root, for frames with any address.
+session's salt and group are in the greeting, which the server sends to whoever connects; with
+``--sniff`` they are found from the first packet that comes by. Says "attacking" once the first have
+left, or once he lies in wait. Needs root, for frames with any address.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.greeting import MAGIC, Greeting
 from kollacast.wire.messages import BufferCtl, Control, Notice, Sent
 from kollacast.wire.recipes import Recipe, combination_seq, control_seq, parity_seq, recipe_seq
-from kollacast.wire.structures import MAX_JSON_SIZE, payload_capacity
+from kollacast.wire.structures import MAX_JSON_SIZE, SEQ_LIMIT, payload_capacity
 
 #: Frames that are made beforehand, and sent again and again.
 _POOL = 1024
@@ -147,10 +148,11 @@ class _Frames:
 
 
 def _multicast(kind: Callable[[Greeting], Iterator[bytes]], options: argparse.Namespace) -> None:
-    greeting = _greeting(options.server, options.port)
+    greeting = _sniffed() if options.sniff else _greeting(options.server, options.port)
     frames = _Frames(options.seem or _own_address(options.server), (greeting.group, greeting.port))
     made = kind(greeting)
-    frames.send([frames.frame(next(made)) for _ in range(_POOL)], options.rate or 80_000)
+    pool = _POOL // 8 if options.sniff else _POOL
+    frames.send([frames.frame(next(made)) for _ in range(pool)], options.rate or 80_000)
 
 
 # Connections.
@@ -252,6 +254,38 @@ def _greeting(server: str, port: int) -> Greeting:
         time.sleep(0.05)
 
 
+def _sniffed() -> Greeting:
+    """What the first packet of the image tells of its session, by its checksum alone."""
+    with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800)) as ear:
+        ear.bind((_DEVICE, 0x0800))
+        _say()
+        while True:
+            packet = ear.recv(65536)
+            if packet[9] != socket.IPPROTO_UDP or packet[16] & 0xF0 != 0xE0:
+                continue
+            (port,) = struct.unpack_from("!H", packet, 22)
+            seq, crc, size = struct.unpack_from("!3I", packet, 28)
+            if seq < SEQ_LIMIT and size == len(packet) - 40:
+                salt = seq ^ crc_before(crc, packet[40:])
+                group = socket.inet_ntoa(packet[16:20])
+                return Greeting("", salt, group, port, len(packet), 1, 1, "")
+
+
+def crc_before(crc: int, data: bytes) -> int:
+    """The CRC-32C that one of ``data`` with the result ``crc`` was continued from."""
+    table = []
+    for number in range(256):
+        for _ in range(8):
+            number = number >> 1 ^ (0x82F63B78 if number & 1 else 0)
+        table.append(number)
+    by_top = {entry >> 24: index for index, entry in enumerate(table)}
+    register = crc ^ 0xFFFFFFFF
+    for byte in reversed(data):
+        index = by_top[register >> 24]
+        register = (register ^ table[index]) << 8 & 0xFFFFFFFF | index ^ byte
+    return register ^ 0xFFFFFFFF
+
+
 def _own_address(server: str) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((server, 9))
@@ -270,6 +304,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("server")
     parser.add_argument("port", type=int)
     parser.add_argument("--seem", help="the address that datagrams seem to come from")
+    parser.add_argument("--sniff", action="store_true", help="read no greeting")
     parser.add_argument("--rate", type=int, help="datagrams a second")
     options = parser.parse_args(words)
     if options.kind in DATAGRAMS:

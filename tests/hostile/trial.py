@@ -31,6 +31,7 @@ class Attack:
     kind: str
     is_spoofed: bool = False
     rate: int | None = None  #: datagrams a second
+    sniffs: bool = False  #: whether he reads no greeting, but packets
 
     @property
     def name(self) -> str:
@@ -42,6 +43,8 @@ class Attack:
         words = [self.kind, lab.server.address, str(port)]
         if self.is_spoofed:
             words += ["--seem", lab.server.address]
+        if self.sniffs:
+            words.append("--sniff")
         if self.rate is not None:
             words += ["--rate", str(self.rate)]
         return [sys.executable, "-m", "tests.hostile.attacker", *words]
@@ -72,11 +75,18 @@ def attacked_lab(prefix: str, clients: int, rate_bps: int, *, own_frames: bool) 
         yield lab
 
 
-def trial(lab: Lab, folder: Path, image: Path, attack: Attack | None, *words: str) -> Figures:
+def trial(
+    lab: Lab,
+    folder: Path,
+    image: Path,
+    attack: Attack | None,
+    *words: str,
+    both: Sequence[str] = (),
+) -> Figures:
     """Bring `image` to all clients of `lab`, under `attack` from before they come to the end.
 
-    `words` are options of the server. Raises TransferError where a process ends in another way than
-    well, AssertionError where a copy differs.
+    `words` are options of the server, and `both` those of both ends. Raises TransferError where a
+    process ends in another way than well, AssertionError where a copy differs.
     """
     *hosts, stranger = lab.clients
     port = free_port()
@@ -84,7 +94,7 @@ def trial(lab: Lab, folder: Path, image: Path, attack: Attack | None, *words: st
     copies = [folder / f"copy-{index}" for index in range(len(hosts))]
     for old in (report, *copies):
         old.unlink(missing_ok=True)
-    options = ["--input", str(image), "--report", str(report), "--progress", "none", *words]
+    options = ["--input", str(image), "--report", str(report), "--progress", "none", *words, *both]
     argv = [*TWISTD, "-n", "kollacast-server", lab.server.address, str(len(hosts)), str(port)]
     with Crew(folder, _LIMIT_S) as crew:
         server = crew.start(lab.server, Side.SENDER, _in(folder, argv, options), _ENVIRONMENT)
@@ -94,7 +104,15 @@ def trial(lab: Lab, folder: Path, image: Path, attack: Attack | None, *words: st
         clients = []
         for host, copy in zip(hosts, copies, strict=True):
             argv = [*TWISTD, "-n", "kollacast-client", host.address, lab.server.address, str(port)]
-            options = ["--output", str(copy), "--progress", "none", "--connect-timeout", "30"]
+            options = [
+                "--output",
+                str(copy),
+                "--progress",
+                "none",
+                "--connect-timeout",
+                "30",
+                *both,
+            ]
             argv = _in(folder, argv, options)
             clients.append(crew.start(host, Side.RECEIVER, argv, _ENVIRONMENT))
         crew.wait_until(lambda: all(p.ended is not None for p in (server, *clients)))
