@@ -158,10 +158,9 @@ class ExampleTests(SynchronousTestCase):
             "kollacast",
             [
                 ("S>C", greeting.encode()),
-                ("C>S", Hello("host-1", 45964, coding=True).encode()),
+                ("C>S", Hello("host-1", 45964, coding=True, room=4).encode()),
                 ("S>C", Control(1, 1, (self.ctl,)).encode(KOLLACAST)),
                 *control[:2],
-                ("C>S", Credit(0, 4).encode(KOLLACAST)),
                 told[0],
                 *(("udp", datagram) for datagram in self.datagrams),
                 told[1],
