@@ -317,7 +317,7 @@ class PlainTests(_TlsTestCase):
 class WarningTests(_TlsTestCase):
     """Who proves nothing is told what that means."""
 
-    def _warnings(self, **options: Any) -> list[str]:
+    def warnings_of(self, **options: Any) -> list[str]:
         both = {key: value for key, value in options.items() if key == "secret"}
         with _lines() as lines:
             server = self.serve(**both)
@@ -325,17 +325,17 @@ class WarningTests(_TlsTestCase):
         return [line for line in lines if line.startswith("nobody is proved")]
 
     def test_nothing(self) -> None:
-        server, client = self._warnings()
+        server, client = self.warnings_of()
         self.assertIn("whoever comes counts as a host", server)
         self.assertIn(f"whoever answers at {SERVER_IP} can give this host an image of", client)
 
     def test_an_image_that_is_expected(self) -> None:
         digest = ExpectedDigest("sha256", hashlib.sha256(_IMAGE).digest())
-        _, client = self._warnings(expectation=Expectation(digests=(digest,)))
+        _, client = self.warnings_of(expectation=Expectation(digests=(digest,)))
         self.assertIn("though not give it another than --expect says", client)
 
     def test_a_secret(self) -> None:
-        self.assertEqual(self._warnings(secret=_SECRET), [])
+        self.assertEqual(self.warnings_of(secret=_SECRET), [])
 
 
 class _NoCallbacks:
