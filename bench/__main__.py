@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from bench.ballast import Ballast
-from bench.contenders import CONTENDERS, Contender, KollacastToCrowd, sweep
+from bench.contenders import (
+    CONTENDERS,
+    Contender,
+    Kollacast,
+    KollacastToCrowd,
+    sweep,
+    watched,
+    watched_by_crowd,
+)
 from bench.image import Image, ImageError, make_image, require_room, work_folder
 from bench.plot import PlotError, draw
 from bench.results import has_failed, load, save
@@ -25,6 +33,7 @@ from bench.rows import (
     SCALE_NAME,
     SUBJECT,
     SWEEP_NAME,
+    WATCHED_NAME,
     Row,
     by_name,
     some_by_name,
@@ -100,7 +109,10 @@ def _measure(options: argparse.Namespace) -> Iterator[tuple[Row, dict[str, Any]]
 
 def _contenders(options: argparse.Namespace, row: Row) -> list[Contender]:
     if row.is_simulated:
-        return [KollacastToCrowd(digest="tree")]
+        crowd = KollacastToCrowd(digest="tree")
+        return [crowd, watched_by_crowd()] if row.is_watched else [crowd]
+    if row.is_watched:
+        return [Kollacast(), watched()]
     return [*sweep()] if row.goal is None else options.contenders
 
 
@@ -140,7 +152,8 @@ def _complain(line: str, status: int) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    names = ",".join([*(row.name for row in ROWS), COST_NAME, SCALE_NAME, SWEEP_NAME])
+    groups = [COST_NAME, WATCHED_NAME, SCALE_NAME, SWEEP_NAME]
+    names = ",".join([*(row.name for row in ROWS), *groups])
     parser.add_argument(
         "--quick",
         action="store_true",

@@ -46,6 +46,7 @@ class Side(Enum):
 
     SENDER = "sender"
     RECEIVER = "receiver"
+    VIEWER = "viewer"  #: of those who watch, which no figure has
 
 
 @dataclass

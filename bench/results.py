@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.rows import ALL_ROWS, PEAK_MEMORY_LIMIT_BYTES, SUBJECT, Measure, Row
+from bench.rows import (
+    ALL_ROWS,
+    PEAK_MEMORY_LIMIT_BYTES,
+    SUBJECT,
+    WATCHED_SUBJECT,
+    Goal,
+    Measure,
+    Row,
+)
 
 OTHER_MULTICAST_TOOLS = ("udpcast", "uftp")
 #: A slow port's loss counts from here on: by then a tool has had time to find the rate.
@@ -124,6 +132,8 @@ def judge(row: Row, record: Record) -> Verdict:
             measured += "" if loss is None else f", loss {loss:.2%}"
             reached = reached and loss is not None and loss < goal.loss
         return Verdict(text, measured, reached)
+    if goal.measure is Measure.WATCHED:
+        return _judge_watched(goal, record, hosts)
     growth = _growth(record, counts, "data_s")
     with_start = _growth(record, counts, "wall_s")
     text = f"time with {hosts} hosts within {goal.value - 1:.0%} of the time with {counts[0]}"
@@ -132,6 +142,32 @@ def judge(row: Row, record: Record) -> Verdict:
     if growth is not None and with_start is not None:
         measured = f"{growth - 1:+.1%} data time, {with_start - 1:+.1%} wall time"
     return Verdict(text, measured, reached)
+
+
+def viewer_bytes_per_s(record: Record, hosts: int) -> float | None:
+    """What a viewer of the status page was sent, in the median transfer."""
+    viewers = [
+        transfer["report"]["viewer"]
+        for transfer in transfers(record, WATCHED_SUBJECT, hosts)
+        if "error" not in transfer
+    ]
+    rates = [viewer["bytes"] / viewer["seconds"] for viewer in viewers if viewer["seconds"]]
+    return statistics.median(rates) if rates else None
+
+
+def _judge_watched(goal: Goal, record: Record, hosts: int) -> Verdict:
+    most = goal.viewer_bytes_per_s or 0.0
+    text = (
+        f"time within {goal.value - 1:.0%} of that while nobody watches, at most"
+        f" {most / 1000:.0f} kB/s to a viewer"
+    )
+    times = [median(record, name, hosts, "data_s") for name in (SUBJECT, WATCHED_SUBJECT)]
+    rate = viewer_bytes_per_s(record, hosts)
+    if times[0] is None or times[1] is None or rate is None:
+        return Verdict(text, "n/a", None)
+    more = times[1] / times[0]
+    measured = f"{more - 1:+.1%}, {rate / 1000:.1f} kB/s"
+    return Verdict(text, measured, more <= goal.value and rate <= most)
 
 
 def _growth(record: Record, counts: Sequence[int], figure: str) -> float | None:

@@ -31,15 +31,22 @@ class Measure(Enum):
     SHARE_OF_LIMIT = "share of the link's payload limit"
     #: Time with the most hosts over time with one; data time.
     TIME_GROWTH = "time with the most hosts over time with one"
+    #: Time while somebody watches over time while nobody does; data time.
+    WATCHED = "time while somebody watches over time while nobody does"
 
 
 @dataclass(frozen=True)
 class Goal:
-    """`value` is a floor, but for TIME_GROWTH a ceiling. `loss` is a ceiling on a slow port."""
+    """`value` is a floor, but for TIME_GROWTH and WATCHED a ceiling.
+
+    `loss` is a ceiling on a slow port, `viewer_bytes_per_s` one on what a viewer of the status page
+    is sent.
+    """
 
     measure: Measure
     value: float
     loss: float | None = None
+    viewer_bytes_per_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +93,11 @@ class Row:
     def kills(self) -> bool:
         """Whether some hosts go in the middle, which the server has to complain of."""
         return "--killed" in self.disturbance
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether every other transfer has somebody who watches."""
+        return self.goal is not None and self.goal.measure is Measure.WATCHED
 
     def copies(self, hosts: int) -> int:
         """How many copies of the image so many hosts make."""
@@ -222,7 +234,34 @@ SCALE_ROWS = (
         for name, what, words in _DISTURBANCES
     ),
 )
-ALL_ROWS = (*ROWS, *SCALE_ROWS, *SWEEP_ROWS)
+
+#: The same with and without a status page, metrics and a live view on a terminal, which are read.
+WATCHED_NAME, WATCHED_SUBJECT = "watched", f"{SUBJECT}-watched"
+_VIEWER_BYTES_PER_S = 50_000
+_WATCHED = Goal(Measure.WATCHED, 1.02, viewer_bytes_per_s=_VIEWER_BYTES_PER_S)
+WATCHED_ROWS = (
+    Row(
+        WATCHED_NAME,
+        "1 Gbit/s",
+        _WATCHED,
+        rate_bps=1000 * _MBIT,
+        others_hosts=(),
+        repetitions=5,
+    ),
+    Row(
+        f"{WATCHED_NAME}-1000",
+        "1 Gbit/s, simulated hosts, 1 % loss",
+        _WATCHED,
+        hosts=(1000,),
+        size=512 * MIB,
+        rate_bps=1000 * _MBIT,
+        loss=SCALE_LOSS,
+        others_hosts=(),
+        repetitions=5,
+        is_simulated=True,
+    ),
+)
+ALL_ROWS = (*ROWS, *WATCHED_ROWS, *SCALE_ROWS, *SWEEP_ROWS)
 
 #: What processes may cost: a table of its own, read off this row's transfers.
 COST_ROW = "raw-4"
@@ -237,6 +276,6 @@ def by_name(name: str) -> Row:
 
 
 def some_by_name(name: str) -> tuple[Row, ...]:
-    """The same, or all rows of the sweep or of the crowd by the name of those."""
-    groups = {SWEEP_NAME: SWEEP_ROWS, SCALE_NAME: SCALE_ROWS}
+    """The same, or all rows of the sweep, of the crowd or of those who watch by their name."""
+    groups = {SWEEP_NAME: SWEEP_ROWS, SCALE_NAME: SCALE_ROWS, WATCHED_NAME: WATCHED_ROWS}
     return groups.get(name) or (by_name(name),)

@@ -115,6 +115,23 @@ class GoalTests(TestCase):
             self.assertEqual(verdict.measured, f"{text} data time, +100.0% wall time")
             self.assertIs(verdict.is_reached, is_reached)
 
+    def test_what_those_who_watch_cost(self) -> None:
+        def watched(seconds: float, sent: int) -> dict[str, Any]:
+            return _transfer(seconds, report={"viewer": {"bytes": sent, "seconds": 2.0}})
+
+        for seconds, sent, text, is_reached in (
+            (10.2, 100_000, "+2.0%, 50.0 kB/s", True),
+            (10.3, 100_000, "+3.0%, 50.0 kB/s", False),
+            (9.9, 100_002, "-1.0%, 50.0 kB/s", False),
+        ):
+            record = _record(MIB, kollacast={4: [_transfer(10.0)]})
+            with_them = {"hosts": {"4": {"transfers": [watched(seconds, sent)]}}}
+            record["contenders"]["kollacast-watched"] = with_them
+            verdict = judge(by_name("watched"), record)
+            self.assertEqual((verdict.measured, verdict.is_reached), (text, is_reached))
+        record["contenders"]["kollacast-watched"] = {"hosts": {}}
+        self.assertIsNone(judge(by_name("watched"), record).is_reached)
+
     def test_memory(self) -> None:
         record = _record(MIB, kollacast={4: [_transfer(1.0)]})
         self.assertIs(judge_cost(record, 4).is_reached, True)

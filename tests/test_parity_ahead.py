@@ -11,7 +11,8 @@ from kollacast.operator.outcome import Status
 from kollacast.sending.repairs import Repairs
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.messages import Control, Repaired, Sent
-from kollacast.wire.recipes import CONTROL_BASE
+from kollacast.wire.recipes import CONTROL_BASE, PIECES_BASE
+from kollacast.wire.structures import PACKET_HEADER_SIZE, SIGNATURE_SIZE
 from tests.simulation.network import Network
 from tests.simulation.testcase import MemoryTestCase
 
@@ -58,12 +59,13 @@ class ParityAheadTests(MemoryTestCase):
     def fate(self, data: bytes, share: float) -> tuple[bytes, ...]:
         seq = int.from_bytes(data[:4], "big")
         if seq >= CONTROL_BASE:
-            self.look(data)
+            if seq < PIECES_BASE:
+                self.look(data[PACKET_HEADER_SIZE:-SIGNATURE_SIZE])
             return (data,)
         return () if self.chance.random() < share else (data,)
 
     def look(self, data: bytes) -> None:
-        notices = Control.of_data(KOLLACAST, data[12:]).notices
+        notices = Control.of_data(KOLLACAST, data).notices
         match notices[-2:]:
             case [Sent(buffer_id), Repaired(repaired_id)] if buffer_id == repaired_id:
                 self.told_at_once.add(buffer_id)

@@ -43,7 +43,7 @@ from kollacast.transport.receiver import MulticastReceiver
 from kollacast.wire.dialect import KOLLACAST
 from kollacast.wire.messages import Detach
 from kollacast.wire.parser import ServerStream
-from kollacast.wire.recipes import PIECES_BASE
+from kollacast.wire.recipes import PIECES_BASE, is_parity
 from kollacast.wire.sealing import SEAL_SIZE
 from tests.simulation.forger import Forger
 from tests.simulation.image import MemorySink, MemorySource
@@ -144,6 +144,22 @@ def _lossy(network: Network) -> None:
     _serve(network, clients=5, buffer_packets=60, min_clients=1, accept_timeout_s=5.0)
     for reads in ("coalesced", "frames", "plain", "plain", "plain"):
         network.join(reads=reads)
+
+
+def _parity(network: Network) -> None:
+    """Repairs of so many that combinations take more packets than sums, most of which are lost."""
+    _lose(network, 3)
+    some = network.fate
+    assert some is not None
+
+    def fate(port: MemoryReceivePort, data: bytes) -> tuple[bytes, ...]:
+        seq = int.from_bytes(data[:4], "big")
+        return () if is_parity(seq) and seq % 4 else tuple(some(port, data))
+
+    network.fate = fate
+    _serve(network, clients=8, buffer_packets=60)
+    for _ in range(8):
+        network.join()
 
 
 def _sealed(network: Network) -> None:
@@ -341,6 +357,7 @@ def _server_that_stays(network: Network) -> None:
 
 _TRANSFERS: tuple[Callable[[Network], None], ...] = (
     _lossy,
+    _parity,
     _sealed,
     _combined,
     _secret,

@@ -678,6 +678,19 @@ class OffenceTests(_ServerTestCase):
             self._miscredit(line, Credit(1, 3, lost, 1), heard=Sent)
         self._miscredit("1 packets lost of 0", Credit(0, 2, 1, 1))
 
+    def test_room_that_is_granted_with_the_hello(self) -> None:
+        """Nobody has to say anything before the first buffers leave, and no more than these do."""
+        for room, sent in ((0, 0), (1, 1), (2, 2), (64, 2)):
+            self.network = Network()
+            self.network.serve(_IMAGE, clients=1, window=2)
+            raw = self.network.raw_client()
+            raw.hello(room=room)
+            raw.answer()
+            self.network.run_for(1.0)
+            self.assertEqual((raw.count(BufferCtl), raw.count(Sent)), (3, sent), room)
+            raw.send(Credit(0, 1).encode(KOLLACAST))
+            self.assertEqual(raw.lost is None, room < 2)
+
     def test_room_without_end(self) -> None:
         """No more than a window is in flight, whatever a client offers."""
         server = self.network.serve(_IMAGE, clients=1, window=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -11,6 +12,8 @@ from OpenSSL import SSL
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
 from twisted.logger import capturedLogs, formatEvent
 
+from kollacast.files.digest import ExpectedDigest
+from kollacast.operator.expectation import Expectation
 from kollacast.operator.outcome import Status
 from kollacast.transport import tls
 from kollacast.wire.dialect import KOLLACAST
@@ -309,6 +312,30 @@ class PlainTests(_TlsTestCase):
         self.network.run_for(6.0)
         client.host.heal()
         self.assert_all_well(server, client)
+
+
+class WarningTests(_TlsTestCase):
+    """Who proves nothing is told what that means."""
+
+    def warnings_of(self, **options: Any) -> list[str]:
+        both = {key: value for key, value in options.items() if key == "secret"}
+        with _lines() as lines:
+            server = self.serve(**both)
+            self.assert_all_well(server, self.network.join(**options))
+        return [line for line in lines if line.startswith("nobody is proved")]
+
+    def test_nothing(self) -> None:
+        server, client = self.warnings_of()
+        self.assertIn("whoever comes counts as a host", server)
+        self.assertIn(f"whoever answers at {SERVER_IP} can give this host an image of", client)
+
+    def test_an_image_that_is_expected(self) -> None:
+        digest = ExpectedDigest("sha256", hashlib.sha256(_IMAGE).digest())
+        _, client = self.warnings_of(expectation=Expectation(digests=(digest,)))
+        self.assertIn("though not give it another than --expect says", client)
+
+    def test_a_secret(self) -> None:
+        self.assertEqual(self.warnings_of(secret=_SECRET), [])
 
 
 class _NoCallbacks:

@@ -8,6 +8,7 @@ from typing import Any
 from bench.contenders.base import Scene
 from bench.contenders.kollacast import ENVIRONMENT, Kollacast, read_report
 from bench.crew import Crew, Side, TransferError
+from bench.rows import WATCHED_SUBJECT
 
 #: Multicast whose packets' seqs are the image's: the first bit of the UDP payload is 0.
 IMAGE_PACKETS = "@th,64,1 0"
@@ -46,4 +47,10 @@ class KollacastToCrowd(Kollacast):
             raise TransferError(f"{report['verified']} of {scene.hosts} hosts have the image")
         server = read_report(server_report, "the server")
         # One entry for each of a thousand hosts says nothing that the crowd's sums do not.
-        return {**{key: server[key] for key in server if key != "clients"}, "crowd": report}
+        sums = {key: server[key] for key in server if key != "clients"}
+        return {**sums, "crowd": report, **self._watched(scene)}
+
+
+def watched_by_crowd() -> KollacastToCrowd:
+    """The same while somebody looks at its page, its metrics and its terminal."""
+    return KollacastToCrowd(WATCHED_SUBJECT, digest="tree", is_watched=True)

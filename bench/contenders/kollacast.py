@@ -13,12 +13,15 @@ from typing import Any
 
 from bench.contenders.base import Contender, Scene
 from bench.crew import Crew, Side, TransferError
-from bench.rows import SUBJECT, SWEEP_BUFFER_PACKETS, SWEEP_WINDOWS, Row
+from bench.rows import SUBJECT, SWEEP_BUFFER_PACKETS, SWEEP_WINDOWS, WATCHED_SUBJECT, Row
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 #: Of every process that runs this project's code.
 ENVIRONMENT = {"PYTHONPATH": str(_CHECKOUT)}
 _QUIET = ("--progress", "none")
+_WATCHING = (sys.executable, "-m", "bench.watching")
+_STATUS_PORT = 8080
+_STATUS_URL = f"http://127.0.0.1:{_STATUS_PORT}/"
 _DEFAULT_DIGEST, _FAST_DIGEST = "sha256", "tree"
 
 
@@ -27,7 +30,7 @@ class Kollacast(Contender):
 
     A row in which no link limits anything, so that SHA-256 would, gets BLAKE3. The record of a row
     says which ``digest`` it was, and has the `facts` given here. A variant of another `name` may
-    fix the `digest`, add `options`, and be kept to some rows `only`.
+    fix the `digest`, add `options`, be kept to some rows `only`, and have those who watch it.
     """
 
     is_multicast = True
@@ -41,8 +44,10 @@ class Kollacast(Contender):
         options: tuple[str, ...] = (),
         only: frozenset[str] | None = None,
         facts: dict[str, Any] | None = None,
+        is_watched: bool = False,
     ) -> None:
         self.name = name
+        self._is_watched = is_watched
         self._digest = digest
         self._options = options
         self._only = only
@@ -98,17 +103,28 @@ class Kollacast(Contender):
         server_report = self._start_server(crew, scene)
         crew.finish(scene.copies, crew.wait(receivers))
         crew.wait(crew.running())
-        return read_report(server_report, "the server")
+        return {**read_report(server_report, "the server"), **self._watched(scene)}
 
     def _start_server(self, crew: Crew, scene: Scene, statuses: tuple[int, ...] = (0,)) -> Path:
         """Start it for all hosts of the scene; where its report will be."""
         _compile()
         report, address = scene.folder / "server.json", scene.lab.server.address
+        terminal: tuple[str, ...] = ()
+        shown: tuple[str, ...] = _QUIET
+        if self._is_watched:
+            terminal = (*_WATCHING, "terminal")
+            shown = ("--progress", "bar", "--status-port", str(_STATUS_PORT))
+            crew.start(
+                scene.lab.server,
+                Side.VIEWER,
+                [*_WATCHING, "viewer", _STATUS_URL, str(_viewer_report(scene))],
+                ENVIRONMENT,
+            )
         crew.start(
             scene.lab.server,
             Side.SENDER,
             [
-                *(*_twistd_words(), "kollacast-server", *_QUIET),
+                *(*terminal, *_twistd_words(), "kollacast-server", *shown),
                 *self._server_options(scene.row),
                 *("--input", str(scene.image), "--report", str(report)),
                 *(address, str(scene.hosts)),
@@ -117,6 +133,16 @@ class Kollacast(Contender):
             statuses,
         )
         return report
+
+    def _watched(self, scene: Scene) -> dict[str, Any]:
+        """What those who watched have counted, if there were any."""
+        if not self._is_watched:
+            return {}
+        return {"viewer": read_report(_viewer_report(scene), "the viewer")}
+
+
+def _viewer_report(scene: Scene) -> Path:
+    return scene.folder / "viewer.json"
 
 
 def read_report(path: Path, whose: str) -> dict[str, Any]:
@@ -133,6 +159,11 @@ def with_sha256() -> Kollacast:
     return Kollacast(
         f"{SUBJECT}-sha256", digest=_DEFAULT_DIGEST, only=frozenset({"raw-1", "raw-4"})
     )
+
+
+def watched() -> Kollacast:
+    """kollacast while somebody looks at its page, its metrics and its terminal."""
+    return Kollacast(WATCHED_SUBJECT, is_watched=True)
 
 
 def sweep() -> list[Kollacast]:

@@ -97,10 +97,11 @@ class SimulatedHost:
         self._heard = heard
         self._passage = passage
         self._window = 0
-        self._said: tuple[int, int] | None = None  # up to which buffers it has all, and has room
+        self._said = (0, 0)  # up to which buffers it has all, and has room
         # Packets that it lost of buffers which it has, and has not said so; and in how many runs.
         self._lost = NOTHING_LOST
         self._done: int | None = None  # the last buffer that it has; None before the first is told
+        self._began_at = 0.0  # when it heard of the first buffer
         self._flights: deque[_Flight] = deque()
         self._piece = 0
         self._next_seq = 0  # the first packet that is neither announced nor fetched
@@ -139,7 +140,7 @@ class SimulatedHost:
         for notice in notices:
             match notice:
                 case BufferCtl():
-                    said += self._announced(notice, at)
+                    self._announced(notice, at)
                 case Sent():
                     said += self._sent(notice, repaired.get(notice.buffer_id))
                 case Repaired():
@@ -159,18 +160,20 @@ class SimulatedHost:
             room,
             coding=greeting.coding,
             fetch=can_fetch,
+            room=self._window,
             run=self._run_id if can_fetch else "",
         ).encode()
 
-    def _announced(self, ctl: BufferCtl, at: float) -> bytes:
-        # Before this host grants room for a buffer, nothing of it is sent.
-        is_ahead = self._said is not None and ctl.buffer_id <= self._said[1]
+    def _announced(self, ctl: BufferCtl, at: float) -> None:
+        if self._done is None:
+            self._done = ctl.buffer_id - 1
+            self._said = self._done, self._done + self._window
+            self._began_at = at
+        # Before this host grants room for a buffer, nothing of it is sent; and what is sent before
+        # it hears of the first one waits in a real client's socket until then.
+        is_ahead = self._began_at < at and ctl.buffer_id <= self._said[1]
         self._flights.append(_Flight(ctl, at if is_ahead else 0.0))
         self._next_seq = ctl.packet_id_base + ctl.pkt_count
-        if self._done is not None:
-            return b""
-        self._done = ctl.buffer_id - 1
-        return self._credit()
 
     def _sent(self, sent: Sent, repaired: Repaired | None) -> bytes:
         flight = next((flight for flight in self._flights if not flight.sent), None)

@@ -276,6 +276,7 @@ class Attempt:
             fetch=can_fetch,
             pull=not is_in_step,
             late_join=way is Way.LATE,
+            room=0 if way is Way.FETCHING else terms.shape.window,
             kept=0 if is_in_step else -(-kept // terms.shape.capacity),
             run=self._run_id if can_fetch else "",
         )

@@ -78,11 +78,17 @@ class Client:
         """Fires with the outcome, whatever happens."""
         self._began_at = self._reactor.seconds()
         if not self._config.is_secure:
+            is_expected = bool(self._config.expectation.digests)
             _log.warn(
                 "nobody is proved without --tls-dir or --token-file: whoever answers at {server}"
-                " can give this host an image of its own",
+                " can {what}",
                 event="unproved",
                 server=self._config.server_ip,
+                what=(
+                    "keep this host from its image, though not give it another than --expect says"
+                    if is_expected
+                    else "give this host an image of its own"
+                ),
             )
         return Deferred.fromCoroutine(self._run()).addBoth(self._end)
 

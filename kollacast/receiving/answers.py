@@ -48,9 +48,10 @@ class Turns:
 
 
 class Credits:
-    """Credit ahead, and again with each buffer that is done, for as many as there is memory for.
+    """Credit with each buffer that is done, for as many as there is memory for.
 
-    Where that has become less than was granted, what is sent too early is lost, and asked for.
+    The hello has granted a window of it ahead.  Where memory has become less than was granted, what
+    is sent too early is lost, and asked for.
     """
 
     is_ahead = True
@@ -58,9 +59,10 @@ class Credits:
     def __init__(self, connection: ServerConnection, shape: Shape) -> None:
         self._connection = connection
         self._dialect = shape.dialect
-        self._buffers = shape.window
-        # Up to which buffers room was granted, and what was done then.
-        self._said: tuple[int, int] | None = None
+        self._buffers = self._granted = shape.window
+        # Up to which buffers room was granted, and what was done then; with the first announcement
+        # what the hello has granted.
+        self._said = (0, 0)
         # Of the buffers that are kept, and not told of.
         self._lost = NOTHING_LOST
         # The last buffer that is kept; None before the first is announced.
@@ -69,7 +71,7 @@ class Credits:
     def announced(self, ctl: BufferCtl) -> None:
         if self._done is None:
             self._done = ctl.buffer_id - 1
-            self.settle()
+            self._said = (self._done + self._granted, self._done)
 
     def ready(self) -> None: ...
 
@@ -83,9 +85,7 @@ class Credits:
     def settle(self) -> None:
         if self._done is None:
             return
-        room = self._done + self._buffers
-        if self._said is not None:
-            room = max(room, self._said[0])
+        room = max(self._done + self._buffers, self._said[0])
         says = (room, self._done)
         if says != self._said:
             lost, self._lost = self._lost, NOTHING_LOST

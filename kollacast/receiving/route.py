@@ -130,6 +130,9 @@ class Route:
             reactor, connection, shape.dialect, self._signatures, self._notice, guard
         )
         self._sent_at = reactor.seconds()
+        # Whether datagrams wait for the first word of the control stream: the hello has granted
+        # room for the first buffers, and these may come before it.
+        self._is_held = False
         self._fetching: Fetcher | None = None
         # The first packet that comes by multicast, while those before it are fetched.
         self._first: int | None = 0
@@ -161,8 +164,7 @@ class Route:
         elif isinstance(message, Packet) and reception is not None:
             reception.packet(message)
         elif isinstance(message, Control) and reception is not None:
-            self._read_all()
-            self._control.by_tcp(message)
+            self._hear_by_tcp(message)
             reception.arrived()
         elif isinstance(message, Pieces) and reception is not None:
             reception.pieces(message)
@@ -184,6 +186,17 @@ class Route:
     def _is_numbered(self) -> bool:
         """Whether buffers are announced in the control stream."""
         return self._shape.dialect.multicasts_control
+
+    def _hear_by_tcp(self, control: Control) -> None:
+        if not self._is_held:
+            self._read_all()
+            self._control.by_tcp(control)
+            return
+        # From now on it is known what the datagrams are.
+        self._is_held = False
+        self._control.by_tcp(control)
+        if self._receiver is not None:
+            self._receiver.go_on()
 
     def _notice(self, notice: Notice) -> None:
         """The next of the control stream."""
@@ -247,6 +260,9 @@ class Route:
         self._tally.wanted_bytes = self._shape.unread_bytes
         reception.hearing.silent = self._nothing_heard
         reception.hearing.renew = port.rejoin
+        if self._is_numbered and self._receiver is not None:
+            self._is_held = True
+            self._receiver.hold()
 
     def _open_at_an_address(self, reception: Reception) -> ReceivePort:
         """Open the port where that was asked for, or at the address that this host has instead."""

@@ -49,6 +49,7 @@ class Member:
         client: MemberClient,
         *,
         decodes: bool,
+        room: int = 0,
     ) -> None:
         self.client = client
         #: Whether the client can use coded repairs.
@@ -63,6 +64,8 @@ class Member:
         self.packets_done = 0
         #: Seconds from the word that a buffer is sent until it has all of it, of all buffers.
         self.answering_s = 0.0
+        # For so many buffers it has room before it has said anything.
+        self._room_ahead = room
         self._clock = clock
         self._dialect = dialect
         self._outgoing = outgoing
@@ -120,7 +123,7 @@ class Member:
         if phase is Phase.ANNOUNCE:
             if self._first is None:
                 self._first = ctl
-                self._credit = Credit(ctl.buffer_id - 1, ctl.buffer_id - 1)
+                self._credit = Credit(ctl.buffer_id - 1, ctl.buffer_id - 1 + self._room_ahead)
             self._announced.append(due)
             if self._control is None:
                 self.tell(ctl.encode(self._dialect))

@@ -383,6 +383,7 @@ class Participant:
             self.connection.outgoing,
             self,
             decodes=self.hello is not None and self.hello.coding,
+            room=self.hello.room if self.hello is not None else 0,
         )
         self._join()
 

@@ -96,6 +96,15 @@ class MulticastReceiver(DatagramProtocol):
     def _gather(self) -> None:
         self._gathering = self._guard.call_later(self._clock, self.gather_s, self._gathered)
 
+    def hold(self) -> None:
+        """Let all that comes wait in the socket; to be called once it is open."""
+        self.transport.stopReading()
+
+    def go_on(self) -> None:
+        """Read what has come, and what comes."""
+        self.transport.startReading()
+        self.drain()
+
     def holds_less(self) -> None:
         """The kernel holds less than a window."""
         self.gather_s = self._gather_most_s = _GATHER_LESS_S

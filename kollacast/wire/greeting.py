@@ -222,8 +222,9 @@ class Hello:
 
     ``fetch`` says that it can be told to fetch the image by itself, and
     ``pull`` that it is going to; with ``late_join`` only up to where multicast
-    takes it up.  It has the first ``kept`` packets already.  ``run`` is the same on
-    every connection of one run of a client.
+    takes it up.  In step, it has ``room`` for so many buffers from the first one that it
+    is told of, before it says so.  It has the first ``kept`` packets already.  ``run`` is
+    the same on every connection of one run of a client.
     """
 
     name: str
@@ -232,6 +233,7 @@ class Hello:
     fetch: bool = False
     pull: bool = False
     late_join: bool = False
+    room: int = 0
     kept: int = 0
     run: str = ""
 
@@ -251,6 +253,7 @@ class Hello:
             fetch=fields.get("fetch") is True,
             pull=fields.get("pull") is True,
             late_join=fields.get("late_join") is True,
+            room=_number(fields.get("room", 0), "room", 0, 64),
             kept=_number(fields.get("kept", 0), "kept", 0, SEQ_LIMIT),
             run=_identity(fields.get("run", "")),
         )

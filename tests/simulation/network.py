@@ -61,6 +61,11 @@ class Network(Fabric):
         self.host(SERVER_IP).listenTCP(PORT, server)
         return server
 
+    @property
+    def next_client(self) -> int:
+        """The number of the next client's host."""
+        return self._clients + 1
+
     def _next_client(self) -> int:
         self._clients += 1
         return self._clients

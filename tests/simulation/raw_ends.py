@@ -110,8 +110,8 @@ class RawClient(RawConnection):
             self.transport.write(data)
             self.transport.loseConnection()
 
-    def hello(self, name: str = "raw", packets: int = 1 << 20) -> None:
-        self.send(Hello(name, packets).encode())
+    def hello(self, name: str = "raw", packets: int = 1 << 20, room: int = 0) -> None:
+        self.send(Hello(name, packets, room=room).encode())
 
     def ready(self) -> None:
         self._answered(BufferCtl)

@@ -76,7 +76,7 @@ def _play(seed: int, trace: bool = False) -> tuple[list[str], str]:
             wrong += verdict.faults(session)
             for way, data in session.network.trace or ():
                 # What TLS makes of it is never the same, and always as long.
-                is_hidden = session.secret is not None and way != "udp"
+                is_hidden = way != "udp" and any(run.config.is_secure for run in session.clients)
                 print_.update(way.encode() + (b"%d" % len(data) if is_hidden else data))
             print_.update("".join(repr(run.outcome) for run in session.running()).encode())
             gone += [weakref.ref(run) for run in session.running()]

@@ -10,8 +10,10 @@ from random import Random
 from typing import Any
 
 from kollacast.files.spool import Spool
+from kollacast.operator.config import Certificates
 from kollacast.operator.expectation import Expectation
 from kollacast.operator.outcome import Status
+from tests.identities import EvenAuthority
 from tests.simulation.image import MemorySink, MemorySource
 from tests.simulation.links import Weather
 from tests.simulation.network import Network
@@ -21,6 +23,7 @@ from tests.simulation.settings import SERVER_IP
 #: Clients of the session; whoever may not join is elsewhere.
 HOSTS, OTHER_HOSTS = "10.0.1", "10.0.8"
 SECRET, OTHER_SECRET = b"0123456789abcdef", b"fedcba9876543210"
+_AUTHORITY = EvenAuthority()
 #: Seconds within which every run has ended, the longest of all timeouts and more.
 LIMIT_S = 4000.0
 #: Seconds after which nothing may be left of a run that has ended.
@@ -49,6 +52,8 @@ class Session:
         self.clients: list[ClientRun] = []
         self._to_come = 0
         self.is_jasmine = random.random() < 0.15
+        # Drawn apart, so that a seed's other draws are what they were.
+        self.has_certificates = not self.is_jasmine and Random(f"trust {seed}").random() < 0.2
         self.network = self._draw_network()
         self._draw_image()
         self._draw_server()
@@ -124,8 +129,12 @@ class Session:
                 and random.random() < 0.1
             ),
             "secret": self.secret,
+            "certificates": self._certificates("installer", SERVER_IP),
             "allowed": (IPv4Network(f"{HOSTS}.0/24"),) if random.random() < 0.2 else None,
         }
+
+    def _certificates(self, name: str, *addresses: str) -> Certificates | None:
+        return _AUTHORITY.certificates(name, *addresses) if self.has_certificates else None
 
     def _draw_late(self) -> int:
         if self.random.random() < 0.7:
@@ -143,7 +152,8 @@ class Session:
             wrong = OTHER_SECRET if self.secret is None else random.choice((OTHER_SECRET, None))
             self.causes[self.join(secret=wrong).config.name].add("wrong secret")
         if self.options["allowed"] is not None:
-            stranger = self.network.join(hosts=OTHER_HOSTS, **self._client_options())
+            options = self._client_options(certificates=self._certificates("stranger"))
+            stranger = self.network.join(hosts=OTHER_HOSTS, **options)
             self.clients.append(stranger)
             self.causes[stranger.config.name].add("not allowed")
 
@@ -194,6 +204,8 @@ class Session:
         is_full = random.random() < 0.03
         if is_full:
             sink = MemorySink(room=random.randrange(len(self.image) + 1))
+        name = f"host{self.network.next_client}"
+        options.setdefault("certificates", self._certificates(name))
         client = self.network.join(sink=sink, **self._client_options(**options))
         client.host.hears_multicast = random.random() < 0.9
         if is_full:
@@ -212,7 +224,8 @@ class Session:
         self.causes[ALL].add("counted twice")
         hears = before.host.hears_multicast
         secret, hosts = before.config.secret, before.host.address.rpartition(".")[0]
-        options = self._client_options(secret=secret, hosts=hosts)
+        certificates = before.config.certificates
+        options = self._client_options(secret=secret, certificates=certificates, hosts=hosts)
         again = self.network.join_again(before, **options)
         again.host.hears_multicast = hears
         self.clients.append(again)

@@ -45,6 +45,11 @@ _REASONS: tuple[tuple[str, set[str]], ...] = (
     ),
     (r"the server refuses this client: it speaks TLS: give --token-file.+", {"wrong secret"}),
     (r"10\.0\.0\.1 port 18383: it speaks without TLS .+", {"wrong secret"}),
+    (r"the server (asks for a|does not ask for the) shared secret.+", {"wrong secret"}),
+    (
+        r"the server refuses this client: a host of this name is here already",
+        {"counted twice", "cut", "slow"},
+    ),
     (
         r"the server refuses this client: this host is not among those that may join",
         {"not allowed"},
