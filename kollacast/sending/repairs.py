@@ -261,7 +261,9 @@ class Repairs:
         waited_s = self._clock.seconds() - gathering.began_at
         again_s = MOST_S - waited_s
         if gathering.wanted:
-            again_s = min(again_s, asked_s[-1] + _QUIET_S - waited_s)
+            # Who has asked out of turn alone is in no time that is measured.
+            last_s = asked_s[-1] if asked_s else 0.0
+            again_s = min(again_s, last_s + _QUIET_S - waited_s)
         elif not current.losses.is_reported:
             # Nobody may have lost anything, and that is known of those who have said so.
             current.losses.report()
