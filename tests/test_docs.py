@@ -61,6 +61,7 @@ from tests.simulation.testcase import MemoryTestCase
 _CHECKOUT = Path(__file__).resolve().parents[1]
 _PAGES = (
     "README.md",
+    "docs/options.md",
     "docs/protocol.md",
     "docs/architecture.md",
     "docs/failures.md",
@@ -259,12 +260,12 @@ class ProtocolTests(SynchronousTestCase):
 
 
 class ReadmeTests(MemoryTestCase):
-    """What the README says of the two command lines."""
+    """What README and docs/options.md say of the two command lines."""
 
     def _check_options(self, heading: str, options: Any) -> None:
         rows = {
             row[0].strip("`").split()[0]: row
-            for row in _rows(_section(_page("README.md"), heading))
+            for row in _rows(_section(_page("docs/options.md"), heading))
             if row[0].startswith("`--")
         }
         offered = set(re.findall(r"^ +(--[\w-]+)", options.getUsage(), re.MULTILINE))
@@ -285,10 +286,10 @@ class ReadmeTests(MemoryTestCase):
         self.assertEqual(jasmine.shape.unread_bytes, int(allowed))
 
     def test_server_options(self) -> None:
-        self._check_options("### Options of the server", ServerOptions())
+        self._check_options("## Options of the server", ServerOptions())
 
     def test_client_options(self) -> None:
-        self._check_options("### Options of the client", ClientOptions())
+        self._check_options("## Options of the client", ClientOptions())
 
     def test_exit_statuses(self) -> None:
         section = _section(_page("README.md"), "## Exit statuses")
@@ -297,7 +298,7 @@ class ReadmeTests(MemoryTestCase):
 
     def test_report(self) -> None:
         """The example has what a server's report has, in that order, and of each client."""
-        [example] = re.findall(r"```json\n(.*?)```", _page("README.md"), re.DOTALL)
+        [example] = re.findall(r"```json\n(.*?)```", _page("docs/options.md"), re.DOTALL)
         shown = json.loads(example)
         network = Network()
         server = network.serve(b"image", clients=1)
