@@ -515,6 +515,16 @@ class ManyClients(_RepairsTest):
         self.assertEqual(len(self.told), 2)
         self.assert_mended(flight, *(self.losses(flight, 0.05, number) for number in late))
 
+    def test_who_asks_late_where_nobody_asks_again(self) -> None:
+        """It is waited for whether others are as late, and no longer than for others."""
+        flight = self.begin(2000)
+        self.ask(flight, range(20))
+        self.clock.pump([0.1, 0.05, 0])
+        self.ask(flight, range(20, 39))
+        self.clock.pump([0.01] * 50)
+        self.assertEqual(self.by_tcp(), [])
+        self.assertEqual(self.served(), [*range(39)])
+
     def test_who_asks_for_little_when_it_has_left_is_served_by_tcp(self) -> None:
         flight = self.begin(2000)
         self.ask(flight, self.all_but(7))

@@ -211,6 +211,25 @@ class SessionTests(MemoryTestCase):
         server.server.interrupt("enough")
         server.finish()
 
+    def test_a_key_that_is_used_up(self) -> None:
+        """The run ends, and says why, before a number is used for something else."""
+        network = Network()
+        batches: list[int] = []
+
+        def seal(seal: Seal, seq: int, *more: Any) -> None:
+            batches.append(seq)
+            if len(batches) > 3:
+                raise SealError("the key is used up")
+            original(seal, seq, *more)
+
+        original = Seal.seal
+        self.patch(Seal, "seal", seal)
+        mtu = MTU + SEAL_SIZE
+        server = network.serve(b"image" * 400, encrypt=True, mtu=mtu, secret=_SECRET)
+        client = network.join(secret=_SECRET)
+        self.assertIn("the key is used up", server.finish().line)
+        self.assertIn("the key is used up", client.finish().line)
+
     def test_nothing_of_the_image_crosses_readable(self) -> None:
         network = Network(weather=Weather(loss=0.2))
         image = b"a sentence that anybody knows, " * 40

@@ -152,6 +152,17 @@ class FileSinkTests(SynchronousTestCase):
         self.assertTrue(self.path.is_symlink())
         self.assertEqual(target.read_bytes(), b"new")
 
+    def test_a_name_that_cannot_be_taken(self) -> None:
+        """The older file is there, and under no other name."""
+        self.path.write_bytes(b"older")
+        sink = self.sink()
+        sink.write(_views(b"new"), 0)
+        with mock.patch.object(os, "rename", side_effect=OSError(errno.EIO, "broken")):
+            self.assertRaises(OSError, sink.commit)
+        sink.abandon()
+        self.assertEqual(self.path.read_bytes(), b"older")
+        self.assertEqual(os.listdir(self.folder), ["image.tgz"])
+
     def test_a_folder_that_does_not_keep_the_name(self) -> None:
         """The content is on disk, and its name may not be: it stands for what it did before."""
         fsync = os.fsync

@@ -167,9 +167,7 @@ class AtomicFile:
             except OSError:
                 self._take_name_back(before)
                 raise
-            if before is not None:
-                with suppress(OSError):
-                    os.unlink(before, dir_fd=self._folder)
+            self._remove(before)
 
     def abandon(self, keep: bool = False) -> None:
         """Remove the temporary file; nothing after `commit`. Never raises.
@@ -205,8 +203,18 @@ class AtomicFile:
             before = None
         except OSError:
             pass  # a file system without links: what was there before cannot come back
-        os.rename(self._temporary, self._name, **folders)
+        try:
+            os.rename(self._temporary, self._name, **folders)
+        except OSError:
+            self._remove(before)
+            raise
         return before
+
+    def _remove(self, name: str | None) -> None:
+        """Remove a hidden name of what is there under another one, if it is there."""
+        if name is not None:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self._folder)
 
     def _take_name_back(self, before: str | None) -> None:
         """Have the name stand for what it stood for, as far as the file system still can."""

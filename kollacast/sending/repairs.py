@@ -59,7 +59,10 @@ class _Gathering:
     began_at: float
     unheard: set[Requester]  #: who has not answered
     wanted: dict[Requester, Sequence[int]] = field(default_factory=dict)
-    asked_s: list[float] = field(default_factory=list)  #: when each client asked, from the begin on
+    #: When each client asked that was waited for, from the begin on.
+    asked_s: list[float] = field(default_factory=list)
+    asked: int = 0  #: how many have asked, those that were not waited for among them
+    last_s: float = 0.0  #: when the last of them did
     is_open: bool = True  #: whether requests are waited for
     is_late: bool = False  #: whether most should have asked by now
     seen: int = -1  #: how many had asked when it was looked last
@@ -168,7 +171,7 @@ class Repairs:
         decodes = client.decodes and self.plan.coding
         if client in gathering.unheard:
             gathering.unheard.discard(client)
-            gathering.asked_s.append(self._clock.seconds() - gathering.began_at)
+            gathering.asked_s.append(self._note(gathering))
             if gathering.is_open and decodes:
                 self._want(current, client, seqs)
                 return
@@ -179,6 +182,7 @@ class Repairs:
         elif gathering.is_open and len(seqs) >= _MIN_REQUESTED:
             # It did not wait for the word of the parity before: many may be as late, and TCP
             # would carry as much for each of them.
+            self._note(gathering)
             self._want(current, client, seqs)
             return
         else:
@@ -244,6 +248,12 @@ class Repairs:
         gathering.end = self._guard.call_later(self._clock, times.wait_s, self._look, current)
         current.gathering = gathering
 
+    def _note(self, gathering: _Gathering) -> float:
+        """Somebody asks: when, from the begin on."""
+        gathering.asked += 1
+        gathering.last_s = self._clock.seconds() - gathering.began_at
+        return gathering.last_s
+
     def _want(self, current: _Repair, client: Requester, seqs: Sequence[int]) -> None:
         gathering = current.gathering
         gathering.wanted[client] = seqs
@@ -257,24 +267,21 @@ class Repairs:
         """The time is up in which most should have asked: do they still come?"""
         gathering = current.gathering
         gathering.is_late = True
-        asked_s = gathering.asked_s
         waited_s = self._clock.seconds() - gathering.began_at
         again_s = MOST_S - waited_s
         if gathering.wanted:
-            # Who has asked out of turn alone is in no time that is measured.
-            last_s = asked_s[-1] if asked_s else 0.0
-            again_s = min(again_s, last_s + _QUIET_S - waited_s)
+            again_s = min(again_s, gathering.last_s + _QUIET_S - waited_s)
         elif not current.losses.is_reported:
             # Nobody may have lost anything, and that is known of those who have said so.
             current.losses.report()
         # A clock may not be able to tell less than a tick.
         if again_s < _TICK_S:
-            if gathering.seen == len(asked_s):
+            if gathering.seen == gathering.asked:
                 self._decide(current)
                 return
             # The reactor may have been busy with other things: requests that have come meanwhile
             # are read in its next turn.
-            gathering.seen = len(asked_s)
+            gathering.seen = gathering.asked
             again_s = 0.0
         gathering.end = self._guard.call_later(self._clock, again_s, self._look, current)
 

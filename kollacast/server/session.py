@@ -23,6 +23,7 @@ from kollacast.server.gathering import Gathering
 from kollacast.server.participant import Participant
 from kollacast.server.roster import Roster
 from kollacast.server.watch import Watch
+from kollacast.wire.sealing import SealError
 
 _log = Logger()
 
@@ -204,7 +205,7 @@ class Session:
     def fail(self, failure: Failure) -> None:
         """Some work has failed, and the run with it."""
         error = failure.value
-        if isinstance(error, CannotSend):
+        if isinstance(error, CannotSend | SealError):
             self.stop(str(error))
         else:
             _log.failure("an error of the program", failure=failure, event="program-error")

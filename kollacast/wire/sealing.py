@@ -56,7 +56,7 @@ class Seal:
         if seq >= SEQ_LIMIT:
             part = seq // _LEAST_SPAN
             if seq + _LEAST_SPAN // 2 < self._last.get(part, 0):
-                raise SealError("packets of one kind have had all seqs that there are")
+                raise SealError("the key is used up: packets of one kind have had all numbers")
             self._last[part] = seq
         nonces = self._nonces(range(seq, seq + len(payloads)))
         for nonce, payload, out in zip(nonces, payloads, sealed, strict=True):
