@@ -21,6 +21,7 @@ from kollacast.command.server_options import ServerOptions
 from kollacast.files.digest import ExpectedDigest
 from kollacast.operator.expectation import Expectation
 from kollacast.wire.structures import MIN_MTU
+from tests.identities import Authority, put
 
 
 class _Twistd(Options):
@@ -702,3 +703,44 @@ class LadderTests(_OptionsTestCase):
         self.assertIn("must hold 16 to", self.refused_server(*words, "3"))
         token.unlink()
         self.assertIn("No such file", self.refused_server(*words, "3"))
+
+    def test_certificates(self) -> None:
+        authority = Authority()
+        folder = put(self.folder / "tls", authority.certificates("installer", "127.0.0.1"))
+        words = ("--tls-dir", str(folder), "127.0.0.1")
+        config = self.server(*words, "3").config
+        self.assertEqual(config.certificates, self.client(*words, "127.0.0.1").config.certificates)
+        self.assertNotIn("PRIVATE", repr(config))
+        line = self.refused_server(*words, "3", "--dialect", "jasmine")
+        self.assertIn("--tls-dir: the jasmine dialect has no TLS", line)
+        line = self.refused_client(*words, "127.0.0.1", "--report", str(folder / "key.pem"))
+        self.assertIn("is the file of --tls-dir, key.pem", line)
+        (folder / "key.pem").chmod(0o640)
+        line = self.refused_server(*words, "3")
+        self.assertIn(f"others can read key.pem: chmod 600 {folder}/key.pem", line)
+        (folder / "key.pem").chmod(0o600)
+        (folder / "cert.pem").write_bytes(b"nonsense")
+        self.assertIn("cert.pem: holds no certificate", self.refused_client(*words, "127.0.0.1"))
+        (folder / "cert.pem").unlink()
+        self.assertIn("cert.pem cannot be read: No such", self.refused_server(*words, "3"))
+
+    def test_expected_hosts(self) -> None:
+        path = self.folder / "hosts"
+        path.write_text("# rack 1\nhost-1\n\n  host-2  # the second\n")
+        words = ("--expect-hosts", str(path), "127.0.0.1")
+        self.assertEqual(self.server(*words, "2").config.expected_names, {"host-1", "host-2"})
+        line = self.refused_server(*words, "3")
+        self.assertIn("names 2 hosts, and number_of_clients is 3", line)
+        line = self.refused_server(*words, "2", "--dialect", "jasmine")
+        self.assertIn("--expect-hosts: in the jasmine dialect hosts do not say", line)
+        for text, why in (
+            ("host-1\nhost-1\n", "line 2 names host-1 once more"),
+            ("a\tb\n", "line 1 is no name of up to 200 printable characters"),
+            ("x" * 201, "line 1 is no name of up to 200"),
+        ):
+            path.write_text(text)
+            self.assertIn(why, self.refused_server(*words, "2"))
+        path.write_bytes(b"\xff")
+        self.assertIn("is no text", self.refused_server(*words, "1"))
+        path.unlink()
+        self.assertIn("cannot be read: No such file", self.refused_server(*words, "1"))
