@@ -26,7 +26,7 @@ from tests.site import (
 #: What takes the place of the first image file.
 _NEWER = "/root/newer.tgz"
 #: Slow enough that a client can be killed in the middle.
-_SLOW = "50M"
+_SLOW = "20M"
 
 
 @pytest.fixture(scope="module")
