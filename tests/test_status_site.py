@@ -187,6 +187,21 @@ class AnswerTests(_SiteCase):
                 self.assertTrue(connection.head[0].startswith("http/1.1 405"), (path, method))
                 self.assertTrue(connection.transport.disconnecting)
 
+    def test_names_that_strangers_give(self) -> None:
+        """A page of another site cannot read it by a name that leads to this host (rebinding)."""
+        for at, name, is_let_in in (
+            ("127.0.0.1", "localhost:9090", True),
+            ("127.0.0.1", "127.0.0.1:9090", True),
+            ("127.0.0.1", "evil.example", False),
+            ("127.0.0.1", "127.0.0.1.evil.example:9090", False),
+            ("10.0.0.1", "installer:9090", True),
+        ):
+            connection = self.connect()
+            connection.transport.hostAddr = IPv4Address("TCP", at, 9090)
+            connection.send(f"GET /status.json HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+            code = "200" if is_let_in else "403"
+            self.assertIn(code, connection.head[0], (at, name))
+
     def test_nothing_else_is_there(self) -> None:
         for path in ("/x", "/status.json/x", "/events/", "/../etc/passwd", "/%00", "//"):
             self.assertIn("404", self.get(path).head[0], path)

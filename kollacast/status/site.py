@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -144,7 +145,26 @@ class _Leaf(Resource):
         if request.method not in (b"GET", b"HEAD"):
             request.setHeader(b"allow", b"GET, HEAD")
             return _say(request, 405)
+        if _is_rebound(request):
+            return _say(request, 403)
         return super().render(request)
+
+
+def _is_rebound(request: Any) -> bool:
+    """Whether a stranger's page has given this host's own address its name, to read what is here.
+
+    Where others may ask as well, operators choose the names.
+    """
+    at = str(getattr(request.getHost(), "host", ""))
+    name = request.getRequestHostname().decode("ascii", "replace").strip("[]")
+    return _is_loopback(at) and not (name == "localhost" or _is_loopback(name))
+
+
+def _is_loopback(text: str) -> bool:
+    try:
+        return ip_address(text).is_loopback
+    except ValueError:
+        return False
 
 
 def _say(request: Any, code: int) -> bytes:
