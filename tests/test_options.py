@@ -699,6 +699,13 @@ class LadderTests(_OptionsTestCase):
         self.assertNotIn("secret of", repr(config))
         self.assertEqual(self.client(*words, "127.0.0.1").config.secret, config.secret)
         self.assertIn("no proof", self.refused_server(*words, "3", "--dialect", "jasmine"))
+        # A group may be that of the program's own user.
+        token.chmod(0o640)
+        self.assertEqual(self.server(*words, "3").config.secret, config.secret)
+        token.chmod(0o644)
+        line = self.refused_server(*words, "3")
+        self.assertIn(f"--token-file {token}: everybody can read it: chmod 600 {token}", line)
+        token.chmod(0o600)
         token.write_bytes(b"short\n")
         self.assertIn("must hold 16 to", self.refused_server(*words, "3"))
         token.unlink()

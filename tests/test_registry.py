@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import select
@@ -161,7 +162,11 @@ async def test_namespace(crew: Crew, source: _Source) -> None:
     named = {f"openstack.kolla/{tag}:2024.1" for tag in _TAGS[:2]}
     assert set(await _listed(crew, image)) == {other, *named}
     listing = await _done(_images(crew, "list", image))
-    assert "3 images of the tag 2024.1, " in listing.splitlines()[-1]
+    *_, summary, sha256, tree = listing.splitlines()
+    assert "3 images of the tag 2024.1, " in summary
+    assert sha256 == f"sha256:{hashlib.sha256(image.read_bytes()).hexdigest()}"
+    digests = await _done(_images(crew, "digest", image))
+    assert digests.splitlines() == [sha256, tree]
 
 
 @on_the_reactor

@@ -201,14 +201,14 @@ class CommandOptions(usage.Options):
         if path is None:
             return None
         with values.refusing(f"--token-file {path}: cannot be read"), open(path, "rb") as file:
-            is_open_to_others = bool(os.fstat(file.fileno()).st_mode & 0o077)
+            mode = os.fstat(file.fileno()).st_mode
             secret = file.read(_MOST_SECRET + 1).strip()
         if not _LEAST_SECRET <= len(secret) <= _MOST_SECRET:
             raise UsageError(
                 f"--token-file {path}: must hold {_LEAST_SECRET} to {_MOST_SECRET} bytes"
             )
-        if is_open_to_others:
-            streams.console.write_line(f"--token-file {path}: others can read it: chmod 600 {path}")
+        if mode & 0o007:
+            raise UsageError(f"--token-file {path}: everybody can read it: chmod 600 {path}")
         return secret
 
     def _read_certificates(self) -> Certificates | None:

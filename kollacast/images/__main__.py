@@ -30,6 +30,7 @@ from kollacast.images.archive import read_storage
 from kollacast.images.catalog import Catalog, Image
 from kollacast.images.check import check_registry
 from kollacast.images.compression import METHODS
+from kollacast.images.digested import digested
 from kollacast.images.gather import (
     Copy,
     from_docker_archives,
@@ -48,6 +49,8 @@ from kollacast.operator.outcome import Status
 _PROGRAM = "kollacast-images"
 #: Bytes that are read and digested in one go.
 _DIGEST_BYTES = 1 << 20
+#: What an image can be expected by: what ``sha256sum`` says, and what each piece is proved by.
+_EXPECTED = ("sha256", "tree")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -268,8 +271,13 @@ def _packed(path: str, catalog: Catalog) -> None:
 
 
 def _list(options: argparse.Namespace) -> None:
+    digester = Digester(*_EXPECTED)
     with _opened(options.file) as file:
-        catalog = read_storage(file)
+        whole = digested(file, digester)
+        catalog = read_storage(whole)
+        while whole.read(_DIGEST_BYTES):
+            pass
+    digests = [str(ExpectedDigest(*digest)) for digest in digester.values().items()]
     for line in catalog.remarks():
         console.write_line(line)
     images = catalog.images()
@@ -280,19 +288,22 @@ def _list(options: argparse.Namespace) -> None:
             "images": [asdict(image) for image in images],
             "blobs": len(catalog.sizes),
             "bytes": total,
+            "digests": digests,
         }
         print(json.dumps(found, indent=2))
         return
     _print_images(images)
     blobs = _count(len(catalog.sizes), "blob")
     print(f"{_count(len(images), 'image')}{_tag_of(images)}, {blobs}, {total} bytes")
+    print(*digests, sep="\n")
 
 
 def _digest(options: argparse.Namespace) -> None:
-    digester = Digester("sha256", "tree")
+    digester = Digester(*_EXPECTED)
     with _opened(options.file) as file:
-        while data := file.read(_DIGEST_BYTES):
-            digester.update([memoryview(data)])
+        whole = digested(file, digester)
+        while whole.read(_DIGEST_BYTES):
+            pass
     for name, value in digester.values().items():
         print(ExpectedDigest(name, value))
 
