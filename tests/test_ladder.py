@@ -92,7 +92,8 @@ class SlowTests(_LadderTestCase):
         self.assert_whole(slow)
         self.assertEqual(server.finish().status, Status.OK)
         entry = self.entry(server, "host1")
-        self.assertEqual(entry["fetching"], "it has taken 0.53 s of the others' time")
+        # More than a tenth of the patience; by how much, how the looks fall decides.
+        self.assertRegex(entry["fetching"], r"\Ait has taken 0\.5\d s of the others' time\Z")
         # A window had come before.
         self.assertEqual(entry["packets_fetched"], 41 - 4 * BUFFER_PACKETS)
         self.assertIsNone(self.entry(server, "host2")["fetching"])
@@ -115,9 +116,9 @@ class SlowTests(_LadderTestCase):
         self.assert_whole(quick)
         self.assertEqual(raw.count(Detach), 0)
         self.assertEqual(server.finish().status, Status.PARTIAL)
-        self.assertEqual(
+        self.assertRegex(
             self.entry(server, "raw")["reason"],
-            "it has taken 0.53 s of the others' time, and it cannot fetch",
+            r"\Ait has taken 0\.5\d s of the others' time, and it cannot fetch\Z",
         )
 
     def test_nobody_is_detached_where_the_past_is_gone(self) -> None:
