@@ -202,7 +202,7 @@ _IN_STEP = {
     "the same packets again and again": (
         Sent,
         Request((0,) * 80).encode(KOLLACAST) * 1000,
-        "requests for more than 80 packets at once",
+        "requests for more than 160 packets at once",
     ),
     "a fetch in the barrier": (Sent, _fetch(0, 1), "a fetch by a client in the barrier"),
     "nothing": (Sent, b"", "s of the others' time, and it cannot fetch"),

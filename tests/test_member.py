@@ -34,7 +34,7 @@ class _Repairs:
     """Keeps what is asked for, and serves it as a test says; all is held."""
 
     def __init__(self) -> None:
-        self.plan = SimpleNamespace(max_request=len(_ALL), window=1)
+        self.plan = SimpleNamespace(max_owed=len(_ALL), window=1)
         self.window = SimpleNamespace(holds_all=lambda seqs: True)
         self.rounds_told = 0
         self.asked: list[Sequence[int]] = []

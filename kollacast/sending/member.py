@@ -265,7 +265,7 @@ class Member:
                 # All were told to ask anew, and it does not know what is under way.
                 self._rounds_known += 1
                 seqs = tuple(new)
-        most = self._repairs.plan.max_request
+        most = self._repairs.plan.max_owed
         if self.packets_owed + len(seqs) > most:
             raise WireError(f"requests for more than {most} packets at once")
         if not self._dialect.answers_all and not self._repairs.window.holds_all(seqs):

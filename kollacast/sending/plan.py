@@ -59,8 +59,17 @@ class Plan:
 
     @property
     def max_request(self) -> int:
-        """The most packets that a client may have asked for and not got yet."""
+        """The most packets that a client lacks of what is in flight."""
         return self.window * self.buffer_packets
+
+    @property
+    def max_owed(self) -> int:
+        """The most packets that a client may have asked for and not got yet.
+
+        Where it has taken what is forged for what it lacked, its pieces tell, and it asks for all
+        of a buffer anew, by TCP from then on, while the answers before that are under way.
+        """
+        return self.max_request * (2 if self.dialect.proves else 1)
 
     def agreed(self, packets: Iterable[int | None], kept: int) -> Plan:
         """As much of it as every client can hold; None where one does not say."""

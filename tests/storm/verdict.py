@@ -16,7 +16,7 @@ _STRANGERS = {"wrong secret", "not allowed"}
 _REASONS: tuple[tuple[str, set[str]], ...] = (
     (r"interrupted", {"interrupted"}),
     (r"the server gave up: interrupted", {"server interrupted"}),
-    (r"the server gave up: cannot read the image: .+", {"bad input"}),
+    (r"the server (gave up|refuses this client): cannot read the image: .+", {"bad input"}),
     (r"the server gave up: \d of \d clients came within \d+ s(: .+)?", {"missing", "late"}),
     (r"the server gave up: no (READY|DONE|REPORT|FETCH|room for more) for \d+ s", {"slow", "cut"}),
     (r"the server gave up: broke the protocol: .+", {"damaged stream"}),
