@@ -788,7 +788,7 @@ class OffenceTests(_ServerTestCase):
             raw.lost.trap(ConnectionDone)
 
         self._offend(
-            (BufferCtl,), offence, _BROKE + "requests for more than 4 packets at once", Sent
+            (BufferCtl,), offence, _BROKE + "requests for more than 8 packets at once", Sent
         )
 
     def test_a_report_before_the_digest(self) -> None:

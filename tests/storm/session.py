@@ -299,7 +299,7 @@ class Session:
             yield f"{now.reads_waiting} reads wait for {now.connections} clients"
         for entry in now.clients:
             name = entry.account.name
-            if entry.packets_owed > now.plan.max_request:
+            if entry.packets_owed > now.plan.max_owed:
                 yield f"{entry.packets_owed} packets are owed to {name}"
             if entry.answers_due > 2 * window:
                 yield f"{name} owes more than two answers a buffer"
